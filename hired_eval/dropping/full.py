@@ -1,0 +1,26 @@
+"""Full execution: nothing is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hired_eval.dropping.base import TokenDropper
+from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.packing import PackedTokens, pack
+from hired_eval.dropping.types import KeptTokens, VisionEncoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(TokenDropper):
+    """Every token, packed as the stock model packs them, newline tokens included."""
+
+    def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
+        """Keep all N tokens of each of the P partitions."""
+        everything = torch.arange(layout.tokens_per_partition, device=encoding.features.device)
+        return KeptTokens([everything] * layout.partitions, list(encoding.features))
+
+    def pack(self, kept: KeptTokens, layout: PartitionLayout) -> PackedTokens:
+        """As stock LLaVA-Next: with a newline token behind each row."""
+        return pack(kept, layout, newline=True, grid_order=True)

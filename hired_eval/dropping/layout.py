@@ -1,0 +1,125 @@
+"""The geometry of one image: its sub-image grid, its padding, and where sub-images lie on the full-image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PartitionLayout:
+    """The geometry of one image.
+
+    Attributes:
+        rows: rows of the sub-image grid; rows = cols = 0 for an image with one partition.
+        cols: columns of the sub-image grid.
+        side: tokens per side of a partition, N = side * side.
+        image_size: original (height, width) in pixels; the sub-images tile the image scaled into the
+            grid and padded on both sides.
+
+    Raises:
+        ValueError: a negative or half-empty grid, or a size that is not positive.
+    """
+
+    rows: int
+    cols: int
+    side: int
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.cols) < 0 or (self.rows == 0) != (self.cols == 0):
+            raise ValueError(f"a grid of {self.rows} x {self.cols} sub-images is not possible")
+        if self.side < 1 or min(self.image_size) < 1:
+            raise ValueError(f"side and image size must be positive, got {self.side} and {self.image_size}")
+
+    @property
+    def sub_images(self) -> int:
+        """Number of sub-images k."""
+        return self.rows * self.cols
+
+    @property
+    def partitions(self) -> int:
+        """Number of partitions P = 1 + k."""
+        return 1 + self.sub_images
+
+    @property
+    def tokens_per_partition(self) -> int:
+        """Number of tokens per partition N."""
+        return self.side * self.side
+
+    @property
+    def total_tokens(self) -> int:
+        """P * N, what a token budget is a share of."""
+        return self.partitions * self.tokens_per_partition
+
+    @property
+    def stock_tokens(self) -> int:
+        """Visual tokens that stock LLaVA-Next gives to the LLM: full-image, unpadded grid, newline tokens.
+
+        An image with one partition counts N; the single newline token that LLaVA-Next would add to it never
+        occurs, since its grids start at two sub-images.
+        """
+        top, bottom, left, right = self.unpadded()
+        height, width = bottom - top, right - left
+        return self.tokens_per_partition + height * width + height
+
+    def unpadded(self) -> tuple[int, int, int, int]:
+        """The part of the assembled sub-image grid that is left after padding is removed.
+
+        Returns:
+            (top, bottom, left, right) in tokens of the assembled grid, half-open; the rounding is that of
+            LLaVA-Next in transformers, so that the kept part is the stock model's.
+        """
+        height, width = self.rows * self.side, self.cols * self.side
+        if self.sub_images == 0:
+            return 0, 0, 0, 0
+        image_height, image_width = self.image_size
+        if image_width / image_height > width / height:
+            used = int(round(image_height * (width / image_width), 7))
+            padding = (height - used) // 2
+            return padding, height - padding, 0, width
+        used = int(round(image_width * (height / image_height), 7))
+        padding = (width - used) // 2
+        return 0, height, padding, width - padding
+
+    def regions(self) -> Tensor:
+        """How much of each full-image patch lies in the region that each sub-image covers.
+
+        The full-image is the whole picture squashed to a square, while the sub-images tile the padded
+        picture; so each sub-image's picture area, without padding, is mapped back to the full-image.
+        A patch cut by a border counts by the fraction covered. Without padding and with a side that the
+        grid divides, this is the plain block of patches.
+
+        Returns:
+            (k, N) float64 weights in [0, 1].
+        """
+        if self.sub_images == 0:
+            return torch.zeros(0, self.tokens_per_partition, dtype=torch.float64)
+        height, width = self.image_size
+        down = torch.tensor(_coverage(self.rows, self.cols, self.side, height, width), dtype=torch.float64)
+        across = torch.tensor(_coverage(self.cols, self.rows, self.side, width, height), dtype=torch.float64)
+        return torch.einsum("ry,cx->rcyx", down, across).reshape(self.sub_images, self.tokens_per_partition)
+
+
+@lru_cache(maxsize=4096)
+def _coverage(count: int, count_other: int, side: int, size: int, size_other: int) -> list[list[float]]:
+    """Along one axis: for each of `count` sub-images, the covered fraction of each of `side` patches.
+
+    Exact in fractions, so that borders that coincide give exactly 0 and 1.
+    """
+    # the picture is scaled to touch the grid's border on one axis and is centred on the other
+    scale = min(Fraction(count, size), Fraction(count_other, size_other))
+    used = size * scale
+    start = (count - used) / 2
+    covered: list[list[float]] = []
+    for i in range(count):
+        low = (max(Fraction(i), start) - start) / used * side
+        high = (min(Fraction(i + 1), start + used) - start) / used * side
+        covered.append(
+            [float(max(Fraction(0), min(high, Fraction(j + 1)) - max(low, Fraction(j)))) for j in range(side)]
+        )
+    return covered

@@ -1,0 +1,76 @@
+"""The order in which kept visual tokens are given to the language model, as LLaVA-Next packs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.types import KeptTokens
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Kept tokens in the order of the language model's input: n tokens, m newline tokens.
+
+    Attributes:
+        features: (n, C) before the projector.
+        partition: (n,) int64 partition of each token.
+        index: (n,) int64 position in its partition, -1 for a token made of many.
+        newline_after: (n,) bool: a newline token follows this token.
+    """
+
+    features: Tensor
+    partition: Tensor
+    index: Tensor
+    newline_after: Tensor
+
+    @property
+    def length(self) -> int:
+        """Visual tokens given to the language model, newline tokens included: n + m."""
+        return int(self.features.shape[0] + self.newline_after.sum())
+
+
+def pack(kept: KeptTokens, layout: PartitionLayout, *, newline: bool, grid_order: bool) -> PackedTokens:
+    """Order kept tokens as LLaVA-Next does.
+
+    Args:
+        kept: tokens per partition.
+        layout: geometry of the image.
+        newline: put a newline token behind the last kept token of each row of the assembled grid.
+        grid_order: the full-image's tokens first, then the kept sub-image tokens in raster order of the
+            assembled grid, padding removed. False keeps each partition's own order, partition after
+            partition (tokens that were merged have no single place in the grid).
+    """
+    index = torch.cat(kept.indices)
+    features = torch.cat(kept.features)
+    counts = torch.tensor([len(i) for i in kept.indices], device=index.device)
+    partition = torch.repeat_interleave(torch.arange(len(kept.indices), device=index.device), counts)
+    newline_after = torch.zeros_like(index, dtype=torch.bool)
+    if grid_order and layout.sub_images:
+        order, row = _grid_order(partition, index, layout)
+        features, partition, index = features[order], partition[order], index[order]
+        if newline:
+            last_of_row = torch.ones_like(row, dtype=torch.bool)
+            last_of_row[:-1] = row[1:] != row[:-1]
+            newline_after = last_of_row & (row >= 0)
+        else:
+            newline_after = newline_after[order]
+    return PackedTokens(features, partition, index, newline_after)
+
+
+def _grid_order(partition: Tensor, index: Tensor, layout: PartitionLayout) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens that survive, in packing order, and their row in the grid (-1: full-image)."""
+    sub_image = partition - 1
+    y = torch.div(sub_image, layout.cols, rounding_mode="floor") * layout.side + index // layout.side
+    x = sub_image % layout.cols * layout.side + index % layout.side
+    top, bottom, left, right = layout.unpadded()
+    in_full_image = partition == 0
+    survives = in_full_image | ((y >= top) & (y < bottom) & (x >= left) & (x < right))
+    y = torch.where(in_full_image, -1, y)
+    key = torch.where(in_full_image, index - layout.tokens_per_partition, y * layout.cols * layout.side + x)
+    survivors = survives.nonzero().squeeze(1)
+    order = survivors[key[survivors].argsort(stable=True)]
+    return order, y[order]

@@ -1,0 +1,1 @@
+"""A LLaVA checkpoint with a dropping method: geometry, vision encoding, generation."""

@@ -1,0 +1,1 @@
+"""Tables, figures and statistics from run records alone; no model is run here."""
