@@ -23,4 +23,9 @@ class Full(TokenDropper):
 
     def pack(self, kept: KeptTokens, layout: PartitionLayout) -> PackedTokens:
         """As stock LLaVA-Next: with a newline token behind each row."""
-        return pack(kept, layout, newline=True, grid_order=True)
+        packed = pack(kept, layout, newline=True, grid_order=True)
+        top, bottom, left, right = layout.unpadded()
+        if left == right:
+            # on a very narrow picture stock unpadding leaves rows of no width, and their newline tokens
+            packed.newlines_after[-1] += bottom - top
+        return packed

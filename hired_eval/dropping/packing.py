@@ -19,18 +19,18 @@ class PackedTokens:
         features: (n, C) before the projector.
         partition: (n,) int64 partition of each token.
         index: (n,) int64 position in its partition, -1 for a token made of many.
-        newline_after: (n,) bool: a newline token follows this token.
+        newlines_after: (n,) int64: how many newline tokens follow this token.
     """
 
     features: Tensor
     partition: Tensor
     index: Tensor
-    newline_after: Tensor
+    newlines_after: Tensor
 
     @property
     def length(self) -> int:
         """Visual tokens given to the language model, newline tokens included: n + m."""
-        return int(self.features.shape[0] + self.newline_after.sum())
+        return int(self.features.shape[0] + self.newlines_after.sum())
 
 
 def pack(kept: KeptTokens, layout: PartitionLayout, *, newline: bool, grid_order: bool) -> PackedTokens:
@@ -48,17 +48,17 @@ def pack(kept: KeptTokens, layout: PartitionLayout, *, newline: bool, grid_order
     features = torch.cat(kept.features)
     counts = torch.tensor([len(i) for i in kept.indices], device=index.device)
     partition = torch.repeat_interleave(torch.arange(len(kept.indices), device=index.device), counts)
-    newline_after = torch.zeros_like(index, dtype=torch.bool)
+    newlines_after = torch.zeros_like(index)
     if grid_order and layout.sub_images:
         order, row = _grid_order(partition, index, layout)
         features, partition, index = features[order], partition[order], index[order]
         if newline:
             last_of_row = torch.ones_like(row, dtype=torch.bool)
             last_of_row[:-1] = row[1:] != row[:-1]
-            newline_after = last_of_row & (row >= 0)
+            newlines_after = (last_of_row & (row >= 0)).long()
         else:
-            newline_after = newline_after[order]
-    return PackedTokens(features, partition, index, newline_after)
+            newlines_after = newlines_after[order]
+    return PackedTokens(features, partition, index, newlines_after)
 
 
 def _grid_order(partition: Tensor, index: Tensor, layout: PartitionLayout) -> tuple[Tensor, Tensor]:

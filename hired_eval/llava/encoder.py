@@ -1,0 +1,226 @@
+"""The vision side: the tower up to the feature layer, CLS rows, the projector on kept tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    PreTrainedModel,
+)
+
+from hired_eval.dropping import PackedTokens, PartitionLayout, TokenDropper, VisionEncoding
+from hired_eval.errors import UserError
+from hired_eval.llava.geometry import layout_of
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Visual tokens of one image.
+
+    Attributes:
+        kept: given to the LLM, newline tokens included.
+        allowed: the token budget; None for a method without a budget.
+        full: given to the LLM by the stock model.
+    """
+
+    kept: int
+    allowed: int | None
+    full: int
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the language model gets for one image.
+
+    Attributes:
+        embeddings: (kept, D) after the projector, newline tokens in place.
+        counts: kept, allowed and full token counts.
+        packed: the same tokens before the projector, with their places in the partitions.
+        layout: geometry of the image.
+    """
+
+    embeddings: Tensor
+    counts: TokenCounts
+    packed: PackedTokens
+    layout: PartitionLayout
+
+
+def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """The CLS row of multi-head self-attention, without the other rows.
+
+    softmax(q_cls K^T / sqrt(d)) per head over CLS and patches (HiRED, section on CLS-attention).
+
+    Args:
+        query: (P, C) query projection of CLS.
+        keys: (P, 1 + N, C) key projections, CLS first.
+        heads: number of heads; d = C / heads.
+
+    Returns:
+        (P, heads, N) float32, the CLS column removed.
+    """
+    partitions, length, channels = keys.shape
+    per_head = channels // heads
+    q = query.float().view(partitions, heads, per_head)
+    k = keys.float().view(partitions, length, heads, per_head)
+    return torch.einsum("phd,pnhd->phn", q * per_head**-0.5, k).softmax(dim=-1)[..., 1:]
+
+
+class VisionEncoder:
+    """The vision tower and projector of a stock LLaVA model, seen by a dropping method.
+
+    Raises:
+        UserError: the model is not LLaVA or LLaVA-Next, its vision tower has no CLS token, or its features
+            come from several layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, LlavaNextForConditionalGeneration | LlavaForConditionalGeneration):
+            raise UserError(
+                f"{type(model).__name__} is not a LLaVA model; token dropping works on "
+                "LlavaNextForConditionalGeneration and LlavaForConditionalGeneration"
+            )
+        self.model: PreTrainedModel = model
+        self.config = model.config
+        self.tower: Any = model.model.vision_tower
+        if not isinstance(self.tower, CLIPVisionModel):
+            raise UserError(
+                f"the vision tower is {type(self.tower).__name__}, and token dropping needs the CLS token "
+                "of a CLIP vision tower"
+            )
+        if not isinstance(self.config.vision_feature_layer, int):
+            raise UserError(
+                f"vision_feature_layer={self.config.vision_feature_layer}: features of several layers are "
+                "not supported; set one layer, e.g. model.feature_layer=-2"
+            )
+        if self.config.vision_feature_select_strategy != "default":
+            raise UserError("only vision_feature_select_strategy='default' (CLS removed) is supported")
+        layers = len(self.tower.encoder.layers)
+        self.feature_layer = self.config.vision_feature_layer - 1
+        if self.config.vision_feature_layer < 0:
+            self.feature_layer = layers + self.config.vision_feature_layer
+        if not 0 <= self.feature_layer < layers:
+            raise UserError(
+                f"vision_feature_layer={self.config.vision_feature_layer} is outside the vision tower, "
+                f"which has {layers} layers"
+            )
+
+    def layout(self, image_size: tuple[int, int]) -> PartitionLayout:
+        """The partition layout of an image of `image_size` (height, width)."""
+        return layout_of(self.config, image_size)
+
+    def encode(self, pixel_values: Tensor, dropper: TokenDropper) -> VisionEncoding:
+        """One image through the vision tower, no deeper than the method needs.
+
+        Args:
+            pixel_values: (P, 3, S, S) partitions of one image, the full-image first.
+            dropper: says which layers' CLS-attention and whether keys are recorded.
+
+        Raises:
+            UserError: the method asks for a layer that the vision tower lacks.
+        """
+        layers = self.tower.encoder.layers
+        wanted = set(dropper.attention_layers(self.feature_layer))
+        last = len(layers) - 1
+        for layer in wanted:
+            if not 0 <= layer <= last:
+                raise UserError(
+                    f"{type(dropper).__name__} asks for CLS-attention of layer {layer}, and the vision tower "
+                    f"has layers 0 to {last}"
+                )
+        if dropper.needs_keys:
+            wanted.add(last)
+        with _recorded_projections([layers[i] for i in sorted(wanted)]) as recorded:
+            features = self._run(pixel_values, max(wanted, default=0))
+        by_layer = dict(zip(sorted(wanted), recorded, strict=True))
+        heads = self.tower.config.num_attention_heads
+        return VisionEncoding(
+            features=features,
+            cls_attention={
+                i: cls_attention(by_layer[i]["query"], by_layer[i]["keys"], heads)
+                for i in sorted(dropper.attention_layers(self.feature_layer))
+            },
+            keys=by_layer[last]["keys"] if dropper.needs_keys else None,
+            cls_query=by_layer[last]["query"] if dropper.needs_keys else None,
+        )
+
+    def _run(self, pixel_values: Tensor, deepest_projection: int) -> Tensor:
+        """Features (P, N, C) of the feature layer; layers behind it run only as far as a projection needs."""
+        hidden = self.tower.pre_layrnorm(self.tower.embeddings(pixel_values))
+        features: Tensor = hidden
+        layers = self.tower.encoder.layers
+        for i in range(max(self.feature_layer, deepest_projection) + 1):
+            if i > self.feature_layer and i == deepest_projection:
+                normed = layers[i].layer_norm1(hidden)
+                layers[i].self_attn.q_proj(normed[:, :1])
+                layers[i].self_attn.k_proj(normed)
+                break
+            hidden = layers[i](hidden, None)
+            if i == self.feature_layer:
+                features = hidden[:, 1:]
+        return features
+
+    def visual_tokens(
+        self, pixel_values: Tensor, image_size: tuple[int, int], dropper: TokenDropper
+    ) -> VisualTokens:
+        """Encode one image, drop tokens, and project the kept ones.
+
+        Args:
+            pixel_values: (P', 3, S, S) partitions of the image, P' >= P where a batch was padded.
+            image_size: original (height, width).
+            dropper: the dropping method.
+
+        Raises:
+            UserError: see `encode`.
+            RuntimeError: the method kept more tokens than its budget allows.
+        """
+        layout = self.layout(image_size)
+        pixel_values = pixel_values[: layout.partitions].to(self.tower.device, self.tower.dtype)
+        encoding = self.encode(pixel_values, dropper)
+        kept = dropper.drop(encoding, layout)
+        packed = dropper.pack(kept, layout)
+        counts = TokenCounts(packed.length, dropper.allowed(layout), layout.stock_tokens)
+        if counts.allowed is not None and counts.kept > counts.allowed:
+            raise RuntimeError(f"{dropper} kept {counts.kept} tokens where {counts.allowed} are allowed")
+        return VisualTokens(self._project(packed), counts, packed, layout)
+
+    def _project(self, packed: PackedTokens) -> Tensor:
+        """(kept, D): the projector on the kept tokens alone, newline tokens put in."""
+        embeddings: Tensor = self.model.model.multi_modal_projector(packed.features)
+        newlines = packed.length - len(embeddings)
+        if newlines == 0:
+            return embeddings
+        places = torch.arange(len(embeddings), device=embeddings.device)
+        places = places + torch.cumsum(packed.newlines_after, 0) - packed.newlines_after
+        newline: Tensor = self.model.model.image_newline.to(embeddings)
+        with_newlines = newline.repeat(len(embeddings) + newlines, 1)
+        return with_newlines.index_copy(0, places, embeddings)
+
+
+@contextmanager
+def _recorded_projections(layers: list[Any]) -> Iterator[list[dict[str, Tensor]]]:
+    """Record the CLS query (P, C) and the keys (P, 1 + N, C) that `layers` project while the block runs."""
+    recorded: list[dict[str, Tensor]] = [{} for _ in layers]
+
+    def record_query(store: dict[str, Tensor]) -> Any:
+        return lambda module, args, output: store.__setitem__("query", output[:, 0])
+
+    def record_keys(store: dict[str, Tensor]) -> Any:
+        return lambda module, args, output: store.__setitem__("keys", output)
+
+    handles = []
+    try:
+        for layer, store in zip(layers, recorded, strict=True):
+            handles.append(layer.self_attn.q_proj.register_forward_hook(record_query(store)))
+            handles.append(layer.self_attn.k_proj.register_forward_hook(record_keys(store)))
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
