@@ -1,0 +1,477 @@
+"""Pictures of the mini benchmarks: forms, signs, single words, shapes and charts, drawn from a seed.
+
+A page is laid out in the frame that LLaVA-Next will see (a grid of partitions, letterboxed or not) and drawn at a
+random multiple of that resolution, so that the stock image processor chooses the intended grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from transformers.image_processing_utils import select_best_resolution
+
+from hired_eval.mini.vocabulary import (
+    CODES,
+    COLORS,
+    COUNTRIES,
+    FIELDS,
+    FILLER,
+    MONTHS,
+    NUMBERS,
+    SHAPES,
+    WORDS,
+)
+
+SIDE = 112  # pixels a side of a partition
+PATCH = 14  # pixels a side of a patch
+PINPOINTS = [[112, 224], [224, 112], [224, 224], [112, 336], [336, 112]]
+FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
+Box = tuple[float, float, float, float]
+Rng = np.random.Generator
+
+
+@cache
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """A DejaVu font from matplotlib's data, ``size`` in pixels."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something drawn: its box in picture pixels, what it shows in the full-image and what in a sub-image."""
+
+    box: Box
+    full: tuple[str, ...]
+    sub: tuple[str, ...]
+    text: str = ""  # the letters drawn, for training the vision tower to read
+
+
+@dataclass
+class Page:
+    """A picture, what is on it (for training) and the facts that can be asked."""
+
+    kind: str
+    image: Image.Image
+    items: list[Item] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The grid frame: rows x cols partitions, the picture's rectangle in it, and the drawing scale."""
+
+    rows: int
+    cols: int
+    fit: Box  # x0, y0, x1, y1 in grid pixels
+    scale: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture in pixels."""
+        x0, y0, x1, y1 = self.fit
+        return round((x1 - x0) * self.scale), round((y1 - y0) * self.scale)
+
+    def cells(self, margin: float = 3) -> list[Box]:
+        """The part of every partition that the picture covers, in grid pixels, raster order."""
+        x0, y0, x1, y1 = self.fit
+        boxes = []
+        for r in range(self.rows):
+            for c in range(self.cols):
+                box = (
+                    max(x0, c * SIDE) + margin,
+                    max(y0, r * SIDE) + margin,
+                    min(x1, (c + 1) * SIDE) - margin,
+                    min(y1, (r + 1) * SIDE) - margin,
+                )
+                if box[2] - box[0] > 20 and box[3] - box[1] > 16:
+                    boxes.append(box)
+        return boxes
+
+
+def random_frame(rng: Rng) -> Frame:
+    """A grid, a letterboxed or full rectangle in it, and a drawing scale that select this grid."""
+    while True:
+        height, width = PINPOINTS[int(rng.choice(5, p=[0.18, 0.18, 0.36, 0.14, 0.14]))]
+        fw, fh = float(width), float(height)
+        if rng.random() < 0.55:
+            share = rng.uniform(0.72, 1.0)
+            if rng.random() < 0.5:
+                fw = round(fw * share)
+            else:
+                fh = round(fh * share)
+        x0, y0 = (width - fw) // 2, (height - fh) // 2
+        scale = float(rng.choice([1.0, 1.5, 2.0, rng.uniform(1.0, 2.5)]))
+        frame = Frame(height // SIDE, width // SIDE, (x0, y0, x0 + fw, y0 + fh), scale)
+        w, h = frame.size
+        if tuple(select_best_resolution((h, w), PINPOINTS)) == (height, width):
+            return frame
+
+
+class Canvas:
+    """Draws in grid pixels on the picture of a frame and notes what was drawn where."""
+
+    def __init__(self, frame: Frame, background: Image.Image) -> None:
+        self.frame, self.image = frame, background
+        self.draw = ImageDraw.Draw(background)
+        self.items: list[Item] = []
+
+    def to_picture(self, box: Box) -> Box:
+        """A box in grid pixels, in picture pixels."""
+        (fx, fy, _, _), s = self.frame.fit, self.frame.scale
+        return ((box[0] - fx) * s, (box[1] - fy) * s, (box[2] - fx) * s, (box[3] - fy) * s)
+
+    def note(self, box: Box, full: tuple[str, ...], sub: tuple[str, ...], text: str = "") -> None:
+        """Record an item whose box is in grid pixels."""
+        self.items.append(Item(self.to_picture(box), full, sub, text))
+
+    def width(self, text: str, name: str, size: float) -> float:
+        """Width of a text in grid pixels."""
+        return font(name, round(size * self.frame.scale)).getlength(text) / self.frame.scale
+
+    def text(self, x: float, y: float, text: str, name: str, size: float, fill: tuple[int, int, int]) -> Box:
+        """Draw a text with its top left corner at (x, y); returns the ink's box in grid pixels."""
+        face = font(name, round(size * self.frame.scale))
+        px, py, _, _ = self.to_picture((x, y, x, y))
+        self.draw.text((round(px), round(py)), text, fill=fill, font=face)
+        s = self.frame.scale
+        left, top, right, bottom = face.getbbox(text)
+        return (x + left / s, y + top / s, x + right / s, y + bottom / s)
+
+    def page(self, kind: str, **facts: object) -> Page:
+        """The finished page."""
+        return Page(kind, self.image, self.items, facts)
+
+
+def background(rng: Rng, frame: Frame, textured: bool) -> Image.Image:
+    """Light paper, or a scene: gradient, blurred noise and a few lines."""
+    w, h = frame.size
+    base = rng.integers(215, 256, 3) if not textured else rng.integers(150, 225, 3)
+    if not textured:
+        return Image.new("RGB", (w, h), tuple(int(b) for b in base))
+    small = rng.normal(0, 14, (max(2, h // 9), max(2, w // 9), 3)) + base
+    small += np.linspace(-18, 18, small.shape[0])[:, None, None] * rng.uniform(-1, 1)
+    image = Image.fromarray(np.clip(small, 90, 255).astype(np.uint8)).resize(
+        (w, h), Image.Resampling.BILINEAR
+    )
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(2, 9))):
+        shade = tuple(int(v) for v in np.clip(base + rng.integers(-45, 20, 3), 0, 255))
+        ends = [
+            int(v) for v in (rng.integers(0, w), rng.integers(0, h), rng.integers(0, w), rng.integers(0, h))
+        ]
+        draw.line(ends, fill=shade, width=int(rng.integers(1, 4)))
+    return image
+
+
+def dark(rng: Rng) -> tuple[int, int, int]:
+    """A dark ink."""
+    shade = rng.integers(0, 60, 3)
+    return (int(shade[0]), int(shade[1]), int(shade[2]))
+
+
+def cased(word: str, rng: Rng, styles: str) -> str:
+    """A word in one of the styles: l(ower), T(itle), U(pper)."""
+    style = styles[int(rng.integers(len(styles)))]
+    return {"l": word, "T": word.capitalize(), "U": word.upper()}[style]
+
+
+def random_value(rng: Rng) -> str:
+    """A word (most often), a number or a code."""
+    roll = rng.random()
+    pool = WORDS if roll < 0.55 else NUMBERS if roll < 0.9 else CODES
+    return str(rng.choice(pool))
+
+
+def form(rng: Rng, kind: str | None = None) -> Page:
+    """A form, receipt or table: lines of key and value, sparse or crowded, with filler text."""
+    kind = kind or str(rng.choice(["form", "receipt", "table"]))
+    frame = random_frame(rng)
+    canvas = Canvas(frame, background(rng, frame, rng.random() < 0.3))
+    name = str(rng.choice(FONTS))
+    size = float(rng.choice([10, 10.5, 11]))
+    pitch = size + float(rng.uniform(5, 8))
+    ink, styles = dark(rng), str(rng.choice(["l", "T"]))
+    crowded = rng.random() < 0.4
+    slots: list[Box] = []
+    for x0, y0, x1, y1 in frame.cells():
+        n = int((y1 - y0) // pitch)
+        start = y0 + rng.uniform(0, max(0.0, y1 - y0 - n * pitch))
+        slots += [(x0, start + i * pitch, x1, start + (i + 1) * pitch) for i in range(n)]
+    count = int(rng.integers(3, 7)) if not crowded else int(rng.integers(8, 18))
+    order = rng.permutation(len(slots))
+    keys = list(rng.permutation(FIELDS))
+    fields: dict[str, str] = {}
+    for rank, slot in enumerate(order):
+        x0, y0, x1, _ = slots[slot]
+        if len(fields) < count:
+            _field(canvas, rng, kind, str(keys[len(fields)]), slots[slot], (name, size, ink, styles), fields)
+        elif crowded and rank < len(slots) * 0.85:
+            words = " ".join(str(w) for w in rng.choice(FILLER, int(rng.integers(2, 5))))
+            if x0 + canvas.width(words, name, size) < x1:
+                box = canvas.text(x0, y0, words, name, size, ink)
+                canvas.note(box, ("text",), ("text",), words)
+    if not fields:
+        return form(rng, kind)
+    return canvas.page(kind, fields=fields, crowded=crowded)
+
+
+def _field(
+    canvas: Canvas,
+    rng: Rng,
+    kind: str,
+    key: str,
+    slot: Box,
+    look: tuple[str, float, tuple[int, int, int], str],
+    fields: dict[str, str],
+) -> None:
+    """One line `Key: value`; left out if it does not fit its slot."""
+    x0, y0, x1, y1 = slot
+    name, size, ink, styles = look
+    value = random_value(rng)
+    shown, label = cased(value, rng, styles), key.capitalize() + (":" if kind != "table" else "")
+    gap = {"form": 4.0, "receipt": float(rng.uniform(8, 20)), "table": 6.0}[kind]
+    width = canvas.width(label, name, size) + gap + canvas.width(shown, name, size)
+    if x0 + width > x1:
+        return
+    x = x0 + (rng.uniform(0, min(14.0, x1 - x0 - width)) if kind == "form" else 0)
+    box = canvas.text(x, y0, label, name, size, ink)
+    canvas.note(box, ("label",), ("label", key), label)
+    at = x + canvas.width(label, name, size) + gap
+    if kind == "receipt":
+        dots = "." * int((gap - 4) / max(1.0, canvas.width(".", name, size)))
+        canvas.text(x + canvas.width(label, name, size) + 2, y0, dots, name, size, ink)
+    value_box = canvas.text(at, y0, shown, name, size, ink)
+    canvas.note(value_box, ("text",), (key, value), shown)
+    if kind == "table":
+        rule = canvas.to_picture((x0, y1 - 1, value_box[2] + 2, y1 - 1))
+        canvas.draw.line(rule, fill=(150, 150, 160), width=1)
+    fields[key] = value
+
+
+def signs(rng: Rng, count: int | None = None) -> Page:
+    """Coloured signs with a word each, over a textured scene."""
+    frame = random_frame(rng)
+    canvas = Canvas(frame, background(rng, frame, True))
+    crowded = rng.random() < 0.35
+    count = count or (int(rng.integers(5, 8)) if crowded else int(rng.integers(1, 5)))
+    found: dict[str, str] = {}
+    taken: list[Box] = []
+    cells = frame.cells(2)
+    for color in rng.permutation(list(COLORS))[:count]:
+        word, name = random_value(rng), str(rng.choice(FONTS))
+        shown, size = cased(word, rng, "TU"), float(rng.choice([10, 10.5, 11, 12]))
+        w, h = canvas.width(shown, name, size) + 8, size + 9
+        for _ in range(30):
+            x0, y0, x1, y1 = cells[int(rng.integers(len(cells)))]
+            if x1 - x0 < w or y1 - y0 < h:
+                continue
+            x, y = rng.uniform(x0, x1 - w), rng.uniform(y0, y1 - h)
+            box = (float(x), float(y), float(x + w), float(y + h))
+            if any(_overlap(box, other, 3) for other in taken):
+                continue
+            taken.append(box)
+            light = color in ("yellow", "orange")
+            canvas.draw.rounded_rectangle(canvas.to_picture(box), 3 * frame.scale, fill=COLORS[str(color)])
+            canvas.text(x + 4, y + 3, shown, name, size, (15, 15, 15) if light else (250, 250, 250))
+            canvas.note(box, ("sign", str(color)), ("sign", str(color), word), shown)
+            found[str(color)] = word
+            break
+    if not found:
+        return signs(rng, count)
+    if crowded:
+        _decoys(canvas, rng, taken)
+    return canvas.page("signs", signs=found, crowded=crowded)
+
+
+def _decoys(canvas: Canvas, rng: Rng, taken: list[Box]) -> None:
+    """Filler text between the signs."""
+    for x0, y0, x1, y1 in canvas.frame.cells():
+        for _ in range(4):
+            words = " ".join(str(w) for w in rng.choice(FILLER, 2))
+            w = canvas.width(words, FONTS[0], 10)
+            if x0 + w > x1 or y0 + 14 > y1:
+                continue
+            x, y = float(rng.uniform(x0, x1 - w)), float(rng.uniform(y0, y1 - 14))
+            box = (x, y, x + w, y + 13)
+            if not any(_overlap(box, other, 2) for other in taken):
+                taken.append(box)
+                ink = canvas.text(x, y, words, FONTS[0], 10, (60, 55, 50))
+                canvas.note(ink, ("text",), ("text",), words)
+
+
+WORD_STYLES: dict[str, tuple[str, Callable[[Rng], str]]] = {
+    "Regular Text Recognition": ("DejaVuSans", lambda rng: str(rng.choice(WORDS))),
+    "Irregular Text Recognition": ("DejaVuSans-Bold", lambda rng: str(rng.choice(WORDS))),
+    "Artistic Text Recognition": ("DejaVuSerif", lambda rng: str(rng.choice(WORDS))),
+    "Handwriting Recognition": ("DejaVuSerif-Italic", lambda rng: str(rng.choice(WORDS))),
+    "Digit String Recognition": ("DejaVuSansMono", lambda rng: str(rng.choice(NUMBERS))),
+    "Non-Semantic Text Recognition": ("DejaVuSans", lambda rng: str(rng.choice(CODES))),
+}
+
+
+def word(rng: Rng, style: str | None = None) -> Page:
+    """One word somewhere in the picture, in the manner of OCRBench's recognition types."""
+    style = style or str(rng.choice(list(WORD_STYLES)))
+    name, pick = WORD_STYLES[style]
+    frame = random_frame(rng)
+    canvas = Canvas(frame, background(rng, frame, rng.random() < 0.5))
+    value = pick(rng)
+    shown, size = cased(value, rng, "lTU"), float(rng.choice([10, 11, 12]))
+    colored = style in ("Artistic Text Recognition", "Irregular Text Recognition")
+    ink = COLORS[str(rng.choice(["red", "blue", "purple", "green"]))] if colored else dark(rng)
+    w, h = canvas.width(shown, name, size) + 2, size + 5
+    fits = [c for c in frame.cells(1) if c[2] - c[0] > w and c[3] - c[1] > h]
+    x0, y0, x1, y1 = fits[int(rng.integers(len(fits)))]
+    x, y = float(rng.uniform(x0, x1 - w)), float(rng.uniform(y0, y1 - h))
+    if style == "Irregular Text Recognition":  # letters on a wavy line
+        at, boxes = x, []
+        for i, letter in enumerate(shown):
+            boxes.append(canvas.text(at, y + (1.5 if i % 2 else 0), letter, name, size, ink))
+            at += canvas.width(letter, name, size)
+        box = (boxes[0][0], min(b[1] for b in boxes), boxes[-1][2], max(b[3] for b in boxes))
+    else:
+        box = canvas.text(x, y, shown, name, size, ink)
+    canvas.note(box, ("text",), (value,), shown)
+    return canvas.page("word", word=value, style=style, crowded=False)
+
+
+def _overlap(a: Box, b: Box, margin: float) -> bool:
+    return a[0] - margin < b[2] and b[0] - margin < a[2] and a[1] - margin < b[3] and b[1] - margin < a[3]
+
+
+def _polygon(points: list[tuple[float, float]], box: Box) -> list[tuple[float, float]]:
+    x0, y0, x1, y1 = box
+    return [(x0 + px * (x1 - x0), y0 + py * (y1 - y0)) for px, py in points]
+
+
+POLYGONS: dict[str, list[tuple[float, float]]] = {
+    "triangle": [(0.5, 0), (1, 1), (0, 1)],
+    "diamond": [(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)],
+    "cross": [(0.33, 0), (0.67, 0), (0.67, 0.33), (1, 0.33), (1, 0.67), (0.67, 0.67), (0.67, 1), (0.33, 1),
+              (0.33, 0.67), (0, 0.67), (0, 0.33), (0.33, 0.33)],
+    "arrow": [(0, 0.35), (0.55, 0.35), (0.55, 0.05), (1, 0.5), (0.55, 0.95), (0.55, 0.65), (0, 0.65)],
+    "star": [(0.5 + r * np.sin(a), 0.5 - r * np.cos(a))
+             for a, r in ((np.pi * k / 5, 0.53 if k % 2 == 0 else 0.22) for k in range(10))],
+    "heart": [(0.5, 1), (0.05, 0.45), (0, 0.25), (0.12, 0.05), (0.3, 0), (0.5, 0.2), (0.7, 0), (0.88, 0.05),
+              (1, 0.25), (0.95, 0.45)],
+}  # fmt: skip
+
+
+def draw_shape(draw: ImageDraw.ImageDraw, shape: str, box: Box, fill: tuple[int, int, int]) -> None:
+    """Draw one of SHAPES into a box of picture pixels."""
+    if shape in POLYGONS:
+        draw.polygon(_polygon(POLYGONS[shape], box), fill=fill)
+    elif shape == "square":
+        draw.rectangle(box, fill=fill)
+    elif shape == "circle":
+        draw.ellipse(box, fill=fill)
+    elif shape == "ring":
+        draw.ellipse(box, outline=fill, width=max(3, round((box[2] - box[0]) * 0.2)))
+    else:  # wedge: a disc with a slice cut out
+        draw.pieslice(box, 40, 320, fill=fill)
+
+
+CO_OCCUR = {s: SHAPES[i ^ 1] for i, s in enumerate(SHAPES)}  # shapes that tend to appear together
+POPULARITY = np.array([len(SHAPES) - i for i in range(len(SHAPES))]) + 4.0
+
+
+def shapes(rng: Rng, distinct: int | None = None) -> Page:
+    """Coloured shapes; two of one kind may share or differ in colour."""
+    frame = random_frame(rng)
+    canvas = Canvas(frame, background(rng, frame, rng.random() < 0.5))
+    crowded = rng.random() < 0.35
+    distinct = distinct or int(rng.integers(1, 5))
+    kinds: list[str] = []
+    while len(kinds) < distinct:
+        mates = [CO_OCCUR[k] for k in kinds if CO_OCCUR[k] not in kinds]
+        if mates and rng.random() < 0.4:
+            kinds.append(mates[0])
+            continue
+        pick = str(rng.choice(SHAPES, p=POPULARITY / POPULARITY.sum()))
+        if pick not in kinds:
+            kinds.append(pick)
+    wanted = [(k, int(rng.choice([1, 1, 2, 3, 4] if crowded else [1, 1, 1, 2, 3]))) for k in kinds]
+    placed: list[tuple[str, str, Box]] = []
+    fx0, fy0, fx1, fy1 = frame.fit
+    for kind, n in wanted:
+        color = str(rng.choice(list(COLORS)))
+        for _ in range(n):
+            for _attempt in range(60):
+                size = float(rng.uniform(24, 34) if crowded else rng.uniform(26, 44))
+                x, y = (
+                    float(rng.uniform(fx0 + 2, fx1 - size - 2)),
+                    float(rng.uniform(fy0 + 2, fy1 - size - 2)),
+                )
+                box = (x, y, x + size, y + size)
+                if not any(_overlap(box, other, 4) for _, _, other in placed):
+                    placed.append((kind, color, box))
+                    break
+    counts = {k: sum(p[0] == k for p in placed) for k in kinds}
+    mid_x, mid_y = (fx0 + fx1) / 2, (fy0 + fy1) / 2
+    for kind, color, box in placed:
+        draw_shape(canvas.draw, kind, canvas.to_picture(box), COLORS[color])
+        side = "left" if (box[0] + box[2]) / 2 < mid_x else "right"
+        height = "top" if (box[1] + box[3]) / 2 < mid_y else "bottom"
+        canvas.note(box, (kind, color, str(counts[kind]), side, height), (kind, color))
+    objects = [
+        {"shape": k, "color": c, "x": (b[0] + b[2]) / 2 - mid_x, "y": (b[1] + b[3]) / 2 - mid_y,
+         "width": fx1 - fx0, "height": fy1 - fy0}
+        for k, c, b in placed
+    ]  # fmt: skip
+    return canvas.page(
+        "shapes", objects=objects, counts={k: n for k, n in counts.items() if n}, crowded=crowded
+    )
+
+
+def chart(rng: Rng) -> Page:
+    """Horizontal bars, each with its name and number at its left."""
+    frame = random_frame(rng)
+    canvas = Canvas(frame, background(rng, frame, rng.random() < 0.25))
+    name, size = str(rng.choice(FONTS)), float(rng.choice([10, 10.5, 11]))
+    ink, pitch = dark(rng), float(rng.uniform(16, 24))
+    left = frame.fit[0] + 3
+    rows: list[float] = []
+    for x0, y0, _, y1 in frame.cells():
+        if x0 - left < 1:
+            n = int((y1 - y0) // pitch)
+            rows += [y0 + i * pitch for i in range(n)]
+    months = rng.random() < 0.6
+    names = MONTHS if months else COUNTRIES
+    limit = min(len(rows), len(names), 9)
+    count = int(rng.integers(3, limit + 1)) if limit > 3 else limit
+    start = int(rng.integers(0, len(rows) - count + 1))
+    chosen = [str(k) for k in rng.permutation(names)[:count]]
+    if months:
+        chosen.sort(key=MONTHS.index)
+    values = [int(v) for v in rng.choice(np.arange(10, 100), count, replace=False)]
+    one_color = count > len(COLORS) or rng.random() < 0.3
+    colors = [str(c) for c in rng.permutation(list(COLORS))]
+    shown = {k: (k[:3] if months else k) for k in chosen}
+    at_value = left + max(canvas.width(shown[k], name, size) for k in chosen) + 4
+    at_bar = at_value + canvas.width("88", name, size) + 4
+    longest = max(20.0, min(frame.fit[2] - 4 - at_bar, 200.0))
+    bars = []
+    for i, (key, value) in enumerate(zip(chosen, values, strict=True)):
+        y, color = rows[start + i], colors[0] if one_color else colors[i]
+        label_box = canvas.text(left, y, shown[key], name, size, ink)
+        canvas.note(label_box, ("label",), ("label", key), shown[key])
+        value_box = canvas.text(at_value, y, str(value), name, size, ink)
+        canvas.note(value_box, ("text",), (key, str(value)), str(value))
+        bar = (at_bar, y + 1, at_bar + longest * value / 99, y + size + 3)
+        canvas.draw.rectangle(canvas.to_picture(bar), fill=COLORS[color])
+        rank = ("highest",) if value == max(values) else ("lowest",) if value == min(values) else ()
+        canvas.note(bar, ("bar", color, str(count), *rank), ("bar", color))
+        bars.append({"key": key, "value": value, "color": color})
+    return canvas.page("chart", bars=bars, one_color=one_color, crowded=count > 6)
+
+
+KINDS: dict[str, Callable[[Rng], Page]] = {
+    "form": form, "signs": signs, "word": word, "shapes": shapes, "chart": chart,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Training of the bundled model, from nothing to a checkpoint with a card."""

@@ -1,0 +1,337 @@
+"""Stages 2 to 4: the language model learns to look things up, first without and then with the vision tower.
+
+Several questions about one page share its visual tokens in one sequence; a block mask keeps them apart.
+A page's visual tokens are either sums of word embeddings with noise (no picture needed: lookup and oracle stages) or
+projected features of the frozen vision tower (joint stage). Tokens are dropped uniformly at random; no token dropping
+method is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
+
+from hired_eval.mini.train.data import TOKENS, read_shard, shards, token_order
+from hired_eval.mini.train.progress import Progress
+from hired_eval.mini.train.vision import patch_loss, target_embeddings, word_table
+from hired_eval.mini.vocabulary import COLORS, GROUP_NAMES, KEYS, MEMBER, POST_PROMPTS, VALUES
+
+NEWLINE = -1
+# How often a question of each benchmark is drawn, where a page has several.
+WEIGHTS = {
+    "docvqa": 1.0, "textvqa": 1.0, "ocrbench": 1.0, "chartqa": 1.2,
+    "vqav2": 1.0, "pope": 0.6, "mme": 1.2, "scienceqa": 1.0,
+}  # fmt: skip
+
+
+@dataclass
+class Example:
+    """A page's visual tokens in packing order and questions about it.
+
+    ``labels`` (n, groups) and, where there is a picture, ``features`` (n, C); ``newline`` (n,) marks newline tokens.
+    Questions are (question text, answer, benchmark).
+    """
+
+    labels: np.ndarray
+    newline: np.ndarray
+    questions: list[tuple[str, str, str]]
+    features: np.ndarray | None = None
+
+
+class Batcher:
+    """Turns examples into one batch for the language model."""
+
+    def __init__(self, model: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.ids = word_table(model, tokenizer)
+        self.prefix = tokenizer("USER: ").input_ids
+        self._cache: dict[str, list[int]] = {}
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text, remembered."""
+        if text not in self._cache:
+            self._cache[text] = self.tokenizer(text).input_ids
+        return self._cache[text]
+
+    def segment(self, question: str, answer: str, pictured: bool) -> tuple[list[int], int]:
+        """Token ids of one question with its answer, and how many of them are the answer (with the end token)."""
+        lead = "\n" if pictured else "USER: "
+        said = answer.lower() if answer in ("Yes", "No") else answer
+        reply = [*self.tokens(f" {said}"), self.tokenizer.eos_token_id]
+        return [*self.tokens(f"{lead}{question} ASSISTANT:"), *reply], len(reply)
+
+    def __call__(self, examples: list[Example], noise: float) -> dict[str, Any]:
+        """Embeddings (B, L, D), positions, block mask, and the places and ids of the answer tokens."""
+        table = self.model.get_input_embeddings().weight
+        visual = [len(e.newline) for e in examples]
+        heads = [len(self.prefix) + n if n else 0 for n in visual]
+        segments = [[self.segment(q, a, n > 0) for q, a, _ in e.questions] for e, n in zip(examples, visual, strict=True)]
+        length = max(h + sum(len(s) for s, _ in ss) for h, ss in zip(heads, segments, strict=True))
+        b = len(examples)
+        ids = np.zeros((b, length), dtype=np.int64)
+        part = np.full((b, length), -1, dtype=np.int64)
+        position = np.zeros((b, length), dtype=np.int64)
+        place, wanted, owner = [], [], []
+        for i, (head, n, parts) in enumerate(zip(heads, visual, segments, strict=True)):
+            if n:
+                ids[i, : len(self.prefix)] = self.prefix
+            part[i, :head], position[i, :head] = 0, np.arange(head)
+            at = head
+            for s, (tokens, answers) in enumerate(parts):
+                ids[i, at : at + len(tokens)] = tokens
+                part[i, at : at + len(tokens)] = s + 1
+                position[i, at : at + len(tokens)] = head + np.arange(len(tokens))
+                for k in range(len(tokens) - answers, len(tokens)):
+                    place.append(i * length + at + k - 1)
+                    wanted.append(tokens[k])
+                    owner.append((i, s))
+                at += len(tokens)
+        embeds = table[torch.from_numpy(ids)]
+        flat, spots, projected = self._visual(examples, noise)
+        if len(flat):
+            index = torch.tensor([i * length + len(self.prefix) + k for i, n in enumerate(visual) for k in range(n)])
+            embeds = embeds.flatten(0, 1).index_copy(0, index, flat.to(embeds.dtype)).view(b, length, -1)
+        p = torch.from_numpy(part)
+        allowed = ((p[:, None, :] == 0) | (p[:, None, :] == p[:, :, None])) & (p[:, None, :] >= 0)
+        allowed = torch.tril(allowed) | torch.eye(length, dtype=torch.bool)
+        return {
+            "embeds": embeds, "mask": allowed[:, None], "position": torch.from_numpy(position),
+            "place": torch.tensor(place), "wanted": torch.tensor(wanted), "owner": owner,
+            "projected": projected, "labels": spots,
+        }  # fmt: skip
+
+    def _visual(self, examples: list[Example], noise: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """All visual tokens one after another (n, D); with features also their labels and projections."""
+        table = self.model.get_input_embeddings().weight
+        labels = torch.from_numpy(np.concatenate([e.labels for e in examples]))
+        newline = torch.from_numpy(np.concatenate([e.newline for e in examples]))
+        out = torch.empty(len(newline), table.shape[1])
+        if any(e.features is not None for e in examples):
+            features = np.concatenate([e.features for e in examples if e.features is not None])
+            out = self.model.model.multi_modal_projector(torch.from_numpy(features).float()).float()
+            projected = out[~newline]
+        else:
+            out = target_embeddings(labels, table.detach(), self.ids)
+            out = out + noise * torch.randn_like(out)
+            projected = None
+        out = torch.where(newline[:, None], self.model.model.image_newline.float(), out)
+        return out, None if projected is None else labels[~newline], projected
+
+
+def forward(model: LlavaNextForConditionalGeneration, batch: dict[str, Any]) -> Tensor:
+    """(answer tokens, vocabulary) logits."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model.language_model(
+            inputs_embeds=batch["embeds"], attention_mask=batch["mask"], position_ids=batch["position"], use_cache=False
+        ).last_hidden_state
+        chosen = hidden.flatten(0, 1)[batch["place"]]
+        return model.lm_head(chosen).float()  # type: ignore[no-any-return]
+
+
+def scores(logits: Tensor, batch: dict[str, Any], examples: list[Example]) -> list[tuple[str, bool]]:
+    """Per question: its benchmark, and whether every answer token is the likeliest one."""
+    right = (logits.argmax(-1) == batch["wanted"]).tolist()
+    verdict: dict[tuple[int, int], bool] = {}
+    for owner, ok in zip(batch["owner"], right, strict=True):
+        verdict[owner] = verdict.get(owner, True) and ok
+    return [(examples[i].questions[s][2], ok) for (i, s), ok in verdict.items()]
+
+
+def lookup_page(rng: np.random.Generator, lines: int) -> Example:
+    """A page of token labels alone: ``lines`` lines of key and value in the manner of forms, charts or signs."""
+    manner = str(rng.choice(["form", "chart", "sign"], p=[0.5, 0.2, 0.3]))
+    lines = min(lines, 7) if manner == "sign" else lines
+    keys = list(COLORS) if manner == "sign" else [k for k in KEYS if (k.islower()) == (manner == "form")]
+    rows, questions = [], []
+    post = POST_PROMPTS["docvqa"]
+    for key in rng.permutation(keys)[:lines]:
+        value = str(rng.choice(VALUES))
+        row = []
+        if manner != "sign":
+            row += [[MEMBER["label"], MEMBER[str(key)]]] * int(rng.integers(0, 3))
+        own = [MEMBER[str(key)], MEMBER[value]] + ([MEMBER["sign"]] if manner == "sign" else [])
+        row += [own] * int(rng.integers(1, 4))
+        rows += [row, [[MEMBER["blank"]]] * int(rng.integers(0, 3))]
+        text = {
+            "form": str(rng.choice([f"What is the {key}?", f"What does the form say for {key}?"])) + post,
+            "chart": f"What is the value for {key}?" + POST_PROMPTS["chartqa"],
+            "sign": str(rng.choice([f"What does the {key} sign say?", f"What word is on the {key} sign?"])) + post,
+        }[manner]
+        questions.append((text, value, manner))
+    flat = [token for row in rows for token in row]
+    labels = np.zeros((len(flat), len(GROUP_NAMES)), dtype=np.uint8)
+    for i, token in enumerate(flat):
+        for group, member in token:
+            labels[i, group] = member
+    return Example(labels, np.zeros(len(flat), dtype=bool), questions)
+
+
+def text_example(questions: list[list[str]]) -> Example:
+    """Questions without a picture."""
+    empty = np.zeros((0, len(GROUP_NAMES)), dtype=np.uint8)
+    return Example(empty, np.zeros(0, dtype=bool), [(q[0], q[1], q[2]) for q in questions])
+
+
+def draw_questions(record: dict[str, Any], rng: np.random.Generator, most: int) -> list[tuple[str, str, str]]:
+    """Up to ``most`` of a page's questions, spread over the benchmarks."""
+    asked = record["questions"]
+    weight = np.array([WEIGHTS[q[2]] for q in asked])
+    per = {b: sum(q[2] == b for q in asked) for b in WEIGHTS}
+    weight /= np.array([per[q[2]] for q in asked])
+    chosen = rng.choice(len(asked), min(most, len(asked)), replace=False, p=weight / weight.sum())
+    return [(asked[i][0], asked[i][1], asked[i][2]) for i in chosen]
+
+
+def page_example(
+    record: dict[str, Any],
+    labels: np.ndarray,
+    features: np.ndarray | None,
+    keep: float | None,
+    questions: list[tuple[str, str, str]],
+    rng: np.random.Generator,
+) -> Example:
+    """A rendered page: all its tokens with newlines (``keep`` is None) or a uniformly random share without."""
+    order, row = token_order((record["size"][0], record["size"][1]))
+    if keep is None:
+        grid = order[TOKENS:].reshape(-1, row)
+        grid = np.concatenate([grid, np.full((len(grid), 1), NEWLINE)], 1)
+        order = np.concatenate([order[:TOKENS], grid.reshape(-1)])
+    else:
+        n = max(3, int(keep * len(order)))
+        order = order[np.sort(rng.choice(len(order), n, replace=False))]
+    start, stop = record["start"], record["start"] + record["parts"]
+    newline = order == NEWLINE
+    index = np.where(newline, 0, order)
+    own = labels[start:stop].reshape(-1, labels.shape[-1])[index]
+    own[newline] = 0
+    shown = None if features is None else features[start:stop].reshape(-1, features.shape[-1])[index]
+    return Example(own, newline, questions, shown)
+
+
+def page_batches(
+    folder: Path, features: Path | None, size: int, seed: int, full_share: float, most: int = 6
+) -> Iterator[list[Example]]:
+    """Endless batches of rendered pages, one keep ratio a batch; now and then text-only questions."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        paths = shards(folder)
+        for group in np.array_split(rng.permutation(len(paths)), max(1, len(paths) // 8)):
+            pool = []
+            for i in group:
+                shard = read_shard(paths[i])
+                own = None if features is None else np.load(features / f"{paths[i].name}.npy", mmap_mode="r")
+                pool += [(record, shard.labels, own) for record in shard.pages]
+            order = rng.permutation(len(pool))
+            at = 0
+            while at < len(order):
+                full = rng.random() < full_share
+                keep = None if full else float(np.exp(rng.uniform(np.log(0.04), 0)))
+                take = max(4, size // 4) if keep is None or keep > 0.5 else size // 2 if keep > 0.25 else size
+                batch = []
+                for i in order[at : at + take]:
+                    record, labels, own = pool[i]
+                    questions = draw_questions(record, rng, most)
+                    batch.append(page_example(record, labels, own, keep, questions, rng))
+                    if "text_only" in record:
+                        batch.append(text_example(record["text_only"]))
+                at += take
+                yield batch
+        epoch += 1
+
+
+def train_language(
+    model: LlavaNextForConditionalGeneration,
+    batcher: Batcher,
+    work: Path,
+    source: Iterator[tuple[list[Example], float]],
+    steps: int,
+    peak: float,
+    align: float = 0.0,
+    final: float = 0.05,
+    watch: Any = None,
+    every: Any = None,
+) -> None:
+    """Train language model, newline and (with pictures) projector; token embeddings stay as they are.
+
+    Args:
+        model: updated in place.
+        batcher: builds the batches.
+        work: the stage's checkpoint folder.
+        source: batches of examples with the noise on their embeddings.
+        steps: in the stage.
+        peak: learning rate after warm-up, then cosine down to ``final`` of it.
+        align: weight of keeping projected patches readable through the token embeddings.
+        watch: called with a batch's share of right answers.
+        every: called after every checkpoint with the step.
+    """
+    model.get_input_embeddings().weight.requires_grad_(False)
+    parts = nn.ModuleDict({"language": model.model.language_model})
+    if align:
+        parts["projector"] = model.model.multi_modal_projector
+    parts.register_parameter("newline", model.model.image_newline)
+    params = [p for p in parts.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    progress = Progress(work, parts, optimizer, steps)
+    ids, table = batcher.ids, model.get_input_embeddings().weight.detach().float()
+    torch.manual_seed(progress.step + 5)
+    while progress.step < steps:
+        examples, noise = next(source)
+        share = progress.step / steps
+        rate = min(1.0, (progress.step + 1) / 100) * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate
+        batch = batcher(examples, noise)
+        logits = forward(model, batch)
+        loss = F.cross_entropy(logits, batch["wanted"])
+        values = {"loss": loss.item()}
+        if align and batch["projected"] is not None:
+            entropy, distance = patch_loss(batch["projected"], batch["labels"], table, ids)
+            loss = loss + align * (entropy + 0.7 * distance)
+            values["align"] = entropy.item()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        verdicts = scores(logits.detach(), batch, examples)
+        values["right"] = sum(ok for _, ok in verdicts) / len(verdicts)
+        for name in {b for b, _ in verdicts}:
+            own = [ok for b, ok in verdicts if b == name]
+            values[name] = sum(own) / len(own)
+        if watch:
+            watch(values["right"])
+        progress.advance(values)
+        if every:
+            every(progress.step)
+    progress.save()
+
+
+class Curriculum:
+    """Lookup pages that start with 2 to 4 lines and grow by one whenever nine answers of ten are right."""
+
+    def __init__(self, size: int, longest: int, seed: int) -> None:
+        self.size, self.longest, self.lines, self.mean = size, longest, 4, 0.0
+        self.rng = np.random.default_rng(seed)
+
+    def __iter__(self) -> Iterator[tuple[list[Example], float]]:
+        while True:
+            batch = [lookup_page(self.rng, int(self.rng.integers(2, self.lines + 1))) for _ in range(self.size)]
+            yield batch, float(self.rng.uniform(0.005, 0.02 + 0.003 * self.lines))
+
+    def watch(self, right: float) -> None:
+        """Take note of a batch's share of right answers."""
+        self.mean = 0.9 * self.mean + 0.1 * right
+        if self.mean > 0.9 and self.lines < self.longest:
+            self.lines, self.mean = self.lines + 1, 0.75
+            print(f"lookup: up to {self.lines} lines", flush=True)
+
+

@@ -1,0 +1,196 @@
+"""Stage 1: the vision tower and the projector learn what every patch shows.
+
+Patches are read through the projector and the language model's (fixed) token embeddings: the projected patch must be
+close to the sum of the embeddings of the words it shows. CLS learns which words, shapes and colours occur in its
+partition, at the initial layer, the feature layer and the last layer. Attention is never a target.
+"""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
+
+from hired_eval.mini.train.data import IGNORE, LETTERS, Shard, normalised, read_shard, shards
+from hired_eval.mini.train.progress import Progress
+from hired_eval.mini.vocabulary import GROUP_NAMES, GROUPS
+
+SCALE = 14.0
+MARKER = GROUP_NAMES.index("marker")
+
+
+def word_table(model: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> list[Tensor]:
+    """Per group, the token ids of its members: (members,)."""
+    return [torch.tensor([tokenizer.convert_tokens_to_ids("Ġ" + w) for w in GROUPS[g]]) for g in GROUP_NAMES]
+
+
+def target_embeddings(labels: Tensor, table: Tensor, ids: list[Tensor]) -> Tensor:
+    """The sum of the embeddings of what every patch shows.
+
+    Args:
+        labels: (..., groups) as in a shard.
+        table: (vocabulary, D) token embeddings.
+        ids: token ids per group.
+    """
+    total = torch.zeros(*labels.shape[:-1], table.shape[1])
+    for g, members in enumerate(ids):
+        lookup = torch.cat([torch.zeros(1, table.shape[1]), table[members]])
+        index = labels[..., g].long()
+        total += lookup[torch.where(index == IGNORE, 0, index)]
+    return total
+
+
+def patch_loss(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy per group through the token embeddings, and the squared distance to the sum of embeddings.
+
+    Args:
+        projected: (M, D) projected patches.
+        labels: (M, groups).
+        table: (vocabulary, D).
+        ids: token ids per group.
+    """
+    known = labels[:, 0] != IGNORE
+    projected, labels = projected[known].float(), labels[known].long()
+    entropy = projected.new_zeros(())
+    for g, members in enumerate(ids):
+        logits = SCALE * projected @ table[members].T
+        logits = torch.cat([logits.new_full((len(logits), 1), SCALE / 2), logits], 1)
+        weight = logits.new_ones(len(members) + 1)
+        if g != MARKER:
+            weight[0] = 0.25
+        entropy = entropy + F.cross_entropy(logits, labels[:, g], weight=weight)
+    distance = (projected - target_embeddings(labels, table, ids)).square().sum(-1)
+    weights = torch.where(labels[:, MARKER] == GROUPS["marker"].index("blank") + 1, 0.25, 1.0)
+    return entropy, (distance * weights).sum() / weights.sum()
+
+
+class VisionReader(nn.Module):
+    """Auxiliary heads, thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        members = sum(len(m) for m in GROUPS.values())
+        self.letters = nn.Linear(width, len(LETTERS))
+        self.occurs = nn.ModuleList([nn.Linear(width, members) for _ in range(3)])
+
+
+def occurrence(labels: Tensor) -> Tensor:
+    """(B, members) 0/1: what occurs in a partition, from its (B, TOKENS, groups) labels."""
+    parts = []
+    for g, name in enumerate(GROUP_NAMES):
+        n = len(GROUPS[name])
+        index = labels[:, :, g].long()
+        index = torch.where(index == IGNORE, 0, index)
+        parts.append(F.one_hot(index, n + 1).amax(1)[:, 1:])
+    return torch.cat(parts, -1).float()
+
+
+def batches(folder: Path, size: int, seed: int, skip: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches of partitions, four of five blank ones left out; ``skip`` batches are passed over unread."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        paths = shards(folder)
+        for group in np.array_split(rng.permutation(len(paths)), max(1, len(paths) // 4)):
+            loaded: list[Shard] = [read_shard(paths[i]) for i in group]
+            picks = []
+            for s, shard in enumerate(loaded):
+                blank = (shard.labels[:, :, MARKER] == GROUPS["marker"].index("blank") + 1).all(1)
+                keep = np.flatnonzero(~blank | (rng.random(len(blank)) < 0.2))
+                picks += [(s, int(i)) for i in keep]
+            order = rng.permutation(len(picks))
+            for at in range(0, len(order) - size + 1, size):
+                if skip:
+                    skip -= 1
+                    continue
+                chosen = [picks[i] for i in order[at : at + size]]
+                pixels = np.stack([loaded[s].pixels[i] for s, i in chosen])
+                marks = np.stack([loaded[s].labels[i] for s, i in chosen])
+                drawn = np.stack([np.unpackbits(loaded[s].letters[i], axis=-1)[:, : len(LETTERS)] for s, i in chosen])
+                yield torch.from_numpy(pixels), torch.from_numpy(marks), torch.from_numpy(drawn)
+        epoch += 1
+
+
+def run_tower(model: LlavaNextForConditionalGeneration, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Hidden states of the vision tower for (B, 3, S, S) uint8 partitions."""
+    out = model.model.vision_tower(normalised(pixels), output_hidden_states=True)
+    states: tuple[Tensor, ...] = out.hidden_states
+    return states
+
+
+def train_vision(
+    model: LlavaNextForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    pages: Path,
+    work: Path,
+    steps: int,
+    batch: int = 48,
+    peak: float = 1.5e-3,
+) -> None:
+    """Train vision tower and projector; resumes from ``work/vision.pt``-like safetensors checkpoints."""
+    torch.manual_seed(1)
+    reader = VisionReader(model.config.vision_config.hidden_size)
+    trained = nn.ModuleDict(
+        {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector, "reader": reader}
+    )
+    params = [p for p in trained.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    progress = Progress(work / "vision", trained, optimizer, steps)
+    ids, table = word_table(model, tokenizer), model.get_input_embeddings().weight.detach().float()
+    source = batches(pages, batch, 11, progress.step)
+    while progress.step < steps:
+        pixels, labels, letters = next(source)
+        rate = _rate(progress.step, steps, peak)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16):
+            states = run_tower(model, pixels)
+            projected = model.model.multi_modal_projector(states[-2][:, 1:])
+            spelled = reader.letters(states[2][:, 1:])
+            seen = [head(states[i][:, 0]) for head, i in zip(reader.occurs, (1, -2, -1), strict=True)]
+        entropy, distance = patch_loss(projected.flatten(0, 1), labels.flatten(0, 1), table, ids)
+        target = occurrence(labels)
+        cls = sum(
+            (F.binary_cross_entropy_with_logits(s.float(), target, pos_weight=torch.tensor(5.0)) for s in seen),
+            torch.zeros(()),
+        )
+        drawn = letters.float()
+        spelling = F.binary_cross_entropy_with_logits(spelled.float(), drawn, pos_weight=torch.tensor(8.0))
+        loss = entropy + 0.7 * distance + 4 * cls + 4 * spelling
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        progress.advance(
+            {"loss": loss.item(), "words": entropy.item(), "distance": distance.item(), "cls": cls.item() / 3,
+             "letters": spelling.item(), **accuracy(projected, labels, table, ids)}
+        )  # fmt: skip
+    progress.save()
+
+
+@torch.no_grad()
+def accuracy(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tensor]) -> dict[str, float]:
+    """Share of patches with a value (key, shape, colour) whose value (key, ...) is read right."""
+    out = {}
+    for name in ("value", "key", "color", "shape", "count", "side"):
+        g = GROUP_NAMES.index(name)
+        mine = (labels[..., g] > 0) & (labels[..., g] != IGNORE)
+        if mine.any():
+            logits = projected[mine].float() @ table[ids[g]].T
+            out[name] = (logits.argmax(-1) + 1 == labels[mine][:, g]).float().mean().item()
+    return out
+
+
+def _rate(step: int, steps: int, peak: float) -> float:
+    warm = min(1.0, (step + 1) / 200)
+    return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+
+
