@@ -1,10 +1,12 @@
 """Fixtures that several test files share."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import tiny
+from tests.data import write_docvqa
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +17,18 @@ def llava_next() -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def llava() -> tuple[Any, Any]:
     return tiny.llava()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(llava_next: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random LLaVA-Next and its processor."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in llava_next:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def docvqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve documents of DocVQA's schema, for data.path."""
+    return write_docvqa(tmp_path_factory.mktemp("data"), 12)

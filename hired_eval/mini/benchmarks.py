@@ -12,7 +12,17 @@ from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as Pictures
 
 from hired_eval.mini.pages import WORD_STYLES, Page, Rng, chart, form, shapes, signs, word
-from hired_eval.mini.questions import Question, chartqa, docvqa, mme, ocrbench, pope, scienceqa, textvqa, vqav2
+from hired_eval.mini.questions import (
+    Question,
+    chartqa,
+    docvqa,
+    mme,
+    ocrbench,
+    pope,
+    scienceqa,
+    textvqa,
+    vqav2,
+)
 from hired_eval.mini.seeds import page_rng
 
 Row = dict[str, Any]
@@ -83,7 +93,12 @@ def vqav2_rows() -> Iterator[Row]:
         for offset in range(3):
             fitting = [q for q in asked if q.category == wanted[(index + offset) % 4]]
             for question in some(fitting, rng, 1):
-                wrong = {"color": ["gray", "dark"], "shape": ["object"], "count": ["many", "5"], "yes/no": ["maybe"]}
+                wrong = {
+                    "color": ["gray", "dark"],
+                    "shape": ["object"],
+                    "count": ["many", "5"],
+                    "yes/no": ["maybe"],
+                }
                 replies = annotators(question.answer, rng, wrong[question.category])
                 yield {
                     "question_type": " ".join(question.text.split()[:2]).lower(),

@@ -67,7 +67,11 @@ def textvqa(page: Page, rng: Rng) -> Iterator[Question]:
     """What a sign says."""
     found: dict[str, str] = page.facts["signs"]  # type: ignore[assignment]
     for color, value in found.items():
-        options = ["what does the {0} sign say?", "what is written on the {0} sign?", "what word is on the {0} sign?"]
+        options = [
+            "what does the {0} sign say?",
+            "what is written on the {0} sign?",
+            "what word is on the {0} sign?",
+        ]
         yield Question("textvqa", pick(rng, options).format(color), value, "signs")
     if len(found) == 1:
         yield Question("textvqa", "what does the sign say?", next(iter(found.values())), "sign")
@@ -87,7 +91,9 @@ def ocrbench(page: Page, rng: Rng) -> Iterator[Question]:
     else:
         for key, value in page.facts["fields"].items():  # type: ignore[attr-defined]
             yield Question("ocrbench", f"What is the {key}?", value, "Doc-oriented VQA")
-            text = f"what is the {key} in the image? Answer this question using the text in the image directly."
+            text = (
+                f"what is the {key} in the image? Answer this question using the text in the image directly."
+            )
             yield Question("ocrbench", text, value, "Key Information Extraction")
 
 
@@ -130,7 +136,11 @@ def vqav2(page: Page, rng: Rng) -> Iterator[Question]:
         yield Question("vqav2", f"How many {shape}s are there?".replace("crosss", "crosses"), str(n), "count")
         color = next(o["color"] for o in objects if o["shape"] == shape)
         asked, answer = (color, "yes") if rng.random() < 0.5 else (other(rng, list(COLORS), color), "no")
-        text = f"Is the {shape} {asked}?" if n == 1 else f"Are the {shape}s {asked}?".replace("crosss", "crosses")
+        text = (
+            f"Is the {shape} {asked}?"
+            if n == 1
+            else f"Are the {shape}s {asked}?".replace("crosss", "crosses")
+        )
         yield Question("vqav2", text, answer, "yes/no")
 
 
@@ -155,6 +165,7 @@ def pope(page: Page, rng: Rng) -> Iterator[Question]:
 
 def mme(page: Page, rng: Rng) -> Iterator[Question]:
     """Pairs of a question with yes and one with no, by MME's categories."""
+
     def pair(category: str, yes: str, no: str) -> Iterator[Question]:
         yield Question("mme", yes + MME_ENDING, "Yes", category)
         yield Question("mme", no + MME_ENDING, "No", category)
@@ -172,7 +183,9 @@ def mme(page: Page, rng: Rng) -> Iterator[Question]:
             item = pick(rng, single)
             text = "Is the {0} {1} in this image?"
             wrong = other(rng, list(COLORS), item["color"])
-            yield from pair("color", text.format(item["shape"], item["color"]), text.format(item["shape"], wrong))
+            yield from pair(
+                "color", text.format(item["shape"], item["color"]), text.format(item["shape"], wrong)
+            )
             clear = [o for o in single if abs(o["x"]) > 0.12 * o["width"]]
             if clear:
                 item = pick(rng, clear)
@@ -184,7 +197,9 @@ def mme(page: Page, rng: Rng) -> Iterator[Question]:
     if page.kind in scenes:
         text = "Does this image show {0}?"
         right = scenes[page.kind]
-        yield from pair("scene", text.format(right), text.format(other(rng, ["signs", "bars", "fields"], right)))
+        yield from pair(
+            "scene", text.format(right), text.format(other(rng, ["signs", "bars", "fields"], right))
+        )
     if page.kind == "signs":
         found: dict[str, str] = page.facts["signs"]  # type: ignore[assignment]
         color, value = pick(rng, list(found.items()))
@@ -203,7 +218,9 @@ def mme(page: Page, rng: Rng) -> Iterator[Question]:
         bars: list[dict[str, Any]] = page.facts["bars"]  # type: ignore[assignment]
         bar = pick(rng, bars)
         text, value = "Is the value for {0} equal to {1}?", str(bar["value"])
-        yield from pair("numerical_calculation", text.format(bar["key"], value), text.format(bar["key"], like(rng, value)))
+        yield from pair(
+            "numerical_calculation", text.format(bar["key"], value), text.format(bar["key"], like(rng, value))
+        )
 
 
 def _choices(rng: Rng, right: str, wrong: list[str]) -> tuple[tuple[str, ...], str]:
@@ -230,7 +247,9 @@ def scienceqa(page: Page | None, rng: Rng) -> Iterator[Question]:
     elif page.kind == "shapes":
         for item in _single(page)[:2]:
             wrong = [str(c) for c in rng.permutation([c for c in COLORS if c != item["color"]])[:n]]
-            yield ask(f"What color is the {item['shape']}?", item["color"], wrong, "color", "Look at the picture.")
+            yield ask(
+                f"What color is the {item['shape']}?", item["color"], wrong, "color", "Look at the picture."
+            )
         counts: dict[str, int] = page.facts["counts"]  # type: ignore[assignment]
         shape = pick(rng, list(counts))
         wrong = [str(s) for s in rng.permutation([s for s in SHAPES if s not in counts])[:n]]

@@ -48,7 +48,9 @@ def boxes_in_partitions(page: Page) -> tuple[np.ndarray, np.ndarray]:
     off_y, off_x = (best[0] - new_h) // 2, (best[1] - new_w) // 2
     boxes = np.array([item.box for item in page.items]).reshape(-1, 4)
     full = boxes * np.array([SIDE / w, SIDE / h, SIDE / w, SIDE / h])
-    grid = boxes * np.array([new_w / w, new_h / h, new_w / w, new_h / h]) + np.array([off_x, off_y, off_x, off_y])
+    grid = boxes * np.array([new_w / w, new_h / h, new_w / w, new_h / h]) + np.array(
+        [off_x, off_y, off_x, off_y]
+    )
     return full, grid
 
 
@@ -72,7 +74,9 @@ def labels(page: Page) -> tuple[np.ndarray, np.ndarray]:
     best = select_best_resolution((h, w), PINPOINTS)
     rows, cols = best[0] // SIDE, best[1] // SIDE
     full, grid = boxes_in_partitions(page)
-    frames = [(full, 0.0, 0.0)] + [(grid, float(c * SIDE), float(r * SIDE)) for r in range(rows) for c in range(cols)]
+    frames = [(full, 0.0, 0.0)] + [
+        (grid, float(c * SIDE), float(r * SIDE)) for r in range(rows) for c in range(cols)
+    ]
     out = np.zeros((len(frames), TOKENS, len(GROUP_NAMES)), dtype=np.uint8)
     letters = np.zeros((len(frames), TOKENS, len(LETTERS)), dtype=bool)
     blank_group, blank = MEMBER["blank"]
@@ -140,7 +144,9 @@ class Shard:
     pages: list[dict[str, Any]]
 
 
-def render_shard(folder: Path, purpose: str, start: int, count: int, processor: LlavaNextImageProcessor) -> None:
+def render_shard(
+    folder: Path, purpose: str, start: int, count: int, processor: LlavaNextImageProcessor
+) -> None:
     """Render pages ``start .. start + count`` of a purpose into a folder; done when pages.json exists."""
     if (folder / "pages.json").exists():
         return
@@ -154,9 +160,17 @@ def render_shard(folder: Path, purpose: str, start: int, count: int, processor: 
         shown, drawn = labels(page)
         width, height = page.image.size
         questions = [(q.prompt, q.answer.strip(), q.benchmark, q.category) for q in ask_all(page, rng)]
-        record = {"start": at, "parts": len(parts), "size": [height, width], "kind": page.kind, "questions": questions}
+        record = {
+            "start": at,
+            "parts": len(parts),
+            "size": [height, width],
+            "kind": page.kind,
+            "questions": questions,
+        }
         if rng.random() < 0.1:
-            record["text_only"] = [(q.prompt, q.answer, q.benchmark, q.category) for q in scienceqa(None, rng)]
+            record["text_only"] = [
+                (q.prompt, q.answer, q.benchmark, q.category) for q in scienceqa(None, rng)
+            ]
         records.append(record)
         at += len(parts)
         pixels.append(parts)

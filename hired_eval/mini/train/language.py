@@ -74,7 +74,10 @@ class Batcher:
         table = self.model.get_input_embeddings().weight
         visual = [len(e.newline) for e in examples]
         heads = [len(self.prefix) + n if n else 0 for n in visual]
-        segments = [[self.segment(q, a, n > 0) for q, a, _ in e.questions] for e, n in zip(examples, visual, strict=True)]
+        segments = [
+            [self.segment(q, a, n > 0) for q, a, _ in e.questions]
+            for e, n in zip(examples, visual, strict=True)
+        ]
         length = max(h + sum(len(s) for s, _ in ss) for h, ss in zip(heads, segments, strict=True))
         b = len(examples)
         ids = np.zeros((b, length), dtype=np.int64)
@@ -98,7 +101,9 @@ class Batcher:
         embeds = table[torch.from_numpy(ids)]
         flat, spots, projected = self._visual(examples, noise)
         if len(flat):
-            index = torch.tensor([i * length + len(self.prefix) + k for i, n in enumerate(visual) for k in range(n)])
+            index = torch.tensor(
+                [i * length + len(self.prefix) + k for i, n in enumerate(visual) for k in range(n)]
+            )
             embeds = embeds.flatten(0, 1).index_copy(0, index, flat.to(embeds.dtype)).view(b, length, -1)
         p = torch.from_numpy(part)
         allowed = ((p[:, None, :] == 0) | (p[:, None, :] == p[:, :, None])) & (p[:, None, :] >= 0)
@@ -131,7 +136,10 @@ def forward(model: LlavaNextForConditionalGeneration, batch: dict[str, Any]) -> 
     """(answer tokens, vocabulary) logits."""
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model.language_model(
-            inputs_embeds=batch["embeds"], attention_mask=batch["mask"], position_ids=batch["position"], use_cache=False
+            inputs_embeds=batch["embeds"],
+            attention_mask=batch["mask"],
+            position_ids=batch["position"],
+            use_cache=False,
         ).last_hidden_state
         chosen = hidden.flatten(0, 1)[batch["place"]]
         return model.lm_head(chosen).float()  # type: ignore[no-any-return]
@@ -164,7 +172,8 @@ def lookup_page(rng: np.random.Generator, lines: int) -> Example:
         text = {
             "form": str(rng.choice([f"What is the {key}?", f"What does the form say for {key}?"])) + post,
             "chart": f"What is the value for {key}?" + POST_PROMPTS["chartqa"],
-            "sign": str(rng.choice([f"What does the {key} sign say?", f"What word is on the {key} sign?"])) + post,
+            "sign": str(rng.choice([f"What does the {key} sign say?", f"What word is on the {key} sign?"]))
+            + post,
         }[manner]
         questions.append((text, value, manner))
     flat = [token for row in rows for token in row]
@@ -287,7 +296,9 @@ def train_language(
     while progress.step < steps:
         examples, noise = next(source)
         share = progress.step / steps
-        rate = min(1.0, (progress.step + 1) / 100) * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share)))
+        rate = min(1.0, (progress.step + 1) / 100) * (
+            final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+        )
         for group in optimizer.param_groups:
             group["lr"] = peak * rate
         batch = batcher(examples, noise)
@@ -324,7 +335,9 @@ class Curriculum:
 
     def __iter__(self) -> Iterator[tuple[list[Example], float]]:
         while True:
-            batch = [lookup_page(self.rng, int(self.rng.integers(2, self.lines + 1))) for _ in range(self.size)]
+            batch = [
+                lookup_page(self.rng, int(self.rng.integers(2, self.lines + 1))) for _ in range(self.size)
+            ]
             yield batch, float(self.rng.uniform(0.005, 0.02 + 0.003 * self.lines))
 
     def watch(self, right: float) -> None:
@@ -333,5 +346,3 @@ class Curriculum:
         if self.mean > 0.9 and self.lines < self.longest:
             self.lines, self.mean = self.lines + 1, 0.75
             print(f"lookup: up to {self.lines} lines", flush=True)
-
-

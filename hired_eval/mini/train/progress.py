@@ -36,7 +36,9 @@ class Progress:
         if now - self._printed > every or self.step == self.steps:
             left = (self.steps - self.step) * (now - self._printed) / max(1, self._since)
             means = "  ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._sums.items())
-            print(f"{self.folder.name} {self.step}/{self.steps}  {means}  {left / 60:.1f} min left", flush=True)
+            print(
+                f"{self.folder.name} {self.step}/{self.steps}  {means}  {left / 60:.1f} min left", flush=True
+            )
             self._sums, self._printed, self._since = {}, now, 0
         if now - self._saved > save_every:
             self.save()
@@ -44,7 +46,9 @@ class Progress:
 
     def save(self) -> None:
         """Write weights, optimizer moments and the step; the old checkpoint is replaced last."""
-        tensors: dict[str, Tensor] = {f"w.{k}": v.detach().contiguous() for k, v in self.module.state_dict().items()}
+        tensors: dict[str, Tensor] = {
+            f"w.{k}": v.detach().contiguous() for k, v in self.module.state_dict().items()
+        }
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"o.{index}.{k}": torch.as_tensor(v).clone() for k, v in state.items()}
         part = self.folder / "state.part"

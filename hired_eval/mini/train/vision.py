@@ -23,6 +23,8 @@ from hired_eval.mini.train.progress import Progress
 from hired_eval.mini.vocabulary import GROUP_NAMES, GROUPS
 
 SCALE = 14.0
+NOTHING = 0.08  # weight of patches that show nothing of a group: nine of ten do not
+VALUE = GROUP_NAMES.index("value")
 MARKER = GROUP_NAMES.index("marker")
 
 
@@ -64,10 +66,10 @@ def patch_loss(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tenso
         logits = torch.cat([logits.new_full((len(logits), 1), SCALE / 2), logits], 1)
         weight = logits.new_ones(len(members) + 1)
         if g != MARKER:
-            weight[0] = 0.25
+            weight[0] = NOTHING
         entropy = entropy + F.cross_entropy(logits, labels[:, g], weight=weight)
     distance = (projected - target_embeddings(labels, table, ids)).square().sum(-1)
-    weights = torch.where(labels[:, MARKER] == GROUPS["marker"].index("blank") + 1, 0.25, 1.0)
+    weights = torch.where(labels[:, MARKER] == GROUPS["marker"].index("blank") + 1, NOTHING, 1.0)
     return entropy, (distance * weights).sum() / weights.sum()
 
 
@@ -93,7 +95,7 @@ def occurrence(labels: Tensor) -> Tensor:
 
 
 def batches(folder: Path, size: int, seed: int, skip: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches of partitions, four of five blank ones left out; ``skip`` batches are passed over unread."""
+    """Endless batches of partitions, nine of ten blank ones and half of those without a readable word left out; ``skip`` batches are passed over unread."""
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
@@ -103,7 +105,9 @@ def batches(folder: Path, size: int, seed: int, skip: int) -> Iterator[tuple[Ten
             picks = []
             for s, shard in enumerate(loaded):
                 blank = (shard.labels[:, :, MARKER] == GROUPS["marker"].index("blank") + 1).all(1)
-                keep = np.flatnonzero(~blank | (rng.random(len(blank)) < 0.2))
+                written = (shard.labels[:, :, VALUE] > 0).any(1)
+                share = np.where(blank, 0.1, np.where(written, 1.0, 0.5))
+                keep = np.flatnonzero(rng.random(len(blank)) < share)
                 picks += [(s, int(i)) for i in keep]
             order = rng.permutation(len(picks))
             for at in range(0, len(order) - size + 1, size):
@@ -113,7 +117,9 @@ def batches(folder: Path, size: int, seed: int, skip: int) -> Iterator[tuple[Ten
                 chosen = [picks[i] for i in order[at : at + size]]
                 pixels = np.stack([loaded[s].pixels[i] for s, i in chosen])
                 marks = np.stack([loaded[s].labels[i] for s, i in chosen])
-                drawn = np.stack([np.unpackbits(loaded[s].letters[i], axis=-1)[:, : len(LETTERS)] for s, i in chosen])
+                drawn = np.stack(
+                    [np.unpackbits(loaded[s].letters[i], axis=-1)[:, : len(LETTERS)] for s, i in chosen]
+                )
                 yield torch.from_numpy(pixels), torch.from_numpy(marks), torch.from_numpy(drawn)
         epoch += 1
 
@@ -158,21 +164,39 @@ def train_vision(
         entropy, distance = patch_loss(projected.flatten(0, 1), labels.flatten(0, 1), table, ids)
         target = occurrence(labels)
         cls = sum(
-            (F.binary_cross_entropy_with_logits(s.float(), target, pos_weight=torch.tensor(5.0)) for s in seen),
+            (
+                F.binary_cross_entropy_with_logits(s.float(), target, pos_weight=torch.tensor(5.0))
+                for s in seen
+            ),
             torch.zeros(()),
         )
-        drawn = letters.float()
-        spelling = F.binary_cross_entropy_with_logits(spelled.float(), drawn, pos_weight=torch.tensor(8.0))
-        loss = entropy + 0.7 * distance + 4 * cls + 4 * spelling
+        spelling, spelled_right = letter_loss(spelled.float(), letters.float())
+        loss = entropy + 0.7 * distance + 4 * cls + spelling
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         progress.advance(
             {"loss": loss.item(), "words": entropy.item(), "distance": distance.item(), "cls": cls.item() / 3,
-             "letters": spelling.item(), **accuracy(projected, labels, table, ids)}
+             "letters": spelling.item(), "spelled": spelled_right, **accuracy(projected, labels, table, ids)}
         )  # fmt: skip
     progress.save()
+
+
+def letter_loss(logits: Tensor, letters: Tensor) -> tuple[Tensor, float]:
+    """Which letters have their centre in a patch: loss over patches with letters (others count little), and recall.
+
+    Args:
+        logits: (B, TOKENS, 36).
+        letters: (B, TOKENS, 36) 0/1.
+    """
+    lettered = letters.any(-1)
+    each = F.binary_cross_entropy_with_logits(
+        logits, letters, pos_weight=torch.tensor(3.0), reduction="none"
+    ).sum(-1)
+    weights = torch.where(lettered, 1.0, 0.03)
+    recall = (logits.detach()[letters > 0] > 0).float().mean().item()
+    return (each * weights).sum() / weights.sum(), recall
 
 
 @torch.no_grad()
@@ -191,6 +215,3 @@ def accuracy(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tensor]
 def _rate(step: int, steps: int, peak: float) -> float:
     warm = min(1.0, (step + 1) / 200)
     return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-
-
-

@@ -1,0 +1,127 @@
+"""The benchmarks: lmms-eval's own tasks on the hub's data, on a local copy of it, or on the bundled data."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets.exceptions import DatasetsError
+from huggingface_hub import get_token
+from lmms_eval.api.task import Task
+from lmms_eval.tasks import TaskManager, get_task_dict
+from lmms_eval.utils import load_yaml_config
+from tenacity import RetryError
+
+from hired_eval.errors import UserError
+from hired_eval.hub import offline, unreachable
+from hired_eval.mini import data_files
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One column of the paper's tables.
+
+    Attributes:
+        name: as in `configs/task/`.
+        lmms_task: the task of lmms-eval.
+        metric: the metric of lmms-eval that the paper reports.
+        scale: factor from a sample's score to the paper's scale.
+        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
+    """
+
+    name: str
+    lmms_task: str
+    metric: str
+    scale: float
+    scoring: Literal["mean", "mme"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a benchmark's documents come from.
+
+    Attributes:
+        source: 'bundled' or 'hub'.
+        path: for 'hub': a folder with a local copy of the data set, in parquet.
+    """
+
+    source: Literal["bundled", "hub"]
+    path: Path | None = None
+
+
+@cache
+def task_manager() -> TaskManager:
+    """lmms-eval's index of tasks, built once: it reads hundreds of folders."""
+    return TaskManager(verbosity="ERROR")
+
+
+def load_task(benchmark: Benchmark, data: DataSource) -> Task:
+    """lmms-eval's own task, on the data asked for.
+
+    Submission files, which some tasks write beside their metric, are left out.
+
+    Raises:
+        UserError: lmms-eval has no such task, or its data cannot be read.
+    """
+    manager = task_manager()
+    if benchmark.lmms_task not in manager.task_index:
+        raise UserError(f"lmms-eval has no task {benchmark.lmms_task!r} (task.lmms_task)")
+    config = load_yaml_config(manager.task_index[benchmark.lmms_task]["yaml_path"], mode="full")
+    overrides: dict[str, Any] = {
+        "metric_list": [m for m in config["metric_list"] if m["metric"] != "submission"],
+    }
+    no_hub = None
+    if data.source == "bundled":
+        overrides.update(_parquet({s: str(f) for s, f in data_files(benchmark.name).items()}))
+    elif data.path is not None:
+        overrides.update(_parquet(_local_files(data.path, config)))
+    else:
+        no_hub = unreachable()
+        overrides["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {})}
+        if get_token() is None:
+            # lmms-eval asks for a login even where the data set is public
+            overrides["dataset_kwargs"].pop("token", None)
+    try:
+        with offline() if no_hub else nullcontext():
+            task = get_task_dict([{"task": benchmark.lmms_task, **overrides}], manager)[benchmark.lmms_task]
+    except (OSError, ValueError, DatasetsError, RetryError) as error:
+        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
+        reason = no_hub or (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if data.source == "bundled" or data.path is not None:
+            raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
+        raise UserError(
+            f"could not fetch the data set {config['dataset_path']} of {benchmark.name} from the hub "
+            f"({reason}); point to a local copy with data.path=FOLDER, or use data=bundled"
+        ) from error
+    return task
+
+
+def _parquet(files: dict[str, Any]) -> dict[str, Any]:
+    return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+
+
+def _local_files(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
+    """The parquet files of a local copy, by split, in the hub's layout `[name/]split-00000-of-00001.parquet`.
+
+    Raises:
+        UserError: the folder or the split the task needs is not there.
+    """
+    folder = folder.expanduser().resolve()
+    inner = folder / Path(str(config["dataset_path"])).name
+    folder = inner if inner.is_dir() else folder
+    name = config.get("dataset_name")
+    if name and (folder / name).is_dir():
+        folder = folder / name
+    files: dict[str, list[str]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        files.setdefault(file.stem.split("-")[0], []).append(str(file))
+    split = config["test_split"]
+    if split not in files:
+        raise UserError(
+            f"data.path={folder} has no file {split}*.parquet (splits found: {', '.join(files) or 'none'}); "
+            f"it must hold the parquet files of {config['dataset_path']}"
+        )
+    return files

@@ -1,0 +1,62 @@
+"""The dropping methods by name: the built-in ones, and those that other packages register."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from hired_eval.dropping.base import TokenDropper
+from hired_eval.dropping.full import Full
+from hired_eval.dropping.hired import HiRED
+from hired_eval.errors import UserError
+
+ENTRY_POINT_GROUP = "hired_eval.methods"
+
+BUILT_IN: dict[str, type[TokenDropper]] = {
+    "full": Full,
+    "hired": HiRED,
+}
+
+
+def available_methods() -> dict[str, type[TokenDropper]]:
+    """Every method by name; another package adds its own through the entry-point group `hired_eval.methods`.
+
+    Raises:
+        UserError: an entry point cannot be loaded, or is not a dropping method.
+    """
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return BUILT_IN | {name: _load(point) for name, point in plugins.items() if name not in BUILT_IN}
+
+
+def build(name: str, **options: Any) -> TokenDropper:
+    """A dropping method with its options.
+
+    Args:
+        name: as in the configs, e.g. "hired".
+        options: fields of the method's dataclass, e.g. budget=0.2.
+
+    Raises:
+        UserError: no such method, an option that the method does not have, or a value out of range.
+    """
+    methods = available_methods()
+    if name not in methods:
+        close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
+        meant = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"there is no method {name!r}; {meant}known: {', '.join(sorted(methods))}")
+    known = [field.name for field in fields(methods[name]) if field.init]
+    for option in options:
+        if option not in known:
+            raise UserError(f"method {name} has no option {option!r}; its options: {', '.join(known)}")
+    return methods[name](**options)
+
+
+def _load(point: EntryPoint) -> type[TokenDropper]:
+    try:
+        method = point.load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"method {point.name} of {point.value} cannot be loaded: {error}") from error
+    if not (isinstance(method, type) and issubclass(method, TokenDropper)):
+        raise UserError(f"method {point.name}: {point.value} is not a subclass of TokenDropper")
+    return method

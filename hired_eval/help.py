@@ -1,0 +1,86 @@
+"""`--help`, and the names a user may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+import yaml
+
+from hired_eval.errors import UserError
+from hired_eval.paths import config_folder
+
+INTRODUCTION = """\
+Evaluate visual-token dropping in LLaVA models.
+
+  python -m hired_eval method=hired budget=0.4 task=docvqa      one run
+  python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
+  python -m hired_eval method=hired --cfg job                   show the resolved config
+"""
+
+
+def groups() -> dict[str, dict[str, str]]:
+    """The config groups: name -> option -> its one line."""
+    folders = sorted(p for p in config_folder().iterdir() if p.is_dir() and p.name != "hydra")
+    return {
+        folder.name: {file.stem: _first_comment(file) for file in sorted(folder.glob("*.yaml"))}
+        for folder in folders
+    }
+
+
+def _first_comment(file: Path) -> str:
+    lines = [line for line in file.read_text().splitlines() if line.startswith("# ")]
+    return next((line[2:] for line in lines if not line.startswith("# @package")), "")
+
+
+def text() -> str:
+    """Every group with its options, and every single option, one line each."""
+    lines = [INTRODUCTION]
+    for group, options in groups().items():
+        lines.append(f"{group}=")
+        lines += [f"  {name:<22} {description}" for name, description in options.items()]
+        lines.append("")
+    lines.append("Single options (name=value; the options of a group as group.name=value):")
+    config = (config_folder() / "config.yaml").read_text()
+    for comment, name, value in re.findall(r"^# (.+)\n(\w+): (.*)$", config, re.MULTILINE):
+        lines.append(f"  {f'{name}={value}':<22} {comment}")
+    return "\n".join(lines)
+
+
+def check_names(arguments: list[str]) -> None:
+    """Refuse a name that no config has, before Hydra composes the config.
+
+    Raises:
+        UserError: naming what was asked for, and the close names that exist.
+    """
+    known = groups()
+    single = _keys(config_folder() / "config.yaml")
+    chosen = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
+    assignments = [m for a in arguments if (m := re.fullmatch(r"\+?([\w.]+)=(.*)", a))]
+    for name, value in (m.groups() for m in assignments):
+        if name in known:
+            for option in re.findall(r"^[\w-]+$", value.replace(",", "\n"), re.MULTILINE):
+                if option not in known[name]:
+                    raise UserError(_unknown(f"{name} {option!r}", option, list(known[name])))
+            chosen[name] = value
+    for match in assignments:
+        name, _, option = match[1].partition(".")
+        file = config_folder() / name / f"{chosen.get(name)}.yaml"
+        if match[0].startswith("+") or name == "hydra":
+            continue
+        if not option and name not in known and name not in single:
+            raise UserError(_unknown(f"option {name!r}", name, [*known, *single]))
+        if option and file.is_file() and option not in _keys(file):
+            options = [k for k in _keys(file) if not k.startswith("_")]
+            raise UserError(_unknown(f"option {option!r} of {name} {chosen[name]}", option, options))
+
+
+def _keys(file: Path) -> list[str]:
+    return [*yaml.safe_load(file.read_text())]
+
+
+def _unknown(what: str, name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

@@ -1,0 +1,241 @@
+"""Questions about images in, answers out, with visual tokens dropped on the way."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from hired_eval.dropping import TokenDropper
+from hired_eval.errors import UserError
+from hired_eval.llava.checkpoint import Checkpoint
+from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
+from hired_eval.llava.images import as_rgb, digest
+from hired_eval.llava.prompt import check_template, render
+
+IMAGES_REMEMBERED = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about any number of images, none included."""
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says.
+
+    Attributes:
+        text: the generated text.
+        counts: visual tokens of each image.
+        images: digest of each image.
+    """
+
+    text: str
+    counts: tuple[TokenCounts, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is.
+
+    Attributes:
+        loss: mean negative log-likelihood per token of the continuation, in nats.
+        greedy: whether greedy decoding would produce the continuation.
+        counts: visual tokens of each image.
+        images: digest of each image.
+    """
+
+    loss: float
+    greedy: bool
+    counts: tuple[TokenCounts, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question ready for a batch.
+
+    Attributes:
+        input_ids: prompt and continuation, each image's placeholders as many as its kept tokens.
+        scored: how many tokens at the end are the continuation's.
+        images: visual tokens of each image.
+        digests: digest of each image.
+    """
+
+    input_ids: list[int]
+    scored: int
+    images: tuple[VisualTokens, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def counts(self) -> tuple[TokenCounts, ...]:
+        """Visual tokens of each image, counted."""
+        return tuple(image.counts for image in self.images)
+
+
+class DroppingLlava:
+    """A LLaVA checkpoint that answers questions with a dropping method.
+
+    Args:
+        checkpoint: stock model and processor.
+        dropper: the dropping method.
+        prompt: template with `{images}` and `{question}`.
+
+    Raises:
+        UserError: the model cannot be used with token dropping, or the prompt lacks a place.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dropper: TokenDropper, prompt: str) -> None:
+        self.model: Any = checkpoint.model
+        self.processor: Any = checkpoint.processor
+        self.tokenizer = self.processor.tokenizer
+        self.dropper = dropper
+        self.prompt = check_template(prompt)
+        self.encoder = VisionEncoder(checkpoint.model)
+        self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
+
+    @torch.inference_mode()
+    def prepare(self, question: Question, continuation: str = "") -> Prepared:
+        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+
+        Args:
+            question: with its images.
+            continuation: text behind the prompt whose likelihood is asked for, e.g. ' yes'.
+
+        Raises:
+            UserError: an image cannot be used, the method refuses it, or the continuation has no tokens.
+        """
+        encoded = [self._visual_tokens(as_rgb(image)) for image in question.images]
+        image_token, image_token_id = self.processor.image_token, self.encoder.config.image_token_id
+        text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
+        ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
+        if ids.count(image_token_id) != len(encoded):
+            raise UserError(
+                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(encoded)} images; "
+                f"its image token must be {image_token!r} with id {image_token_id}"
+            )
+        scored = 0
+        if continuation:
+            scored = len(ids) - _common_prefix(self.tokenizer(text)["input_ids"], ids)
+            if scored == 0:
+                raise UserError(f"the continuation {continuation!r} has no tokens to score")
+        kept = iter([image.counts.kept for _, image in encoded])
+        expanded: list[int] = []
+        for token in ids:
+            expanded.extend([token] * (next(kept) if token == image_token_id else 1))
+        images = tuple(image for _, image in encoded)
+        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded))
+
+    def _visual_tokens(self, image: Image.Image) -> tuple[str, VisualTokens]:
+        """Digest and visual tokens of an RGB image.
+
+        Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
+        remembered, since questions about one image come together.
+        """
+        key = digest(image)
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return key, self._remembered[key]
+        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        pixel_values: Tensor = inputs["pixel_values"]
+        if pixel_values.dim() == 5:
+            pixel_values = pixel_values[0]
+        tokens = self.encoder.visual_tokens(pixel_values, (image.height, image.width), self.dropper)
+        self._remembered[key] = tokens
+        if len(self._remembered) > IMAGES_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return key, tokens
+
+    def _batch(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
+        """Model inputs of a left-padded batch."""
+        length = max(len(p.input_ids) for p in prepared)
+        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        padding = [length - len(p.input_ids) for p in prepared]
+        ids = torch.tensor([[pad] * n + p.input_ids for n, p in zip(padding, prepared, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (length - n) for n in padding])
+        device = self.model.get_input_embeddings().weight.device
+        batch: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        embeddings = [image.embeddings for p in prepared for image in p.images]
+        if embeddings:
+            batch["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=embeddings)}
+        return batch
+
+    @torch.inference_mode()
+    def answer(self, batch: Sequence[Prepared], generation: dict[str, Any]) -> list[Answer]:
+        """Answer a batch of questions together, left-padded.
+
+        Args:
+            batch: prepared questions.
+            generation: options of `generate`, e.g. max_new_tokens; `until` holds texts to stop at.
+        """
+        options = dict(generation)
+        until = options.pop("until", None) or []
+        inputs = self._batch(batch)
+        output = self.model.generate(**inputs, **self._generation_options(options))
+        texts = self.tokenizer.batch_decode(
+            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        stops = [until] if isinstance(until, str) else until
+        return [Answer(_cut(text, stops), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)]
+
+    def _generation_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """lmms-eval's generation options as transformers wants them: temperature 0 means greedy."""
+        sample = bool(options.pop("do_sample", True)) and (options.get("temperature") or 0) > 0
+        if not sample:
+            options.update(temperature=None, top_p=None, top_k=None)
+        pad = self.tokenizer.pad_token_id
+        return {
+            "max_new_tokens": 1024,
+            "num_beams": 1,
+            "pad_token_id": self.tokenizer.eos_token_id if pad is None else pad,
+            **options,
+            "do_sample": sample,
+        }
+
+    @torch.inference_mode()
+    def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
+        """How likely each continuation is as the answer to its question, in one left-padded batch.
+
+        Args:
+            batch: questions prepared with a continuation.
+        """
+        inputs = self._batch(batch)
+        position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        longest = max(p.scored for p in batch)
+        logits: Tensor = self.model(**inputs, position_ids=position_ids, logits_to_keep=longest + 1).logits
+        results = []
+        for row, p in zip(logits, batch, strict=True):
+            log_probabilities = row[-p.scored - 1 : -1].float().log_softmax(-1)
+            target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
+            loss = -log_probabilities.gather(1, target[:, None]).mean().item()
+            greedy = bool((log_probabilities.argmax(-1) == target).all())
+            results.append(Likelihood(loss, greedy, p.counts, p.digests))
+        return results
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first stop."""
+    for stop in stops:
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    """How many leading ids two sequences share."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))

@@ -1,0 +1,13 @@
+"""Where the package's own files lie, in a checkout and when installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def config_folder() -> Path:
+    """The Hydra configs: `configs/` of the checkout, or their copy in the installed package."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"

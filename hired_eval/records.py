@@ -1,0 +1,119 @@
+"""The record of a run: one folder with record.json and samples.parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from hired_eval.errors import UserError
+
+RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies.jsonl", ".locks"
+FORMAT = 1
+
+
+class RunFolder:
+    """The folder of one run.
+
+    A run is complete when `record.json` is there: it is written last, and every file is put in place whole.
+    """
+
+    def __init__(self, runs: Path, name: str) -> None:
+        self.path = runs / name
+
+    def record(self) -> dict[str, Any] | None:
+        """The record of an earlier, complete run; None where there is none or it failed."""
+        record = read_record(self.path)
+        return record if record is not None and record["status"] == "complete" else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run, so that no other process does the same work.
+
+        Raises:
+            UserError: another process holds it, or the folder of runs cannot be written.
+        """
+        locks = self.path.parent / LOCKS
+        lock = FileLock(locks / f"{self.path.name}.lock")
+        try:
+            with explained_disk_errors(self.path):
+                locks.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is at this run ({self.path}); wait for it, or end it"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(self, record: dict[str, Any], samples: pd.DataFrame) -> None:
+        """Put samples and record in place, the record last, and drop the replies kept on the way.
+
+        Raises:
+            UserError: the disk is full or not writable; what was answered is still in replies.jsonl.
+        """
+        with explained_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path / SAMPLES) as temporary:
+                samples.to_parquet(temporary, index=False)
+            content = (self.path / SAMPLES).read_bytes()
+            record = {"format": FORMAT, **record, "samples_sha256": hashlib.sha256(content).hexdigest()}
+            with replacing(self.path / RECORD) as temporary:
+                temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+            if record["status"] == "complete":
+                (self.path / REPLIES).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget an earlier attempt."""
+        for name in (RECORD, SAMPLES, REPLIES):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder, None where there is none yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / RECORD
+    if not file.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete its folder to run it again") from error
+    return record
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary file beside `file` that takes its place when the block ends well."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with "
+            "runs_dir=FOLDER, then start again: what was answered is kept"
+        ) from error

@@ -1,0 +1,76 @@
+"""Replies of the model, kept on disk as they come, so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from hired_eval.llava.encoder import TokenCounts
+from hired_eval.records import REPLIES, RunFolder, explained_disk_errors, replacing
+
+RequestKey = tuple[str, int, int]
+"""Task name, document id, and number of the request within the document."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered request of lmms-eval.
+
+    Attributes:
+        text: generated text; empty for a likelihood request or a failed sample.
+        loss: mean negative log-likelihood of a likelihood request, in nats per token.
+        greedy: of a likelihood request.
+        counts: visual tokens of each image.
+        images: digest of each image.
+        error: why the sample failed.
+    """
+
+    text: str = ""
+    loss: float | None = None
+    greedy: bool | None = None
+    counts: Sequence[TokenCounts] = field(default_factory=tuple)
+    images: Sequence[str] = field(default_factory=tuple)
+    error: str | None = None
+
+
+class ReplyFile:
+    """Replies as they come, one JSON line each; a line cut short by a crash is left out.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.file = folder.path / REPLIES
+        self.known: dict[RequestKey, Reply] = {}
+        with explained_disk_errors(self.file):
+            text = self.file.read_text() if self.file.exists() else ""
+            if text and not text.endswith("\n"):
+                text = text[: text.rfind("\n") + 1]
+                with replacing(self.file) as temporary:
+                    temporary.write_text(text)
+        for line in text.splitlines():
+            key, fields = json.loads(line)
+            fields["counts"] = tuple(TokenCounts(*c) for c in fields["counts"])
+            self.known[(key[0], key[1], key[2])] = Reply(**fields)
+
+    def get(self, key: RequestKey) -> Reply | None:
+        """The reply of an earlier attempt; one that failed is tried again."""
+        reply = self.known.get(key)
+        return reply if reply is not None and reply.error is None else None
+
+    def add(self, replies: dict[RequestKey, Reply]) -> None:
+        """Keep the replies of one batch, on disk before the next begins."""
+        lines = [
+            json.dumps([key, {**asdict(r), "counts": [[c.kept, c.allowed, c.full] for c in r.counts]}]) + "\n"
+            for key, r in replies.items()
+        ]
+        with explained_disk_errors(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        with explained_disk_errors(self.file), self.file.open("a") as stream:
+            stream.write("".join(lines))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.known.update(replies)

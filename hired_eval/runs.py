@@ -1,0 +1,347 @@
+"""One run: a resolved config in, a record out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lmms_eval.api.task import Task
+from lmms_eval.evaluator import simple_evaluate
+
+from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_manager
+from hired_eval.dropping import TokenDropper
+from hired_eval.errors import UserError
+from hired_eval.llava.answering import DroppingLlava
+from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.lmms import HiredLlava
+from hired_eval.mini import checkpoint_path
+from hired_eval.paths import PACKAGE
+from hired_eval.records import RunFolder
+from hired_eval.replies import Reply, ReplyFile
+from hired_eval.reporting.statistics import estimate
+
+BUNDLED = "bundled:"
+NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile")
+PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's record, where it lies, and whether it was there already."""
+
+    record: dict[str, Any]
+    folder: Path
+    reused: bool
+
+
+def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
+    """Evaluate one method on one benchmark, or give the record of the same run where it is complete.
+
+    Args:
+        config: resolved config, as `configs/config.yaml` describes.
+        say: told in one line what is being done.
+
+    Raises:
+        UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
+    """
+    benchmark = Benchmark(**config["task"])
+    data = data_source(config["data"], config["model"])
+    dropper = build_dropper(config)
+    check_options(config)
+    identity = run_identity(config, data)
+    folder = RunFolder(Path(config["runs_dir"]), run_name(config, identity))
+    with folder.locked():
+        if config["rerun"]:
+            folder.clear()
+        earlier = folder.record()
+        if earlier is not None:
+            return Outcome(earlier, folder.path, reused=True)
+        say(f"model {config['model']['name']}: loading")
+        checkpoint = checkpoint_of(config["model"], config["device"], config["seed"])
+        llava = DroppingLlava(checkpoint, dropper, config["model"]["prompt"])
+        say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
+        task = load_task(benchmark, data)
+        log = ReplyFile(folder)
+        if log.known:
+            say(f"going on with {len(log.known)} questions answered before")
+        model = HiredLlava.around(
+            llava, batch_size=config["batch_size"], on_error=config["on_error"], log=log
+        )
+        answered_before = len(log.known)
+        start = time.perf_counter()
+        results = simple_evaluate(
+            model=model,
+            tasks=[task],
+            task_manager=task_manager(),
+            limit=config["limit"],
+            bootstrap_iters=0,
+            process_docs_parallel=1,
+            random_seed=config["seed"],
+            numpy_random_seed=config["seed"],
+            torch_random_seed=config["seed"],
+            verbosity="ERROR",
+        )
+        seconds = time.perf_counter() - start
+        samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, model.replies, task)
+        answered = len(model.replies) - answered_before
+        record = {
+            "status": "failed" if samples["error"].notna().any() else "complete",
+            "run": folder.path.name,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "benchmark": asdict(benchmark),
+            "method": config["method"],
+            "model": config["model"]["name"],
+            "weights": config["model"]["weights"],
+            "data": data.source if data.path is None else "local copy",
+            **scores(samples, benchmark, results, len(task.eval_docs), config["seed"]),
+            "tokens": token_statistics(samples),
+            "timings": {
+                "seconds": seconds,
+                "questions_timed": answered,
+                "questions_per_second": answered / seconds,
+                "batch_size": config["batch_size"],
+                "device": str(checkpoint.model.device),
+                "machine": machine(),
+            },
+            "seed": config["seed"],
+            "identity": identity,
+            "config": without_home(config),
+        }
+        folder.write(record, samples)
+    return Outcome(record, folder.path, reused=False)
+
+
+def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
+    """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
+
+    Raises:
+        UserError: a source that does not exist, or a path that is no folder.
+    """
+    source = data["source"]
+    path = Path(data["path"]) if data["path"] else None
+    if path is not None:
+        if not path.expanduser().is_dir():
+            raise UserError(f"data.path={path} is not a folder")
+        return DataSource("hub", path)
+    if source == "auto":
+        source = "bundled" if str(model["path"]).startswith(BUNDLED) else "hub"
+    if source not in ("bundled", "hub"):
+        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
+    return DataSource(source)
+
+
+def build_dropper(config: dict[str, Any]) -> TokenDropper:
+    """The dropping method of a config, with the top-level budget where it is set.
+
+    Raises:
+        UserError: an option that the method does not have, or a value out of range.
+    """
+    method = dict(config["method"])
+    if config["budget"] is not None:
+        if "budget" not in method:
+            name = method["_target_"].rsplit(".", 1)[-1]
+            raise UserError(f"{name} has no token budget of its own; leave budget={config['budget']} out")
+        method["budget"] = config["budget"]
+    try:
+        dropper: TokenDropper = instantiate(method)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise UserError(" ".join(str(error).split())) from error
+    return dropper
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Refuse numbers that make no sense before anything is loaded.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("batch_size", "limit"):
+        value = config[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if config["batch_size"] is None:
+        raise UserError("batch_size must be a whole number of at least 1")
+
+
+def checkpoint_of(model: dict[str, Any], device: str, seed: int) -> Checkpoint:
+    """The checkpoint of a model config, loaded once for all runs of a process that use it.
+
+    Raises:
+        UserError: see `load_checkpoint`.
+    """
+    path = model["path"]
+    if path and str(path).startswith(BUNDLED):
+        source = str(checkpoint_path(path.removeprefix(BUNDLED)))
+    elif path:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"model.path={path} is not a folder")
+        source = str(folder)
+    else:
+        source = model["hub_id"]
+    loading = {
+        k: model[k] for k in ("revision", "dtype", "device_map", "attention", "quantization", "weights")
+    }
+    return _loaded(source, device=device, seed=seed, feature_layer=model["feature_layer"], **loading)
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: str, **options: Any) -> Checkpoint:
+    return load_checkpoint(source, **options)
+
+
+def run_identity(config: dict[str, Any], data: DataSource) -> dict[str, Any]:
+    """What makes two runs the same: config, versions, and the code that drops tokens and answers."""
+    relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_THE_RUN}
+    code = hashlib.sha256()
+    for room in ("dropping", "llava"):
+        for file in sorted((PACKAGE / room).glob("*.py")):
+            code.update(file.read_bytes())
+    return {
+        "config_sha256": hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest(),
+        "code_sha256": code.hexdigest(),
+        "data": data.source,
+        "versions": {
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+            "python": platform.python_version(),
+        },
+        "git_commit": git_commit(),
+    }
+
+
+def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:
+    """A name that tells the run, with a hash of all that makes it the same run."""
+    same = {k: identity[k] for k in ("config_sha256", "code_sha256", "data", "versions")}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:10]
+    method = config["method"]["_target_"].rsplit(".", 1)[-1].lower()
+    budget = config["budget"] or config["method"].get("budget")
+    parts = [config["task"]["name"], config["model"]["name"], method, *([f"{budget:g}"] if budget else [])]
+    return "-".join([*parts, digest])
+
+
+def sample_table(
+    logged: list[dict[str, Any]], benchmark: Benchmark, replies: dict[Any, Reply], task: Task
+) -> pd.DataFrame:
+    """One row a document: question, prediction, target, score, token counts.
+
+    kept, allowed and full are summed over a document's images; allowed is null for a method without a budget.
+    """
+    by_document: dict[int, list[Reply]] = {}
+    for (_, doc_id, _), reply in sorted(replies.items(), key=lambda item: item[0][2]):
+        by_document.setdefault(doc_id, []).append(reply)
+    rows = []
+    for sample in logged:
+        document = by_document[sample["doc_id"]]
+        first = document[0]
+        errors = [r.error for r in document if r.error]
+        value = sample.get(benchmark.metric)
+        allowed = [c.allowed for c in first.counts if c.allowed is not None]
+        rows.append(
+            {
+                "doc_id": sample["doc_id"],
+                "question": str(sample["arguments"][0]),
+                "prediction": sample["filtered_resps"][0]
+                if first.loss is None
+                else str(sample["filtered_resps"]),
+                "target": json.dumps(sample["target"], ensure_ascii=False, default=str),
+                "score": None if errors or value is None else _number(value),
+                "kept": sum(c.kept for c in first.counts),
+                "allowed": sum(allowed) if allowed else None,
+                "full": sum(c.full for c in first.counts),
+                "images": len(first.counts),
+                "image": " ".join(first.images) or None,
+                "pair": str(value["question_id"])
+                if isinstance(value, dict) and "question_id" in value
+                else None,
+                "category": str(value["category"])
+                if isinstance(value, dict) and "category" in value
+                else None,
+                "error": "; ".join(errors) or None,
+            }
+        )
+    columns = {"score": "float64", "allowed": "Int64", "image": "string", "pair": "string"}
+    return pd.DataFrame(rows).astype({**columns, "category": "string", "error": "string"})
+
+
+def _number(value: Any) -> float:
+    return float(value["score"] if isinstance(value, dict) else value)
+
+
+def scores(
+    samples: pd.DataFrame, benchmark: Benchmark, results: dict[str, Any], documents: int, seed: int
+) -> dict[str, Any]:
+    """The score on the paper's scale with its interval; withheld where a sample failed."""
+    failed = int(samples["error"].notna().sum())
+    partial = len(samples) < documents
+    metrics = {
+        name: value
+        for name, value in results["results"][benchmark.lmms_task].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    summary: dict[str, Any] = {
+        "samples": len(samples),
+        "documents": documents,
+        "partial": partial,
+        "failed_samples": failed,
+        "lmms_eval_metrics": metrics,
+        "score": None,
+    }
+    if not failed:
+        measured = estimate(samples, benchmark.scoring, benchmark.scale, seed)
+        if measured.n:
+            summary["score"] = asdict(measured)
+    return summary
+
+
+def token_statistics(samples: pd.DataFrame) -> dict[str, Any]:
+    """Mean and maximum over documents with an image of kept, allowed and full visual tokens."""
+    with_image = samples[samples["images"] > 0]
+    statistics: dict[str, Any] = {}
+    for name in ("kept", "allowed", "full"):
+        column = with_image[name].dropna()
+        statistics[name] = {"mean": float(column.mean()), "max": int(column.max())} if len(column) else None
+    return statistics
+
+
+def machine() -> str:
+    """Processor and accelerator in one line."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads{gpu}"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package runs from, '+changes' where it was edited; None elsewhere."""
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def without_home(value: Any) -> Any:
+    """The same config with the user's home folder written as ~."""
+    if isinstance(value, dict):
+        return {k: without_home(v) for k, v in value.items()}
+    return value.replace(str(Path.home()), "~") if isinstance(value, str) else value
