@@ -1,6 +1,7 @@
 """The bundled small LLaVA-Next and the eight mini benchmarks, for machines without hub and GPU.
 
-``checkpoint_path`` is a model to load with ``from_pretrained``; ``data_files`` is what lmms-eval's tasks read.
+``checkpoint_path`` is a model to load with ``from_pretrained``; ``data_files`` is what lmms-eval's tasks
+read.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def checkpoint_path(name: str = "mini", cache_dir: Path | None = None) -> Path:
     """The folder of a bundled checkpoint.
 
     Args:
-        name: "mini" is a LlavaNextForConditionalGeneration; "mini_1_5" has the same weights as a single-partition
-            LlavaForConditionalGeneration and is written to the cache on first use.
+        name: "mini" is a LlavaNextForConditionalGeneration; "mini_1_5" has the same weights as a
+            single-partition LlavaForConditionalGeneration and is written to the cache on first use.
         cache_dir: instead of the user's cache folder.
 
     Raises:
@@ -70,14 +71,14 @@ def _publish(part: Path, target: Path) -> None:
 def data_files(task: str, cache_dir: Path | None = None) -> dict[str, str]:
     """The parquet files of a mini benchmark: the split that lmms-eval reads, and where it is.
 
-    The file is drawn on first use (seconds) and kept. Two processes may race: both write, the last rename wins.
+    The file is drawn on first use (seconds) and kept. Two processes may race: both write, the last wins.
 
     Args:
         task: vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope or chartqa.
         cache_dir: instead of the user's cache folder.
 
     Raises:
-        UserError: for another task, or if this machine draws other pictures than those the results were made with.
+        UserError: for another task, or if this machine draws other pictures than the bundled results'.
     """
     from hired_eval.mini.benchmarks import SPLITS, write
 

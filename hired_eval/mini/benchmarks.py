@@ -1,4 +1,4 @@
-"""The eight mini benchmarks as parquet files, each in the schema of the real data set that lmms-eval reads."""
+"""The eight mini benchmarks as parquet files, each in the schema of the real data set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ FEATURES: dict[str, Features] = {
     ),
     "textvqa": Features(
         image_id=TEXT, question_id=Value("int32"), question=TEXT, question_tokens=TEXTS, image=Image(),
-        image_width=Value("int32"), image_height=Value("int32"), flickr_original_url=TEXT, flickr_300k_url=TEXT,
+        image_width=Value("int32"), image_height=Value("int32"), flickr_original_url=TEXT,
+        flickr_300k_url=TEXT,
         answers=TEXTS, image_classes=TEXTS, set_name=TEXT, ocr_tokens=TEXTS,
     ),
     "docvqa": Features(
@@ -81,7 +82,7 @@ def annotators(answer: str, rng: Rng, wrong: list[str]) -> list[str]:
 
 
 def vqav2_rows() -> Iterator[Row]:
-    """600 questions, up to three a picture, each kind of question equally often as far as the pictures allow."""
+    """600 questions, up to three a picture, each kind of question as often as the pictures allow."""
     number, index = 0, 0
     wanted = ["color", "shape", "count", "yes/no"]
     kinds = {"color": "other", "shape": "other", "count": "number", "yes/no": "yes/no"}
@@ -104,9 +105,11 @@ def vqav2_rows() -> Iterator[Row]:
                     "question_type": " ".join(question.text.split()[:2]).lower(),
                     "multiple_choice_answer": question.answer,
                     "answers": [
-                        {"answer": a, "answer_confidence": "yes", "answer_id": i + 1} for i, a in enumerate(replies)
+                        {"answer": a, "answer_confidence": "yes", "answer_id": i + 1}
+                        for i, a in enumerate(replies)
                     ],
-                    "image_id": index, "answer_type": kinds[question.category], "question_id": index * 10 + offset,
+                    "image_id": index, "answer_type": kinds[question.category],
+                    "question_id": index * 10 + offset,
                     "question": question.text, "image": image,
                 }  # fmt: skip
                 number += 1
@@ -121,7 +124,8 @@ def scienceqa_rows() -> Iterator[Row]:
         question = some(list(scienceqa(page, rng)), rng, 1)[0]
         yield {
             "image": None if page is None else png(page), "question": question.text,
-            "choices": list(question.choices), "answer": "ABCDE".index(question.answer), "hint": question.hint,
+            "choices": list(question.choices), "answer": "ABCDE".index(question.answer),
+            "hint": question.hint,
             "task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "pictures",
             "category": question.category, "skill": "Read a picture", "lecture": "", "solution": "",
         }  # fmt: skip
@@ -159,7 +163,8 @@ def docvqa_rows() -> Iterator[Row]:
             answers = list(dict.fromkeys([question.answer, question.answer.capitalize()]))
             yield {
                 "questionId": str(number), "question": question.text, "question_types": [question.category],
-                "image": image, "docId": index, "ucsf_document_id": f"mini{index:04d}", "ucsf_document_page_no": "1",
+                "image": image, "docId": index, "ucsf_document_id": f"mini{index:04d}",
+                "ucsf_document_page_no": "1",
                 "answers": answers, "data_split": "val",
             }  # fmt: skip
             number += 1
@@ -221,8 +226,9 @@ def pope_rows() -> Iterator[Row]:
         image = png(page)
         for question in pope(page, rng):
             yield {
-                "id": str(number), "question_id": str(number), "question": question.text, "answer": question.answer,
-                "image_source": f"MINI_test_{found:06d}", "image": image, "category": question.category,
+                "id": str(number), "question_id": str(number), "question": question.text,
+                "answer": question.answer, "image_source": f"MINI_test_{found:06d}", "image": image,
+                "category": question.category,
             }  # fmt: skip
             number += 1
         found += 1

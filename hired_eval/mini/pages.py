@@ -1,7 +1,7 @@
 """Pictures of the mini benchmarks: forms, signs, single words, shapes and charts, drawn from a seed.
 
-A page is laid out in the frame that LLaVA-Next will see (a grid of partitions, letterboxed or not) and drawn at a
-random multiple of that resolution, so that the stock image processor chooses the intended grid.
+A page is laid out in the frame that LLaVA-Next will see (a grid of partitions, letterboxed or not) and
+drawn at a random multiple of that resolution, so that the stock image processor chooses the intended grid.
 """
 
 from __future__ import annotations

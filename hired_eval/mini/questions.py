@@ -1,4 +1,4 @@
-"""Questions about a page, worded for one of the eight benchmarks, and the prompt that lmms-eval makes of them."""
+"""Questions about a page, worded for one of the eight benchmarks, and the prompts made of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 from hired_eval.mini.pages import CO_OCCUR, POPULARITY, Page, Rng
 from hired_eval.mini.vocabulary import COLORS, COUNTS, POST_PROMPTS, SHAPES, VALUES, WORDS
 
-
 MME_ENDING = " Please answer yes or no."
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question for one benchmark; ``category`` is the benchmark's own sub-type; ``choices`` for ScienceQA."""
+    """A question for one benchmark; ``category`` is its own sub-type; ``choices`` for ScienceQA."""
 
     benchmark: str
     text: str
@@ -98,7 +97,7 @@ def ocrbench(page: Page, rng: Rng) -> Iterator[Question]:
 
 
 def chartqa(page: Page, rng: Rng) -> Iterator[Question]:
-    """Values (both splits), and for the human split also which bar has a value, colours and the number of bars."""
+    """Values (both splits), for the human split also colours, the bar of a value, their number."""
     bars: list[dict[str, Any]] = page.facts["bars"]  # type: ignore[assignment]
     values = [b["value"] for b in bars]
     for bar in bars:

@@ -12,8 +12,8 @@ from transformers import AutoProcessor, CLIPImageProcessor, LlavaConfig, LlavaNe
 def write_single_partition(source: Path, target: Path) -> None:
     """Write the weights of a LlavaNextForConditionalGeneration as a LlavaForConditionalGeneration.
 
-    Every tensor but the newline embedding, which a single-partition model has no use for, stays as it is. The picture
-    is squashed to a square, as LLaVA-Next does with its full-image.
+    Every tensor but the newline embedding, which a single-partition model has no use for, stays as it is.
+    The picture is squashed to a square, as LLaVA-Next does with its full-image.
 
     Args:
         source: folder of the LLaVA-Next checkpoint.

@@ -5,8 +5,9 @@ from __future__ import annotations
 WORDS = (
     "maple cedar birch willow aspen olive lemon mango peach grape melon berry apple onion carrot pepper "
     "tiger zebra horse panda otter eagle robin raven falcon salmon shark whale camel koala lizard turtle "
-    "river ocean desert valley island canyon forest garden bridge castle tower market museum harbor station hotel "
-    "piano violin guitar drum flute copper silver marble cotton velvet paper glass anchor candle mirror basket"
+    "river ocean desert valley island canyon forest garden bridge castle tower market museum harbor station "
+    "hotel piano violin guitar drum flute copper silver marble cotton velvet paper glass anchor candle "
+    "mirror basket"
 ).split()
 CODES = "xqzt vrkb jwpf zgdm qhlx bvnk fjtw kpxz wdrq gzhv mxbj tqkf nvzw pjgx hqdv lkzb".split()
 NUMBERS = [str(n) for n in range(10, 100)]

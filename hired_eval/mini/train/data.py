@@ -32,7 +32,8 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 def partitions(image: Any, processor: LlavaNextImageProcessor) -> np.ndarray:
     """(P, 3, SIDE, SIDE) uint8: the stock processor's partitions before scaling and normalising."""
     out = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
-    return out["pixel_values"][0].round().to(torch.uint8).numpy()
+    pixels: np.ndarray = out["pixel_values"][0].round().to(torch.uint8).numpy()
+    return pixels
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
@@ -62,13 +63,15 @@ def _cover(boxes: np.ndarray, x0: float, y0: float) -> np.ndarray:
         start = np.maximum(lo[:, None] - origin, edges)
         stop = np.minimum(hi[:, None] - origin, edges + PATCH)
         along.append(np.clip(stop - start, 0, None) / PATCH)
-    return np.einsum("nx,ny->nyx", along[0], along[1]).reshape(len(boxes), TOKENS)
+    covered: np.ndarray = np.einsum("nx,ny->nyx", along[0], along[1]).reshape(len(boxes), TOKENS)
+    return covered
 
 
 def labels(page: Page) -> tuple[np.ndarray, np.ndarray]:
-    """What every patch shows: (P, TOKENS, groups) uint8, 0 = nothing of the group, IGNORE = unclear; and its letters.
+    """What every patch shows, and its letters.
 
-    A patch shows the item that covers most of it (at least an eighth). Letters: (P, TOKENS, 36) bool.
+    Labels: (P, TOKENS, groups) uint8, 0 = nothing of the group, IGNORE = unclear. A patch shows
+    the item that covers most of it (at least an eighth). Letters: (P, TOKENS, 36) bool.
     """
     w, h = page.image.size
     best = select_best_resolution((h, w), PINPOINTS)
@@ -116,14 +119,14 @@ def token_order(size: tuple[int, int]) -> tuple[np.ndarray, int]:
         size: (height, width) of the picture.
 
     Returns:
-        Indices into the flattened (P, TOKENS): the full-image's, then the unpadded grid's in raster order; and the
-        number of tokens in a row of the unpadded grid.
+        Indices into the flattened (P, TOKENS): the full-image's, then the unpadded grid's in raster order;
+        and the number of tokens in a row of the unpadded grid.
     """
     height, width = size
     best = select_best_resolution(size, PINPOINTS)
     rows, cols = best[0] // SIDE, best[1] // SIDE
-    index = np.arange(rows * cols * TOKENS).reshape(rows, cols, GRID, GRID).transpose(0, 2, 1, 3)
-    index = index.reshape(rows * GRID, cols * GRID) + TOKENS
+    blocks = np.arange(rows * cols * TOKENS).reshape(rows, cols, GRID, GRID).transpose(0, 2, 1, 3)
+    index = blocks.reshape(rows * GRID, cols * GRID) + TOKENS
     now_h, now_w = index.shape
     if width / height > now_w / now_h:
         pad = (now_h - int(round(height * (now_w / width), 7))) // 2
@@ -136,7 +139,7 @@ def token_order(size: tuple[int, int]) -> tuple[np.ndarray, int]:
 
 @dataclass
 class Shard:
-    """Rendered pages: pixels (M, 3, SIDE, SIDE), labels (M, TOKENS, groups), letters, and a record per page."""
+    """Rendered pages: pixels (M, 3, SIDE, SIDE), labels (M, TOKENS, groups), letters, page records."""
 
     pixels: np.ndarray
     labels: np.ndarray

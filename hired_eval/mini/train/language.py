@@ -1,9 +1,9 @@
-"""Stages 2 to 4: the language model learns to look things up, first without and then with the vision tower.
+"""Stages 2 and 3: the language model learns to look things up, first without and then with the vision tower.
 
 Several questions about one page share its visual tokens in one sequence; a block mask keeps them apart.
-A page's visual tokens are either sums of word embeddings with noise (no picture needed: lookup and oracle stages) or
-projected features of the frozen vision tower (joint stage). Tokens are dropped uniformly at random; no token dropping
-method is used.
+A page's visual tokens are either sums of word embeddings with noise (no picture needed: the lookup stage) or
+projected features of the frozen vision tower (joint stage). Tokens are dropped uniformly at random; no token
+dropping method is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ WEIGHTS = {
 class Example:
     """A page's visual tokens in packing order and questions about it.
 
-    ``labels`` (n, groups) and, where there is a picture, ``features`` (n, C); ``newline`` (n,) marks newline tokens.
+    ``labels`` (n, groups) and, where there is a picture, ``features`` (n, C); ``newline`` (n,) marks newline
+    tokens.
     Questions are (question text, answer, benchmark).
     """
 
@@ -63,7 +64,7 @@ class Batcher:
         return self._cache[text]
 
     def segment(self, question: str, answer: str, pictured: bool) -> tuple[list[int], int]:
-        """Token ids of one question with its answer, and how many of them are the answer (with the end token)."""
+        """Token ids of one question with its answer, and how many of them are the answer (end token too)."""
         lead = "\n" if pictured else "USER: "
         said = answer.lower() if answer in ("Yes", "No") else answer
         reply = [*self.tokens(f" {said}"), self.tokenizer.eos_token_id]
@@ -155,7 +156,7 @@ def scores(logits: Tensor, batch: dict[str, Any], examples: list[Example]) -> li
 
 
 def lookup_page(rng: np.random.Generator, lines: int) -> Example:
-    """A page of token labels alone: ``lines`` lines of key and value in the manner of forms, charts or signs."""
+    """A page of token labels alone: ``lines`` lines of key and value, as on forms, charts or signs."""
     manner = str(rng.choice(["form", "chart", "sign"], p=[0.5, 0.2, 0.3]))
     lines = min(lines, 7) if manner == "sign" else lines
     keys = list(COLORS) if manner == "sign" else [k for k in KEYS if (k.islower()) == (manner == "form")]
@@ -208,7 +209,7 @@ def page_example(
     questions: list[tuple[str, str, str]],
     rng: np.random.Generator,
 ) -> Example:
-    """A rendered page: all its tokens with newlines (``keep`` is None) or a uniformly random share without."""
+    """A rendered page: all its tokens with newlines (``keep`` is None) or a random share without."""
     order, row = token_order((record["size"][0], record["size"][1]))
     if keep is None:
         grid = order[TOKENS:].reshape(-1, row)
@@ -310,7 +311,7 @@ def train_language(
             loss = loss + align * (entropy + 0.7 * distance)
             values["align"] = entropy.item()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         verdicts = scores(logits.detach(), batch, examples)

@@ -74,12 +74,16 @@ def build_tokenizer(pages: int = 400) -> PreTrainedTokenizerFast:
     )
 
 
+def build_image_processor() -> LlavaNextImageProcessor:
+    """The stock LLaVA-Next image processor for the mini model's partitions."""
+    size = {"height": SIDE, "width": SIDE}
+    return LlavaNextImageProcessor(size=size, crop_size=size, image_grid_pinpoints=PINPOINTS)
+
+
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
     """The stock LLaVA-Next processor for the mini model."""
-    size = {"height": SIDE, "width": SIDE}
-    images = LlavaNextImageProcessor(size=size, crop_size=size, image_grid_pinpoints=PINPOINTS)
     return LlavaNextProcessor(
-        image_processor=images,
+        image_processor=build_image_processor(),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Progress:
-    """Counts the steps of one stage, prints, saves and resumes weights and optimizer state (safetensors only)."""
+    """Counts the steps of one stage, prints, saves and resumes weights and optimizer state (safetensors)."""
 
     def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self.folder, self.module, self.optimizer, self.steps = folder, module, optimizer, steps

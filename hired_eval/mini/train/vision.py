@@ -1,14 +1,14 @@
 """Stage 1: the vision tower and the projector learn what every patch shows.
 
-Patches are read through the projector and the language model's (fixed) token embeddings: the projected patch must be
-close to the sum of the embeddings of the words it shows. CLS learns which words, shapes and colours occur in its
-partition, at the initial layer, the feature layer and the last layer. Attention is never a target.
+Patches are read through the projector and the language model's (fixed) token embeddings: the projected patch
+must be close to the sum of the embeddings of the words it shows. CLS learns which words, shapes and colours
+occur in its partition, at the initial layer, the feature layer and the last layer. Attention is never a
+target.
 """
 
 from __future__ import annotations
 
 import math
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def target_embeddings(labels: Tensor, table: Tensor, ids: list[Tensor]) -> Tenso
 
 
 def patch_loss(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy per group through the token embeddings, and the squared distance to the sum of embeddings.
+    """Cross-entropy per group through the token embeddings, and squared distance to the sum of embeddings.
 
     Args:
         projected: (M, D) projected patches.
@@ -95,7 +95,10 @@ def occurrence(labels: Tensor) -> Tensor:
 
 
 def batches(folder: Path, size: int, seed: int, skip: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches of partitions, nine of ten blank ones and half of those without a readable word left out; ``skip`` batches are passed over unread."""
+    """Endless batches of partitions; ``skip`` batches are passed over unread.
+
+    Nine of ten blank partitions and half of those without a readable word are left out.
+    """
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
@@ -173,7 +176,7 @@ def train_vision(
         spelling, spelled_right = letter_loss(spelled.float(), letters.float())
         loss = entropy + 0.7 * distance + 4 * cls + spelling
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         progress.advance(
@@ -184,7 +187,7 @@ def train_vision(
 
 
 def letter_loss(logits: Tensor, letters: Tensor) -> tuple[Tensor, float]:
-    """Which letters have their centre in a patch: loss over patches with letters (others count little), and recall.
+    """Which letters have their centre in a patch: loss (patches without letters count little), and recall.
 
     Args:
         logits: (B, TOKENS, 36).
