@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -14,14 +16,21 @@ from transformers import (
     BitsAndBytesConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from hired_eval.errors import UserError
 from hired_eval.hub import unreachable
+from hired_eval.llava.dummy import dummy_model, dummy_processor, published_config
 
 ARCHITECTURES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
+WEIGHTS = ("pretrained", "pickle", "dummy")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+QUANTIZATION = ("none", "8bit", "4bit")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -43,7 +52,7 @@ def load_checkpoint(
     attention: str = "sdpa",
     quantization: str = "none",
     feature_layer: int | None = None,
-    weights: Literal["pretrained", "dummy"] = "pretrained",
+    weights: Literal["pretrained", "pickle", "dummy"] = "pretrained",
     seed: int = 0,
 ) -> Checkpoint:
     """Load a checkpoint for evaluation.
@@ -53,19 +62,28 @@ def load_checkpoint(
         revision: of the hub repository.
         dtype: float32, float16 or bfloat16.
         device: 'auto' (a GPU where there is one), or a torch device.
-        device_map: spread the model over devices, e.g. 'auto'; then `device` is not used.
+        device_map: spread the model over all devices: auto, balanced, balanced_low_0 or sequential; then
+            `device` is not used.
         attention: attention backend of transformers: sdpa, eager or flash_attention_2.
         quantization: none, or 8bit or 4bit weights through bitsandbytes.
         feature_layer: vision feature layer, where it differs from the checkpoint's.
-        weights: 'dummy' builds the architecture with random weights: for efficiency only, never for scores.
+        weights: 'pretrained' reads safetensors alone; 'pickle' also reads *.bin files; 'dummy' builds the
+            architecture with random weights: for efficiency only, never for scores.
         seed: of dummy weights.
 
     Raises:
-        UserError: nothing there, no network, another architecture, damaged weights, no safetensors.
+        UserError: nothing there, no network, another architecture, damaged or missing weights, no safetensors.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    config = _explained(source, AutoConfig.from_pretrained, source, revision=revision)
+    if weights not in WEIGHTS:
+        raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if feature_layer is not None and not isinstance(feature_layer, int):
+        raise UserError(f"feature_layer must be a whole number, e.g. -2, got {feature_layer!r}")
+    check_placement(device_map, attention, quantization, weights)
+    # a local folder's own config comes first; the published architectures need no hub
+    published = published_config(source) if weights == "dummy" else None
+    config = published or _config(source, revision)
     if config.model_type not in ARCHITECTURES:
         raise UserError(
             f"{source} holds a {config.model_type!r} model; supported are {', '.join(ARCHITECTURES)} "
@@ -75,12 +93,18 @@ def load_checkpoint(
         config.vision_feature_layer = feature_layer
     architecture = ARCHITECTURES[config.model_type]
     where = _device(device)
-    processor = _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
+    processor: Any = (
+        _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
+        if published is None
+        else dummy_processor(published)
+    )
     processor.tokenizer.padding_side = "left"
     if weights == "dummy":
-        model = _dummy(architecture, config, DTYPES[dtype], where, attention, seed)
+        model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:
-        model = _explained(
+        if weights == "pretrained":
+            _refuse_pickle(Path(source))
+        model, loading = _explained(
             source,
             architecture.from_pretrained,
             source,
@@ -90,9 +114,50 @@ def load_checkpoint(
             device_map=device_map or where,
             attn_implementation=attention,
             quantization_config=_quantization(quantization, DTYPES[dtype]),
-            use_safetensors=True,
+            use_safetensors=None if weights == "pickle" else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+        # transformers fills such tensors with random numbers and goes on
+        unfit = sorted({*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])})
+        if unfit:
+            raise UserError(
+                f"the weights in {source} do not fit its config.json: {len(unfit)} tensors are missing or of "
+                f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
+            )
     return Checkpoint(model.eval(), processor)
+
+
+def check_placement(device_map: str | None, attention: str, quantization: str, weights: str) -> None:
+    """Refuse what cannot be placed or run here, before anything is loaded.
+
+    Raises:
+        UserError: a value that does not exist, a package that is not installed, or two options that exclude
+            each other.
+    """
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        raise UserError(
+            f"device_map must be one of {', '.join(DEVICE_MAPS)}, or null, got {device_map!r}; one device is "
+            "chosen with device=cpu or device=cuda:0"
+        )
+    if attention not in ATTENTION:
+        raise UserError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(
+            "attention=flash_attention_2 needs the package flash-attn and a CUDA GPU; use attention=sdpa, which "
+            "runs everywhere"
+        )
+    if quantization not in QUANTIZATION:
+        raise UserError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
+    if quantization != "none" and not is_bitsandbytes_available():
+        raise UserError(
+            f"quantization={quantization} needs bitsandbytes: pip install bitsandbytes; or set quantization=none"
+        )
+    if weights == "dummy" and (device_map is not None or quantization != "none"):
+        raise UserError(
+            "weights=dummy goes onto one device unquantized; leave device_map and quantization out, and name it "
+            "with device="
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -108,25 +173,44 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dummy(
-    architecture: Any, config: Any, dtype: torch.dtype, device: torch.device, attention: str, seed: int
-) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    with device:
-        return architecture._from_config(config, dtype=dtype, attn_implementation=attention)
+def _refuse_pickle(folder: Path) -> None:
+    """Refuse a local checkpoint whose weights are pickles alone: loading one can run code.
+
+    Raises:
+        UserError: naming the two ways out.
+    """
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds its weights as pickle (*.bin), which can run code when it is loaded; convert them "
+            "to safetensors, or set model.weights=pickle if you trust their origin"
+        )
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The options of bitsandbytes; the vision tower and the projector stay as they are."""
     if kind == "none":
         return None
-    if kind not in ("8bit", "4bit"):
-        raise UserError(f"quantization must be none, 8bit or 4bit, got {kind!r}")
-    try:
-        return BitsAndBytesConfig(
-            load_in_8bit=kind == "8bit", load_in_4bit=kind == "4bit", bnb_4bit_compute_dtype=dtype
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "8bit",
+        load_in_4bit=kind == "4bit",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+    )
+
+
+def _config(source: str, revision: str | None) -> Any:
+    """The config of a checkpoint in the layout of transformers.
+
+    Raises:
+        UserError: nothing there, or a checkpoint in the original LLaVA layout.
+    """
+    raw, _ = _explained(source, PreTrainedConfig.get_config_dict, source, revision=revision)
+    if "mm_vision_tower" in raw:
+        raise UserError(
+            f"{source} is in the original LLaVA layout; convert a local copy with python "
+            "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
         )
-    except ImportError as error:
-        raise UserError(f"{kind} weights need bitsandbytes: pip install bitsandbytes") from error
+    return _explained(source, AutoConfig.from_pretrained, source, revision=revision)
 
 
 def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
@@ -135,10 +219,12 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
     # without this, transformers tries an unreachable hub for half a minute before it looks at its cache
     no_hub = None if local else unreachable()
     try:
-        return load(*args, local_files_only=local or no_hub is not None, **kwargs)
-    except SafetensorError as error:
+        return load(*args, local_files_only=local or no_hub is not None, trust_remote_code=False, **kwargs)
+    except (SafetensorError, UnpicklingError) as error:
         raise UserError(f"the weights in {source} are damaged ({error}); copy them again") from error
-    except (OSError, ValueError, KeyError) as error:
+    except ImportError as error:
+        raise UserError(f"{source} cannot be loaded here: {error}".splitlines()[0]) from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         reason = no_hub or (str(error).strip() or type(error).__name__).splitlines()[0]
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error

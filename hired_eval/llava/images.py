@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hired_eval.errors import UserError
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, decoded completely.
+@contextmanager
+def whole_pictures() -> Iterator[None]:
+    """Pillow refuses a truncated file while the block runs; lmms-eval makes it fill the rest with grey."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def refuse_deep(image: Image.Image) -> None:
+    """Refuse a picture of more than 8 bits a channel, which Pillow's conversion to RGB clips to white.
 
     Raises:
-        UserError: the file is damaged, or has more than 8 bits a channel, which Pillow would clip.
+        UserError: naming the mode.
     """
     if image.mode in DEEP_MODES:
         raise UserError(
             f"an image of mode {image.mode} has more than 8 bits a channel; convert it to 8 bits first"
         )
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB, decoded completely; of an animation the first frame.
+
+    Raises:
+        UserError: the file is damaged, or has more than 8 bits a channel.
+    """
+    refuse_deep(image)
     try:
         return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
