@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
+from loguru import logger
+from PIL import Image
 from tqdm import tqdm
 
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
+from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
+from hired_eval.llava.images import refuse_deep, whole_pictures
+from hired_eval.llava.memory import is_out_of_memory
 from hired_eval.models import defaults_for, prompt_named
 from hired_eval.replies import Reply, ReplyFile, RequestKey
+
+LESS_MEMORY = (
+    "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), "
+    "or another device"
+)
+
+Answering = Callable[[list[Prepared], dict[str, Any]], list[Reply]]
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """One time that memory ran out: the batch size that did not fit, and the one tried next."""
+
+    batch_size: int
+    retried_with: int
+
+# what Pillow raises for a damaged picture, and the task's own code for a document without the picture it expects
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError, KeyError, TypeError
+)  # fmt: skip
+SECONDS_BETWEEN_LINES = 30
+"""Of the progress bar, where it goes to a file and every update is a line of its own."""
 
 
 class HiredLlava(lmms):  # type: ignore[misc]
@@ -30,6 +59,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             default the prompt of the model config with this hub id, then the processor's chat template.
         revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
+        share_prefix: prefill the prompt up to the question once for all questions about an image.
         options: options of the dropping method, e.g. budget and alpha.
 
     Raises:
@@ -50,6 +80,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         quantization: str = "none",
         feature_layer: int | None = None,
         on_error: str = "stop",
+        share_prefix: bool = True,
         **options: Any,
     ) -> None:
         defaults = defaults_for(pretrained)
@@ -65,7 +96,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
             feature_layer=feature_layer,
         )
         template = prompt_named(prompt) if prompt else defaults.prompt
-        self._start(DroppingLlava(checkpoint, dropper, template), _whole(batch_size), on_error, None)
+        llava = DroppingLlava(checkpoint, dropper, template, share_prefix=share_prefix)
+        self._start(llava, _whole(batch_size), on_error, None)
 
     @classmethod
     def around(
@@ -94,6 +126,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self.on_error = on_error
         self.log = log
         self.replies: dict[RequestKey, Reply] = {}
+        self.out_of_memory: list[OutOfMemory] = []
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Generated text for each request, in the order of the requests."""
@@ -126,60 +159,108 @@ class HiredLlava(lmms):  # type: ignore[misc]
         """
         raise UserError("hired_llava answers single-round tasks; this task asks for several rounds")
 
-    def _replies(
-        self,
-        requests: list[Instance],
-        reply: Callable[[list[Prepared], dict[str, Any]], list[Reply]],
-    ) -> list[Reply]:
+    def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
         """Answer requests in batches of equal generation options, going on from the log if there is one."""
         keys = [_key(r) for r in requests]
         replies = {key: known for key in keys if self.log and (known := self.log.get(key)) is not None}
         waiting = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in replies]
-        groups: dict[str, list[tuple[RequestKey, Instance]]] = {}
+        groups: dict[str, dict[RequestKey, Instance]] = {}
         for key, request in waiting:
-            groups.setdefault(repr(_generation(request)), []).append((key, request))
-        with tqdm(
-            total=len(requests), initial=len(requests) - len(waiting), desc="answering", unit="q"
-        ) as bar:
+            groups.setdefault(repr(_generation(request)), {})[key] = request
+        done = len(requests) - len(waiting)
+        pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+        bar = tqdm(total=len(requests), initial=done, desc="answering", unit="q", mininterval=pause)
+        with bar, whole_pictures():
             for members in groups.values():
-                for start in range(0, len(members), self.batch_size):
-                    batch = dict(members[start : start + self.batch_size])
-                    answered = self._answer_batch(batch, reply)
+                for answered in self._group(members, reply):
                     replies.update(answered)
                     if self.log:
                         self.log.add(answered)
-                    bar.update(len(batch))
+                    bar.update(len(answered))
         self.replies.update(replies)
         return [replies[key] for key in keys]
 
-    def _answer_batch(
-        self,
-        batch: dict[RequestKey, Instance],
-        reply: Callable[[list[Prepared], dict[str, Any]], list[Reply]],
-    ) -> dict[RequestKey, Reply]:
-        """Replies of a batch; where a sample fails, on_error says whether the run stops.
+    def _group(
+        self, requests: dict[RequestKey, Instance], reply: Answering
+    ) -> Iterator[dict[RequestKey, Reply]]:
+        """Replies to requests of equal generation options, as they come; then those that failed.
 
         Raises:
-            UserError: a sample failed; the message names its task and document.
+            UserError: a sample failed, and the run is to stop there; the message names its task and document.
         """
-        prepared: dict[RequestKey, Prepared] = {}
-        replies: dict[RequestKey, Reply] = {}
-        for key, request in batch.items():
-            try:
-                prepared[key] = self._prepared(request)
-            except UserError as error:
-                if self.on_error == "stop":
-                    raise UserError(f"{key[0]} document {key[1]}: {error}") from error
-                replies[key] = Reply(error=str(error))
-        if prepared:
-            generation = _generation(next(iter(batch.values())))
-            try:
-                answered = reply(list(prepared.values()), generation)
-            except (RuntimeError, ValueError, IndexError) as error:
-                error.add_note("while answering " + ", ".join(f"{k[0]} document {k[1]}" for k in prepared))
-                raise
-            replies.update(zip(prepared, answered, strict=True))
-        return replies
+        generation = _generation(next(iter(requests.values())))
+        failed: dict[RequestKey, Reply] = {}
+        stopped_by: list[UserError] = []
+
+        def prepared() -> Iterator[tuple[RequestKey, Prepared]]:
+            for key, request in requests.items():
+                try:
+                    yield key, self._prepared(request)
+                except UserError as error:
+                    try:
+                        failed[key] = self._failure(key, error)
+                    except UserError as stop:
+                        # the questions before it are still answered, so that nothing computed is lost
+                        stopped_by.append(stop)
+                        return
+
+        for window in windows(prepared(), self.batch_size):
+            for batch in batches(window, self.batch_size):
+                yield from self._fitting(dict(batch), generation, reply, failed)
+        if stopped_by:
+            raise stopped_by[0]
+        if failed:
+            yield failed
+
+    def _fitting(
+        self,
+        batch: dict[RequestKey, Prepared],
+        generation: dict[str, Any],
+        reply: Answering,
+        failed: dict[RequestKey, Reply],
+    ) -> Iterator[dict[RequestKey, Reply]]:
+        """Replies to a batch, in parts where it does not fit into memory; smaller batches from then on."""
+        keys = list(batch)
+        done = 0
+        while done < len(keys):
+            part = keys[done : done + self.batch_size]
+            answered = self._attempt({key: batch[key] for key in part}, generation, reply)
+            if answered is not None:
+                yield answered
+                done += len(part)
+                continue
+            # outside the handler of the error, whose traceback would keep the tensors alive
+            self.llava.release()
+            if len(part) == 1:
+                error = UserError(f"memory ran out with one question; {LESS_MEMORY}")
+                failed[part[0]] = self._failure(part[0], error)
+                done += 1
+                continue
+            self.batch_size = len(part) // 2
+            self.out_of_memory.append(OutOfMemory(len(part), self.batch_size))
+            logger.warning(f"memory ran out with {len(part)} questions; going on with {self.batch_size}")
+
+    def _attempt(
+        self, batch: dict[RequestKey, Prepared], generation: dict[str, Any], reply: Answering
+    ) -> dict[RequestKey, Reply] | None:
+        """Replies to a batch; None where memory ran out."""
+        try:
+            return dict(zip(batch, reply(list(batch.values()), generation), strict=True))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                return None
+            error.add_note("while answering " + ", ".join(f"{k[0]} document {k[1]}" for k in batch))
+            raise
+
+    def _failure(self, key: RequestKey, error: UserError) -> Reply:
+        """A failed sample's reply, where such samples are recorded.
+
+        Raises:
+            UserError: the run is to stop at a sample that fails; the message names its task and document.
+        """
+        if self.on_error == "stop":
+            raise UserError(f"{key[0]} document {key[1]}: {error}") from error
+        return Reply(error=str(error))
 
     def _prepared(self, request: Instance) -> Prepared:
         """A request's question with its images encoded.
@@ -188,15 +269,31 @@ class HiredLlava(lmms):  # type: ignore[misc]
             UserError: the document's images cannot be used.
         """
         context, target, doc_to_visual, doc_id, task, split = request.args
-        document = self.task_dict[task][split][doc_id]
         try:
+            document = self.task_dict[task][split][doc_id]
+            # before the task's own conversion to RGB, which hides what was lost
+            for value in document.values():
+                if isinstance(value, Image.Image):
+                    refuse_deep(value)
             visuals = doc_to_visual(document)
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             raise UserError(f"its image cannot be read: {error}") from error
         question = Question(context, tuple(visuals or ()))
-        if request.request_type != "loglikelihood":
-            return self.llava.prepare(question)
-        return self.llava.prepare(question, target if isinstance(target, str) else str(target(document)))
+        continuation = ""
+        if request.request_type == "loglikelihood":
+            continuation = target if isinstance(target, str) else str(target(document))
+        try:
+            return self.llava.prepare(question, continuation)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self.llava.release()
+        try:
+            return self.llava.prepare(question, continuation)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
 
 
 def _key(request: Instance) -> RequestKey:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.llava.images import as_rgb, digest
+from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
 from hired_eval.llava.prompt import check_template, render
 
 IMAGES_REMEMBERED = 16
@@ -71,12 +71,20 @@ class Prepared:
         scored: how many tokens at the end are the continuation's.
         images: visual tokens of each image.
         digests: digest of each image.
+        shared: length of the prompt up to and including the last image, whose KV cache questions about the
+            same images can share; 0: nothing to share.
     """
 
     input_ids: list[int]
     scored: int
     images: tuple[VisualTokens, ...]
     digests: tuple[str, ...]
+    shared: int = 0
+
+    @property
+    def prefix(self) -> Prefix:
+        """The part of the prompt that can be shared."""
+        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images)
 
     @property
     def counts(self) -> tuple[TokenCounts, ...]:
@@ -91,18 +99,23 @@ class DroppingLlava:
         checkpoint: stock model and processor.
         dropper: the dropping method.
         prompt: template with `{images}` and `{question}`.
+        share_prefix: prefill the prompt up to the question once for all questions about the same images.
 
     Raises:
         UserError: the model cannot be used with token dropping, or the prompt lacks a place.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dropper: TokenDropper, prompt: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dropper: TokenDropper, prompt: str, *, share_prefix: bool = True
+    ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
         self.encoder = VisionEncoder(checkpoint.model)
+        self.share_prefix = share_prefix
+        self._prefixes = PrefixCaches(checkpoint.model)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
 
     @torch.inference_mode()
@@ -114,7 +127,8 @@ class DroppingLlava:
             continuation: text behind the prompt whose likelihood is asked for, e.g. ' yes'.
 
         Raises:
-            UserError: an image cannot be used, the method refuses it, or the continuation has no tokens.
+            UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
+                the prompt is longer than the model's context.
         """
         encoded = [self._visual_tokens(as_rgb(image)) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.encoder.config.image_token_id
@@ -134,8 +148,26 @@ class DroppingLlava:
         expanded: list[int] = []
         for token in ids:
             expanded.extend([token] * (next(kept) if token == image_token_id else 1))
+        shared = 0
+        if self.share_prefix and image_token_id in expanded:
+            behind_images = expanded[::-1].index(image_token_id)
+            # the last token of the shared part must not be the one whose logits are wanted
+            shared = len(expanded) - behind_images if behind_images > scored else 0
+        context = self.encoder.config.get_text_config().max_position_embeddings
+        if len(expanded) > context:
+            raise UserError(
+                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context holds "
+                f"{context}"
+            )
         images = tuple(image for _, image in encoded)
-        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded))
+        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+
+    def release(self) -> None:
+        """Free the memory of remembered images and KV caches."""
+        self._remembered.clear()
+        self._prefixes.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _visual_tokens(self, image: Image.Image) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.
@@ -157,20 +189,31 @@ class DroppingLlava:
             self._remembered.popitem(last=False)
         return key, tokens
 
-    def _batch(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
-        """Model inputs of a left-padded batch."""
-        length = max(len(p.input_ids) for p in prepared)
-        pad = self.tokenizer.pad_token_id
-        pad = self.tokenizer.eos_token_id if pad is None else pad
-        padding = [length - len(p.input_ids) for p in prepared]
-        ids = torch.tensor([[pad] * n + p.input_ids for n, p in zip(padding, prepared, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (length - n) for n in padding])
+    @property
+    def _pad(self) -> int:
+        """Id of the padding token."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def _batch(self, prepared: Sequence[Prepared], *, share: bool) -> dict[str, Any]:
+        """Model inputs of a left-padded batch; with a KV cache where all rows have a prefix to share.
+
+        With a cache of length L, rows are padded twice, before the prefix and between prefix and question,
+        and `input_ids` hold both parts, as `generate` expects.
+        """
         device = self.model.get_input_embeddings().weight.device
-        batch: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        embeddings = [image.embeddings for p in prepared for image in p.images]
-        if embeddings:
-            batch["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=embeddings)}
-        return batch
+        prefixes = [p.prefix for p in prepared]
+        if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
+            ids, mask = left_padded([p.input_ids for p in prepared], self._pad)
+            images = [image for p in prepared for image in p.images]
+            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **image_inputs(images)}
+        cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
+        own_ids, own_mask = left_padded([p.input_ids[p.shared :] for p in prepared], self._pad)
+        return {
+            "input_ids": torch.cat([ids, own_ids], dim=1).to(device),
+            "attention_mask": torch.cat([mask, own_mask], dim=1).to(device),
+            "past_key_values": cache,
+        }
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[Prepared], generation: dict[str, Any]) -> list[Answer]:
@@ -182,8 +225,9 @@ class DroppingLlava:
         """
         options = dict(generation)
         until = options.pop("until", None) or []
-        inputs = self._batch(batch)
-        output = self.model.generate(**inputs, **self._generation_options(options))
+        settings = self._generation_options(options)
+        inputs = self._batch(batch, share=settings["num_beams"] == 1)
+        output = self.model.generate(**inputs, **settings)
         texts = self.tokenizer.batch_decode(
             output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
@@ -195,11 +239,10 @@ class DroppingLlava:
         sample = bool(options.pop("do_sample", True)) and (options.get("temperature") or 0) > 0
         if not sample:
             options.update(temperature=None, top_p=None, top_k=None)
-        pad = self.tokenizer.pad_token_id
         return {
             "max_new_tokens": 1024,
             "num_beams": 1,
-            "pad_token_id": self.tokenizer.eos_token_id if pad is None else pad,
+            "pad_token_id": self._pad,
             **options,
             "do_sample": sample,
         }
@@ -211,10 +254,13 @@ class DroppingLlava:
         Args:
             batch: questions prepared with a continuation.
         """
-        inputs = self._batch(batch)
-        position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        inputs = self._batch(batch, share=True)
+        inputs["position_ids"] = positions(inputs["attention_mask"])
+        if "past_key_values" in inputs:
+            cached = inputs["past_key_values"].get_seq_length()
+            inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
-        logits: Tensor = self.model(**inputs, position_ids=position_ids, logits_to_keep=longest + 1).logits
+        logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
         results = []
         for row, p in zip(logits, batch, strict=True):
             log_probabilities = row[-p.scored - 1 : -1].float().log_softmax(-1)

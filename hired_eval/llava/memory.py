@@ -1,0 +1,35 @@
+"""Memory that runs out, and how much of it a KV cache takes."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig
+
+CPU_LIMIT = 2 * 2**30
+CPU_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch means that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or any(m in str(error) for m in CPU_MESSAGES)
+
+
+def kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of the KV cache of one sequence: 2 * layers * KV heads * head dimension * tokens * bytes.
+
+    Args:
+        config: of a LLaVA model.
+        tokens: length of the sequence, visual tokens included.
+        dtype: of the cache.
+    """
+    text = config.text_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens * dtype.itemsize)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """Memory that caches may take: a quarter of what is free on a GPU now, 2 GiB on other devices."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 4
+    return CPU_LIMIT
