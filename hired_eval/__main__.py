@@ -21,7 +21,11 @@ def main() -> None:
         help_text.check_names(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
-    problems = _hydra_app(show_only="--cfg" in arguments or "-c" in arguments)
+    try:
+        problems = _hydra_app(show_only="--cfg" in arguments or "-c" in arguments)
+    except KeyboardInterrupt:
+        print("error: interrupted; start it again to go on where it stopped", file=sys.stderr)
+        sys.exit(130)
     if problems:
         sys.exit(1)
 

@@ -13,6 +13,7 @@ from huggingface_hub import get_token
 from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import load_yaml_config
+from PIL.Image import DecompressionBombError
 from tenacity import RetryError
 
 from hired_eval.errors import UserError
@@ -37,6 +38,17 @@ class Benchmark:
     metric: str
     scale: float
     scoring: Literal["mean", "mme"]
+
+    def __post_init__(self) -> None:
+        """Refuse what a score cannot be computed with.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if self.scoring not in ("mean", "mme"):
+            raise UserError(f"task.scoring must be mean or mme, got {self.scoring!r}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float):
+            raise UserError(f"task.scale must be a number, got {self.scale!r}")
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,22 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     Submission files, which some tasks write beside their metric, are left out.
 
     Raises:
-        UserError: lmms-eval has no such task, or its data cannot be read.
+        UserError: lmms-eval has no such task or metric, or its data cannot be read.
     """
     manager = task_manager()
     if benchmark.lmms_task not in manager.task_index:
         raise UserError(f"lmms-eval has no task {benchmark.lmms_task!r} (task.lmms_task)")
     config = load_yaml_config(manager.task_index[benchmark.lmms_task]["yaml_path"], mode="full")
+    metrics = [m["metric"] for m in config["metric_list"]]
+    if benchmark.metric not in metrics:
+        raise UserError(
+            f"task {benchmark.lmms_task} has no metric {benchmark.metric!r}; it has {', '.join(metrics)}"
+        )
     overrides: dict[str, Any] = {
         "metric_list": [m for m in config["metric_list"] if m["metric"] != "submission"],
     }
-    no_hub = None
+    # with the data on disk there is nothing to ask the hub for
+    no_hub: str | None = "not needed"
     if data.source == "bundled":
         overrides.update(_parquet({s: str(f) for s, f in data_files(benchmark.name).items()}))
     elif data.path is not None:
@@ -87,16 +105,37 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     try:
         with offline() if no_hub else nullcontext():
             task = get_task_dict([{"task": benchmark.lmms_task, **overrides}], manager)[benchmark.lmms_task]
-    except (OSError, ValueError, DatasetsError, RetryError) as error:
+    except (OSError, ValueError, DatasetsError, RetryError, DecompressionBombError) as error:
         cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
-        reason = no_hub or (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if data.source == "bundled" or data.path is not None:
             raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
         raise UserError(
             f"could not fetch the data set {config['dataset_path']} of {benchmark.name} from the hub "
-            f"({reason}); point to a local copy with data.path=FOLDER, or use data=bundled"
+            f"({no_hub or reason}); point to a local copy with data.path=FOLDER, or use data=bundled"
         ) from error
     return task
+
+
+def reset_scorers(task: Task) -> None:
+    """Set the totals of OCRBench's scorer to 0: lmms-eval keeps them for all runs of a process."""
+    for aggregate in task.aggregation().values():
+        totals = getattr(aggregate, "__globals__", {}).get("OCRBench_score", {})
+        totals.update(dict.fromkeys(totals, 0))
+
+
+def whole_pairs(task: Task, limit: int) -> int:
+    """The least number of documents, from `limit` on, that cuts no pair of MME's questions.
+
+    Args:
+        task: MME, whose questions about one picture share category and question_id.
+        limit: number of documents asked for.
+    """
+    documents = task.eval_docs_no_media
+    pairs = list(zip(documents["category"], documents["question_id"], strict=True))
+    while limit < len(pairs) and not set(pairs[:limit]).isdisjoint(pairs[limit:]):
+        limit += 1
+    return limit
 
 
 def _parquet(files: dict[str, Any]) -> dict[str, Any]:

@@ -55,9 +55,15 @@ def check_names(arguments: list[str]) -> None:
         UserError: naming what was asked for, and the close names that exist.
     """
     known = groups()
-    single = _keys(config_folder() / "config.yaml")
+    single = [k for k in _keys(config_folder() / "config.yaml") if k not in ("defaults", "hydra")]
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    for argument in arguments:
+        if argument.startswith("~"):
+            raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
+        if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
+            raise UserError(f"{argument} names several values; add -m to run them all")
     chosen = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
-    assignments = [m for a in arguments if (m := re.fullmatch(r"\+?([\w.]+)=(.*)", a))]
+    assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a))]
     for name, value in (m.groups() for m in assignments):
         if name in known:
             for option in re.findall(r"^[\w-]+$", value.replace(",", "\n"), re.MULTILINE):
@@ -67,7 +73,8 @@ def check_names(arguments: list[str]) -> None:
     for match in assignments:
         name, _, option = match[1].partition(".")
         file = config_folder() / name / f"{chosen.get(name)}.yaml"
-        if match[0].startswith("+") or name == "hydra":
+        # a method of another package may have options that no config here names
+        if name == "hydra" or (option and match[0].startswith("+")):
             continue
         if not option and name not in known and name not in single:
             raise UserError(_unknown(f"option {name!r}", name, [*known, *single]))

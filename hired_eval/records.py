@@ -29,9 +29,18 @@ class RunFolder:
         self.path = runs / name
 
     def record(self) -> dict[str, Any] | None:
-        """The record of an earlier, complete run; None where there is none or it failed."""
+        """The record of an earlier, complete run; None where there is none or it failed.
+
+        Raises:
+            UserError: record or samples are damaged.
+        """
         record = read_record(self.path)
-        return record if record is not None and record["status"] == "complete" else None
+        if record is None or record["status"] != "complete":
+            return None
+        samples = self.path / SAMPLES
+        if not samples.is_file() or _sha256(samples) != record["samples_sha256"]:
+            raise UserError(f"{samples} is damaged; delete its folder or set rerun=true to run it again")
+        return record
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -46,6 +55,9 @@ class RunFolder:
             with explained_disk_errors(self.path):
                 locks.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
+                for name in (RECORD, SAMPLES, REPLIES):
+                    for leftover in self.path.glob(f".{name}.*"):  # of a process that was killed
+                        leftover.unlink()
         except Timeout as error:
             raise UserError(
                 f"another process is at this run ({self.path}); wait for it, or end it"
@@ -65,8 +77,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / SAMPLES) as temporary:
                 samples.to_parquet(temporary, index=False)
-            content = (self.path / SAMPLES).read_bytes()
-            record = {"format": FORMAT, **record, "samples_sha256": hashlib.sha256(content).hexdigest()}
+            record = {"format": FORMAT, **record, "samples_sha256": _sha256(self.path / SAMPLES)}
             with replacing(self.path / RECORD) as temporary:
                 temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
             if record["status"] == "complete":
@@ -74,23 +85,33 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier attempt."""
-        for name in (RECORD, SAMPLES, REPLIES):
-            (self.path / name).unlink(missing_ok=True)
+        with explained_disk_errors(self.path):
+            for name in (RECORD, SAMPLES, REPLIES):
+                (self.path / name).unlink(missing_ok=True)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run's folder, None where there is none yet.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or of another version.
     """
     file = folder / RECORD
     if not file.exists():
         return None
+    again = "delete its folder or set rerun=true to run it again"
     try:
-        record: dict[str, Any] = json.loads(file.read_text())
+        record: Any = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete its folder to run it again") from error
+        raise UserError(f"{file} is damaged ({error}); {again}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{file} is not a record of format {FORMAT}; {again}")
     return record
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from hired_eval.errors import UserError
 from hired_eval.llava.encoder import TokenCounts
 from hired_eval.records import REPLIES, RunFolder, explained_disk_errors, replacing
 
@@ -46,15 +47,20 @@ class ReplyFile:
         self.file = folder.path / REPLIES
         self.known: dict[RequestKey, Reply] = {}
         with explained_disk_errors(self.file):
-            text = self.file.read_text() if self.file.exists() else ""
-            if text and not text.endswith("\n"):
-                text = text[: text.rfind("\n") + 1]
+            content = self.file.read_bytes() if self.file.exists() else b""
+            if content and not content.endswith(b"\n"):
+                content = content[: content.rfind(b"\n") + 1]
                 with replacing(self.file) as temporary:
-                    temporary.write_text(text)
-        for line in text.splitlines():
-            key, fields = json.loads(line)
-            fields["counts"] = tuple(TokenCounts(*c) for c in fields["counts"])
-            self.known[(key[0], key[1], key[2])] = Reply(**fields)
+                    temporary.write_bytes(content)
+        for number, line in enumerate(content.splitlines(), start=1):
+            try:
+                (task, doc_id, index), fields = json.loads(line)
+                counts = tuple(TokenCounts(*c) for c in fields["counts"])
+                self.known[task, doc_id, index] = Reply(**{**fields, "counts": counts})
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"line {number} of {self.file} is damaged; delete the file to answer all questions again"
+                ) from error
 
     def get(self, key: RequestKey) -> Reply | None:
         """The reply of an earlier attempt; one that failed is tried again."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
+import math
 import platform
-import subprocess
+import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,21 +24,21 @@ from hydra.utils import instantiate
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
-from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_manager
+from hired_eval.benchmarks import Benchmark, DataSource, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
+from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.lmms import HiredLlava
 from hired_eval.mini import checkpoint_path
-from hired_eval.paths import PACKAGE
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
 from hired_eval.reporting.statistics import estimate
 
 BUNDLED = "bundled:"
-NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile")
-PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "numpy", "pillow")
+WHOLE_NUMBERS = {"batch_size": 1, "limit": 1, "seed": 0}
+"""Options that are whole numbers, and the least each may be."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
     Raises:
         UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
     """
+    check_options(config)
     benchmark = Benchmark(**config["task"])
     data = data_source(config["data"], config["model"])
     dropper = build_dropper(config)
-    check_options(config)
-    identity = run_identity(config, data)
+    source = checkpoint_source(config["model"])
+    identity = run_identity(config, source, data)
     folder = RunFolder(Path(config["runs_dir"]), run_name(config, identity))
     with folder.locked():
         if config["rerun"]:
@@ -71,33 +74,44 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
         say(f"model {config['model']['name']}: loading")
-        checkpoint = checkpoint_of(config["model"], config["device"], config["seed"])
-        llava = DroppingLlava(checkpoint, dropper, config["model"]["prompt"])
+        checkpoint = checkpoint_of(source, config["model"], config["device"], config["seed"])
+        llava = DroppingLlava(
+            checkpoint, dropper, config["model"]["prompt"], share_prefix=config["share_prefix"]
+        )
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
+        limit = config["limit"]
+        if limit is not None and benchmark.scoring == "mme":
+            limit = whole_pairs(task, limit)
+            if limit != config["limit"]:
+                say(f"limit={config['limit']} would cut a pair of questions: answering {limit}")
         log = ReplyFile(folder)
         if log.known:
             say(f"going on with {len(log.known)} questions answered before")
         model = HiredLlava.around(
             llava, batch_size=config["batch_size"], on_error=config["on_error"], log=log
         )
-        answered_before = len(log.known)
+        answered_before = {key for key in log.known if log.get(key) is not None}
         start = time.perf_counter()
-        results = simple_evaluate(
-            model=model,
-            tasks=[task],
-            task_manager=task_manager(),
-            limit=config["limit"],
-            bootstrap_iters=0,
-            process_docs_parallel=1,
-            random_seed=config["seed"],
-            numpy_random_seed=config["seed"],
-            torch_random_seed=config["seed"],
-            verbosity="ERROR",
-        )
+        reset_scorers(task)
+        # some scorers print, and write a file for a leader board
+        with TemporaryDirectory() as scratch, redirect_stdout(sys.stderr):
+            results = simple_evaluate(
+                model=model,
+                tasks=[task],
+                task_manager=task_manager(),
+                limit=limit,
+                bootstrap_iters=0,
+                process_docs_parallel=1,
+                random_seed=config["seed"],
+                numpy_random_seed=config["seed"],
+                torch_random_seed=config["seed"],
+                verbosity="ERROR",
+                cli_args=Namespace(output_path=scratch, process_with_media=True),
+            )
         seconds = time.perf_counter() - start
         samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, model.replies, task)
-        answered = len(model.replies) - answered_before
+        answered = len(model.replies.keys() - answered_before)
         record = {
             "status": "failed" if samples["error"].notna().any() else "complete",
             "run": folder.path.name,
@@ -114,6 +128,7 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
                 "questions_timed": answered,
                 "questions_per_second": answered / seconds,
                 "batch_size": config["batch_size"],
+                "out_of_memory": [asdict(time) for time in model.out_of_memory],
                 "device": str(checkpoint.model.device),
                 "machine": machine(),
             },
@@ -133,14 +148,16 @@ def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
     """
     source = data["source"]
     path = Path(data["path"]) if data["path"] else None
+    if source not in ("auto", "bundled", "hub"):
+        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
     if path is not None:
+        if source == "bundled":
+            raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
         if not path.expanduser().is_dir():
             raise UserError(f"data.path={path} is not a folder")
         return DataSource("hub", path)
     if source == "auto":
         source = "bundled" if str(model["path"]).startswith(BUNDLED) else "hub"
-    if source not in ("bundled", "hub"):
-        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
     return DataSource(source)
 
 
@@ -166,35 +183,48 @@ def build_dropper(config: dict[str, Any]) -> TokenDropper:
 
 
 def check_options(config: dict[str, Any]) -> None:
-    """Refuse numbers that make no sense before anything is loaded.
+    """Refuse values that make no sense before anything is loaded.
 
     Raises:
         UserError: naming the option.
     """
-    for name in ("batch_size", "limit"):
+    for name, least in WHOLE_NUMBERS.items():
         value = config[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if config["batch_size"] is None:
-        raise UserError("batch_size must be a whole number of at least 1")
+        if value is None and name == "limit":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if config["on_error"] not in ("stop", "record"):
+        raise UserError(f"on_error must be 'stop' or 'record', got {config['on_error']!r}")
 
 
-def checkpoint_of(model: dict[str, Any], device: str, seed: int) -> Checkpoint:
+def checkpoint_source(model: dict[str, Any]) -> str:
+    """Where a model config's checkpoint is: a folder, or an id on the hub.
+
+    Raises:
+        UserError: the folder is not there, or none is named.
+    """
+    path = model["path"]
+    if path and str(path).startswith(BUNDLED):
+        return str(checkpoint_path(path.removeprefix(BUNDLED)))
+    if path:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"model.path={path} is not a folder")
+        return str(folder)
+    if not model["hub_id"]:
+        raise UserError(
+            f"model {model['name']} names no checkpoint; set model.path=FOLDER or model.hub_id=ID"
+        )
+    return str(model["hub_id"])
+
+
+def checkpoint_of(source: str, model: dict[str, Any], device: str, seed: int) -> Checkpoint:
     """The checkpoint of a model config, loaded once for all runs of a process that use it.
 
     Raises:
         UserError: see `load_checkpoint`.
     """
-    path = model["path"]
-    if path and str(path).startswith(BUNDLED):
-        source = str(checkpoint_path(path.removeprefix(BUNDLED)))
-    elif path:
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"model.path={path} is not a folder")
-        source = str(folder)
-    else:
-        source = model["hub_id"]
     loading = {
         k: model[k] for k in ("revision", "dtype", "device_map", "attention", "quantization", "weights")
     }
@@ -204,35 +234,6 @@ def checkpoint_of(model: dict[str, Any], device: str, seed: int) -> Checkpoint:
 @lru_cache(maxsize=1)
 def _loaded(source: str, **options: Any) -> Checkpoint:
     return load_checkpoint(source, **options)
-
-
-def run_identity(config: dict[str, Any], data: DataSource) -> dict[str, Any]:
-    """What makes two runs the same: config, versions, and the code that drops tokens and answers."""
-    relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_THE_RUN}
-    code = hashlib.sha256()
-    for room in ("dropping", "llava"):
-        for file in sorted((PACKAGE / room).glob("*.py")):
-            code.update(file.read_bytes())
-    return {
-        "config_sha256": hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest(),
-        "code_sha256": code.hexdigest(),
-        "data": data.source,
-        "versions": {
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-            "python": platform.python_version(),
-        },
-        "git_commit": git_commit(),
-    }
-
-
-def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:
-    """A name that tells the run, with a hash of all that makes it the same run."""
-    same = {k: identity[k] for k in ("config_sha256", "code_sha256", "data", "versions")}
-    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:10]
-    method = config["method"]["_target_"].rsplit(".", 1)[-1].lower()
-    budget = config["budget"] or config["method"].get("budget")
-    parts = [config["task"]["name"], config["model"]["name"], method, *([f"{budget:g}"] if budget else [])]
-    return "-".join([*parts, digest])
 
 
 def sample_table(
@@ -290,7 +291,7 @@ def scores(
     failed = int(samples["error"].notna().sum())
     partial = len(samples) < documents
     metrics = {
-        name: value
+        name: value if math.isfinite(value) else None
         for name, value in results["results"][benchmark.lmms_task].items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
@@ -323,21 +324,6 @@ def machine() -> str:
     """Processor and accelerator in one line."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads{gpu}"
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that the package runs from, '+changes' where it was edited; None elsewhere."""
-    git = ["git", "-C", str(PACKAGE)]
-    try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def without_home(value: Any) -> Any:

@@ -1,0 +1,92 @@
+"""What makes two runs the same: config, data, weights, versions, and the code that drops and answers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hired_eval.benchmarks import DataSource
+from hired_eval.mini import HASHES
+from hired_eval.paths import PACKAGE
+
+NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile", "on_error")
+PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "numpy", "pillow")
+TAIL = 1 << 20
+
+
+def run_identity(config: dict[str, Any], checkpoint: str, data: DataSource) -> dict[str, Any]:
+    """What the record says about the origin of a run; all but the git commit is part of its name.
+
+    Args:
+        config: resolved.
+        checkpoint: a folder, or an id on the hub.
+        data: where the documents come from.
+    """
+    relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_THE_RUN}
+    code = hashlib.sha256()
+    for room in ("dropping", "llava"):
+        for file in sorted((PACKAGE / room).glob("*.py")):
+            code.update(file.read_bytes())
+    documents: str | None = None
+    if data.path is not None:
+        documents = fingerprint(data.path.expanduser(), "*.parquet")
+    elif data.source == "bundled":
+        documents = json.loads(HASHES.read_text()).get(config["task"]["name"])
+    return {
+        "config_sha256": hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest(),
+        "code_sha256": code.hexdigest(),
+        "checkpoint": fingerprint(Path(checkpoint), "*") if Path(checkpoint).is_dir() else None,
+        "data": data.source,
+        "documents": documents,
+        "versions": {
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+            "python": platform.python_version(),
+        },
+        "git_commit": git_commit(),
+    }
+
+
+def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:
+    """A name that tells the run, with a hash of all that makes it the same run."""
+    same = {k: v for k, v in identity.items() if k != "git_commit"}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:10]
+    method = config["method"]["_target_"].rsplit(".", 1)[-1].lower()
+    budget = config["budget"] or config["method"].get("budget")
+    parts = [config["task"]["name"], config["model"]["name"], method, *([f"{budget:g}"] if budget else [])]
+    return re.sub(r"[^\w.-]", "_", "-".join([*parts, digest]))
+
+
+def fingerprint(folder: Path, pattern: str) -> str:
+    """A hash of the files under a folder: their names, sizes, and the last mebibyte of each.
+
+    Reading no more takes milliseconds where the weights are 26 GB; another training changes the tail as well.
+    """
+    content = hashlib.sha256()
+    for file in sorted(f for f in folder.rglob(pattern) if f.is_file()):
+        size = file.stat().st_size
+        content.update(f"{file.relative_to(folder)} {size} ".encode())
+        with file.open("rb") as stream:
+            stream.seek(max(0, size - TAIL))
+            content.update(stream.read())
+    return content.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package runs from, '+changes' where it was edited; None elsewhere."""
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.strip() + ("+changes" if changed.stdout.strip() else "")
