@@ -1,13 +1,45 @@
 """Evaluate visual-token dropping in LLaVA models: HiRED and its baselines on lmms-eval."""
 
 from hired_eval.dropping import (
+    DivPrune,
+    Downsample,
+    EvenSplit,
+    FasterVLM,
     Full,
     HiRED,
+    HiREDReleased,
     KeptTokens,
     PartitionLayout,
+    PruMerge,
+    PruMergeBudget,
+    PruMergePlus,
+    Random,
+    Spatial,
     TokenDropper,
+    TopKCLS,
     VisionEncoding,
+    VisionZip,
 )
 
 __version__ = "0.1.0"
-__all__ = ["Full", "HiRED", "KeptTokens", "PartitionLayout", "TokenDropper", "VisionEncoding", "__version__"]
+__all__ = [
+    "DivPrune",
+    "Downsample",
+    "EvenSplit",
+    "FasterVLM",
+    "Full",
+    "HiRED",
+    "HiREDReleased",
+    "KeptTokens",
+    "PartitionLayout",
+    "PruMerge",
+    "PruMergeBudget",
+    "PruMergePlus",
+    "Random",
+    "Spatial",
+    "TokenDropper",
+    "TopKCLS",
+    "VisionEncoding",
+    "VisionZip",
+    "__version__",
+]

@@ -1,4 +1,4 @@
-"""What all dropping methods share: the interface, the budget, and the selection by score."""
+"""What all dropping methods share: the interface and the token budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from math import floor
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens, pack
@@ -36,6 +35,32 @@ def require_share(name: str, value: object, *, zero_allowed: bool) -> None:
         raise UserError(f"{name} must be {interval}, got {value}")
 
 
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of `choices`.
+
+    Raises:
+        UserError: naming the option, the value and the choices.
+    """
+    if value not in choices:
+        raise UserError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def require_whole(name: str, value: object) -> None:
+    """Refuse a value that is not a whole number of at least 0.
+
+    Raises:
+        UserError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
+def even_counts(budget: int, partitions: int) -> list[int]:
+    """A budget split evenly over the partitions; the first ones get what is left over, one token each."""
+    each, left = divmod(budget, partitions)
+    return [each + (i < left) for i in range(partitions)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenDropper(ABC):
     """A dropping method: a vision encoding in, the kept tokens out.
@@ -45,15 +70,17 @@ class TokenDropper(ABC):
     """
 
     needs_keys: ClassVar[bool] = False
-    """Whether `drop` reads the last layer's keys and CLS query."""
+    """Whether `drop` reads keys and the CLS query."""
+    key_layer: ClassVar[Literal["last", "feature"]] = "last"
+    """Where keys are read: in the vision tower's last layer, or in the layer that feeds the projector."""
     grid_order: ClassVar[bool] = True
-    """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens)."""
+    """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens, which
+    keep their own order, and are put in raster order only where newline tokens mark its rows)."""
     newline: Literal["none", "rows"] = "none"
     """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
 
     def __post_init__(self) -> None:
-        if self.newline not in ("none", "rows"):
-            raise UserError(f"newline must be 'none' or 'rows', got {self.newline!r}")
+        require_choice("newline", self.newline, ("none", "rows"))
 
     @abstractmethod
     def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
@@ -78,7 +105,8 @@ class TokenDropper(ABC):
 
     def pack(self, kept: KeptTokens, layout: PartitionLayout) -> PackedTokens:
         """Put kept tokens in the order of the language model's input."""
-        return pack(kept, layout, newline=self.newline == "rows", grid_order=self.grid_order)
+        newline = self.newline == "rows"
+        return pack(kept, layout, newline=newline, grid_order=self.grid_order or newline)
 
     def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
         """Apply the method to a stock LLaVA model of transformers for the length of a `with` block.
@@ -93,10 +121,7 @@ class TokenDropper(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetedDropper(TokenDropper):
-    """A method that keeps, in each partition, the tokens of highest score within an allocated number.
-
-    Subclasses say how the budget is allocated to partitions and how tokens are scored.
-    """
+    """A method held to a token budget; subclasses say what they keep within a number of tokens."""
 
     budget: float = 0.2
     """Token budget as a share of P * N, above 0 and at most 1."""
@@ -106,33 +131,26 @@ class BudgetedDropper(TokenDropper):
         require_share("budget", self.budget, zero_allowed=False)
 
     @abstractmethod
-    def allocate(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[int]:
-        """Tokens that each of the P partitions may keep; their sum is at most `budget`."""
-
-    @abstractmethod
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
-        """Feature importance score of each token, (P, N)."""
+    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+        """At most `budget` tokens of one image, newline tokens not counted."""
 
     def allowed(self, layout: PartitionLayout) -> int:
         """floor(budget * P * N)."""
         return floor_share(self.budget, layout.total_tokens)
 
     def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
-        """Allocate the budget, then keep each partition's tokens of highest score in raster order."""
-        counts = self.allocate(encoding, layout, self.allowed(layout))
-        return keep_highest(self.score(encoding, layout), counts, encoding.features)
-
-
-def keep_highest(scores: Tensor, counts: list[int], features: Tensor) -> KeptTokens:
-    """Keep the `counts[i]` tokens of highest score of partition i, in raster order.
-
-    Among equal scores the lower position wins, so that the choice does not depend on the device.
-
-    Args:
-        scores: (P, N).
-        counts: P numbers, at most N each.
-        features: (P, N, C).
-    """
-    ranked = scores.argsort(dim=1, descending=True, stable=True)
-    indices = [ranked[i, :n].sort().values for i, n in enumerate(counts)]
-    return KeptTokens(indices, [features[i, kept] for i, kept in enumerate(indices)])
+        """Keep what the budget allows; with newline tokens, as many tokens as leave room for them."""
+        allowed = self.allowed(layout)
+        kept = self.keep(encoding, layout, allowed)
+        if self.newline == "none" or self.pack(kept, layout).length <= allowed:
+            return kept
+        fits, too_many = 0, allowed
+        kept = self.keep(encoding, layout, fits)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            candidate = self.keep(encoding, layout, middle)
+            if self.pack(candidate, layout).length <= allowed:
+                fits, kept = middle, candidate
+            else:
+                too_many = middle
+        return kept

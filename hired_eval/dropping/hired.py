@@ -3,55 +3,97 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import BudgetedDropper, floor_share, require_share
+from hired_eval.dropping.base import floor_share, require_choice, require_share, require_whole
 from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.selection import CLSAttentionDropper
 from hired_eval.dropping.types import VisionEncoding
+from hired_eval.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiRED(BudgetedDropper):
+class HiRED(CLSAttentionDropper):
     """High-resolution early dropping: an initial layer allocates the budget, the final layer spends it.
 
     The full-image gets alpha of the budget; the sub-images share the rest by their visual content score:
     the initial layer's CLS-attention of the full-image in the region that each sub-image covers (Eq. 1).
     Each partition keeps its tokens of highest feature importance score: the final layer's CLS-attention,
-    summed over heads (Eq. 2).
+    summed over heads (Eq. 2). The options after alpha are the design choices of the paper's Table 5.
     """
 
     alpha: float = 0.5
     """Share of the budget that goes to the full-image, 0 to 1."""
-    initial_layer: int = 0
-    """Layer of the visual content score."""
-    final_layer: int | None = None
-    """Layer of the feature importance score; None: the layer whose output feeds the projector."""
+    distribute: Literal["content", "even"] = "content"
+    """How sub-images share their part: by visual content score, or evenly."""
+    initial_layer: int | None = 0
+    """Layer of the visual content score; None: the layer whose output feeds the projector."""
+    heads: Literal["sum", "single"] = "sum"
+    """Both scores from all heads, summed, or from one head alone."""
+    head: int = 0
+    """Which head, with heads='single'."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_share("alpha", self.alpha, zero_allowed=True)
+        require_choice("distribute", self.distribute, ("content", "even"))
+        require_choice("heads", self.heads, ("sum", "single"))
+        require_whole("head", self.head)
+        if self.initial_layer is not None:
+            require_whole("initial_layer", self.initial_layer)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
-        """The initial and the final layer."""
-        return frozenset(
-            {self.initial_layer, feature_layer if self.final_layer is None else self.final_layer}
-        )
+        """The final layer, and the initial layer where the visual content score is used.
 
-    def allocate(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[int]:
-        """Algorithm 1, lines on budgets: alpha for the full-image, the rest by visual content score."""
-        most = layout.tokens_per_partition
+        Raises:
+            UserError: the initial layer lies behind the feature layer, and no final layer is named.
+        """
+        final = super().attention_layers(feature_layer)
+        if self.distribute == "even":
+            return final
+        initial = feature_layer if self.initial_layer is None else self.initial_layer
+        if self.final_layer is None and initial > feature_layer:
+            raise UserError(
+                f"initial_layer={initial} lies behind the layer that feeds the projector ({feature_layer}); "
+                "name final_layer too"
+            )
+        return final | {initial}
+
+    def quotas(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[float]:
+        """Algorithm 1, lines on budgets: alpha for the full-image, the rest by visual content score.
+
+        Where the full-image has no attention on any sub-image, the sub-images share evenly.
+        """
         if layout.sub_images == 0:
-            return [min(budget, most)]
+            return [float(budget)]
         full_image = floor_share(self.alpha, budget)
-        content = visual_content_score(encoding.attention_at(self.initial_layer)[0], layout)
-        sub_images = ((budget - full_image) * content / content.sum()).floor().long().tolist()
-        return [min(n, most) for n in (full_image, *sub_images)]
+        content = torch.ones(layout.sub_images, dtype=torch.float64)
+        if self.distribute == "content":
+            attention = self._of_heads(encoding.attention_at(self.initial_layer)[0])
+            measured = visual_content_score(attention, layout)
+            content = measured if measured.sum() > 0 else content
+        return [float(full_image), *((budget - full_image) * content / content.sum()).tolist()]
 
     def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads (Eq. 2)."""
-        return encoding.attention_at(self.final_layer).float().sum(dim=1)
+        return self._of_heads(encoding.attention_at(self.final_layer)).float().sum(dim=-2)
+
+    def _of_heads(self, attention: Tensor) -> Tensor:
+        """(..., heads, N) -> the heads that count.
+
+        Raises:
+            UserError: the layer has no head of that number.
+        """
+        if self.heads == "sum":
+            return attention
+        if self.head >= attention.shape[-2]:
+            raise UserError(
+                f"head={self.head}, and the vision tower has heads 0 to {attention.shape[-2] - 1}"
+            )
+        return attention[..., self.head : self.head + 1, :]
 
 
 def visual_content_score(attention: Tensor, layout: PartitionLayout) -> Tensor:

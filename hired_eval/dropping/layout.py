@@ -86,6 +86,15 @@ class PartitionLayout:
         padding = (width - used) // 2
         return 0, height, padding, width - padding
 
+    def unpadded_mask(self) -> Tensor:
+        """(P, N) bool: the tokens that are left after padding is removed; all of the full-image."""
+        top, bottom, left, right = self.unpadded()
+        grid = torch.zeros(self.rows * self.side, self.cols * self.side, dtype=torch.bool)
+        grid[top:bottom, left:right] = True
+        tiles = grid.view(self.rows, self.side, self.cols, self.side).transpose(1, 2)
+        full_image = torch.ones(1, self.tokens_per_partition, dtype=torch.bool)
+        return torch.cat([full_image, tiles.reshape(self.sub_images, self.tokens_per_partition)])
+
     def regions(self) -> Tensor:
         """How much of each full-image patch lies in the region that each sub-image covers.
 

@@ -62,15 +62,21 @@ def pack(kept: KeptTokens, layout: PartitionLayout, *, newline: bool, grid_order
 
 
 def _grid_order(partition: Tensor, index: Tensor, layout: PartitionLayout) -> tuple[Tensor, Tensor]:
-    """Positions of the tokens that survive, in packing order, and their row in the grid (-1: full-image)."""
+    """Positions of the tokens that survive, in packing order, and their row in the grid (-1: none).
+
+    A token made of many has no place in the grid: the full-image's comes behind its other tokens, those of
+    the sub-images come behind the grid.
+    """
     sub_image = partition - 1
     y = torch.div(sub_image, layout.cols, rounding_mode="floor") * layout.side + index // layout.side
     x = sub_image % layout.cols * layout.side + index % layout.side
     top, bottom, left, right = layout.unpadded()
-    in_full_image = partition == 0
-    survives = in_full_image | ((y >= top) & (y < bottom) & (x >= left) & (x < right))
-    y = torch.where(in_full_image, -1, y)
-    key = torch.where(in_full_image, index - layout.tokens_per_partition, y * layout.cols * layout.side + x)
+    in_full_image, of_many = partition == 0, index < 0
+    survives = in_full_image | of_many | ((y >= top) & (y < bottom) & (x >= left) & (x < right))
+    behind = layout.total_tokens
+    key = torch.where(of_many, behind + partition, y * layout.cols * layout.side + x)
+    key = torch.where(in_full_image, torch.where(of_many, behind, index) - 2 * behind, key)
+    row = torch.where(in_full_image | of_many, -1, y)
     survivors = survives.nonzero().squeeze(1)
     order = survivors[key[survivors].argsort(stable=True)]
-    return order, y[order]
+    return order, row[order]

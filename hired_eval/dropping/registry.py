@@ -8,15 +8,37 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hired_eval.dropping.base import TokenDropper
+from hired_eval.dropping.divprune import DivPrune
+from hired_eval.dropping.downsample import Downsample
+from hired_eval.dropping.even_split import EvenSplit
+from hired_eval.dropping.fastervlm import FasterVLM
 from hired_eval.dropping.full import Full
 from hired_eval.dropping.hired import HiRED
+from hired_eval.dropping.hired_released import HiREDReleased
+from hired_eval.dropping.prumerge import PruMerge, PruMergeBudget, PruMergePlus
+from hired_eval.dropping.random_tokens import Random
+from hired_eval.dropping.spatial import Spatial
+from hired_eval.dropping.topk_cls import TopKCLS
+from hired_eval.dropping.visionzip import VisionZip
 from hired_eval.errors import UserError
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
 
 BUILT_IN: dict[str, type[TokenDropper]] = {
     "full": Full,
+    "spatial": Spatial,
+    "prumerge": PruMerge,
+    "prumerge_plus": PruMergePlus,
+    "prumerge_budget": PruMergeBudget,
     "hired": HiRED,
+    "hired_released": HiREDReleased,
+    "random": Random,
+    "topk_cls": TopKCLS,
+    "even_split": EvenSplit,
+    "downsample": Downsample,
+    "visionzip": VisionZip,
+    "fastervlm": FasterVLM,
+    "divprune": DivPrune,
 }
 
 

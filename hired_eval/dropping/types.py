@@ -19,9 +19,9 @@ class VisionEncoding:
         features: (P, N, C) output of the feature layer, before the projector, CLS removed.
         cls_attention: layer -> (P, heads, N): the CLS row of the attention, softmax over CLS and
             patches, the CLS column removed afterwards (so a row sums to less than 1).
-        keys: (P, 1 + N, C) key projections of the vision tower's last layer, CLS first;
+        keys: (P, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
             only where a method asks for them.
-        cls_query: (P, C) query projection of CLS in the last layer; likewise.
+        cls_query: (P, C) query projection of CLS in that layer; likewise.
     """
 
     features: Tensor
@@ -42,11 +42,28 @@ class VisionEncoding:
             known = ", ".join(str(i) for i in sorted(self.cls_attention))
             raise UserError(f"CLS-attention of layer {layer} is not there; recorded layers: {known}")
         attention = self.cls_attention[layer]
-        if bool(torch.isnan(attention).any()):
-            raise UserError(
-                f"CLS-attention of layer {layer} holds NaN; try another dtype, e.g. model.dtype=float32"
-            )
+        refuse_nan(f"CLS-attention of layer {layer}", attention)
         return attention
+
+    def keys_and_query(self) -> tuple[Tensor, Tensor]:
+        """Keys (P, 1 + N, C) and CLS query (P, C).
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        if self.keys is None or self.cls_query is None:
+            raise UserError("this dropping method needs keys and the CLS query, and the encoding lacks them")
+        return self.keys, self.cls_query
+
+
+def refuse_nan(what: str, values: Tensor) -> None:
+    """Stop where numbers that decide what is kept are not numbers.
+
+    Raises:
+        UserError: naming what holds NaN.
+    """
+    if bool(torch.isnan(values).any()):
+        raise UserError(f"{what} holds NaN; try another dtype, e.g. model.dtype=float32")
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,9 @@ class VisionEncoder:
                     f"{type(dropper).__name__} asks for CLS-attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
+        key_layer = last if dropper.key_layer == "last" else self.feature_layer
         if dropper.needs_keys:
-            wanted.add(last)
+            wanted.add(key_layer)
         with _recorded_projections([layers[i] for i in sorted(wanted)]) as recorded:
             features = self._run(pixel_values, max(wanted, default=0))
         by_layer = dict(zip(sorted(wanted), recorded, strict=True))
@@ -147,8 +148,8 @@ class VisionEncoder:
                 i: cls_attention(by_layer[i]["query"], by_layer[i]["keys"], heads)
                 for i in sorted(dropper.attention_layers(self.feature_layer))
             },
-            keys=by_layer[last]["keys"] if dropper.needs_keys else None,
-            cls_query=by_layer[last]["query"] if dropper.needs_keys else None,
+            keys=by_layer[key_layer]["keys"] if dropper.needs_keys else None,
+            cls_query=by_layer[key_layer]["query"] if dropper.needs_keys else None,
         )
 
     def _run(self, pixel_values: Tensor, deepest_projection: int) -> Tensor:

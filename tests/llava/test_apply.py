@@ -1,13 +1,11 @@
 """Dropping on stock models: Full equals stock token for token, and nothing is left behind."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from hired_eval import Full, HiRED, PartitionLayout, VisionEncoding
-from hired_eval.dropping import BudgetedDropper
+from hired_eval import EvenSplit, Full, HiRED
 from hired_eval.errors import UserError
 from tests import tiny
 
@@ -52,17 +50,6 @@ def test_full_is_stock_for_a_batch(architecture: str, request: pytest.FixtureReq
         assert len(set(map(tuple, stock[:, -6:].tolist()))) > 1, "answers must depend on the picture"
         with Full()(model):
             assert generate(model, inputs, **options).equal(stock)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvenSplit(BudgetedDropper):
-    """Every partition may keep the same number of tokens; the score does not matter at budget 1."""
-
-    def allocate(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[int]:
-        return [budget // layout.partitions] * layout.partitions
-
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> torch.Tensor:
-        return encoding.features.sum(dim=-1)
 
 
 def test_a_budget_of_one_with_nothing_dropped_is_stock(llava_next: tuple[Any, Any]) -> None:

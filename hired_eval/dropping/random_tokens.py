@@ -1,0 +1,45 @@
+"""Random: the baseline that every method must beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hired_eval.dropping.base import require_whole
+from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.selection import SelectingDropper, highest_overall
+from hired_eval.dropping.types import VisionEncoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(SelectingDropper):
+    """Tokens drawn evenly from all partitions.
+
+    The draw depends on the seed, the grid and the image's size alone, so that it is the same at any batch
+    size, in any order and on any device. Images of one size share a draw; vary the seed to average over
+    draws.
+    """
+
+    seed: int = 0
+    """Seed of the draw, at least 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole("seed", self.seed)
+
+    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
+        """(P, N) random numbers."""
+        source = f"{self.seed} {layout.rows} {layout.cols} {layout.side} {layout.image_size}"
+        seed = int.from_bytes(hashlib.blake2b(source.encode(), digest_size=7).digest(), "big")
+        generator = torch.Generator().manual_seed(seed)
+        numbers = torch.rand(layout.partitions, layout.tokens_per_partition, generator=generator)
+        return numbers.to(encoding.features.device)
+
+    def allocate(
+        self, encoding: VisionEncoding, layout: PartitionLayout, scores: Tensor, budget: int
+    ) -> list[int]:
+        """No allocation: the highest of the whole image."""
+        return highest_overall(scores, budget)
