@@ -11,3 +11,9 @@ def config_folder() -> Path:
     """The Hydra configs: `configs/` of the checkout, or their copy in the installed package."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def published_folder() -> Path:
+    """The paper's published numbers: `results/paper/` of the checkout, or their copy in the package."""
+    installed = PACKAGE / "paper"
+    return installed if installed.is_dir() else PACKAGE.parent / "results" / "paper"

@@ -1,0 +1,308 @@
+"""The paper's figures, and the accuracy-token curve, from run records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hired_eval.reporting.paper_tables import newest, nothing_yet
+from hired_eval.reporting.rows import (
+    HIRED_20,
+    HIRED_40,
+    LABELS,
+    TABLE3,
+    budget_of,
+    options_of,
+    percent,
+    target_of,
+)
+from hired_eval.reporting.store import Record, Store, best
+from hired_eval.reporting.tables import BENCHMARK_LABELS, provenance
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's colours, which stay apart for the colour-blind; markers and dashes tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what a reader must know.
+
+    Attributes:
+        name: e.g. figure5; also the name of its files.
+        title: one line.
+        figure: of matplotlib.
+        alternative: what it shows, in words, for readers who do not see it.
+        notes: one line each.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    alternative: str
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def _line(i: int) -> dict[str, object]:
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+        "linestyle": DASHES[(i + 2 * (i // len(COLOURS))) % len(DASHES)],
+        "markersize": 4.5,
+        "linewidth": 1.4,
+    }
+
+
+def figure2(store: Store) -> Drawing:
+    """Figure 2: attention to system, text and visual tokens in generation, and its CDF over visual tokens."""
+    record = newest(store, "generation_attention", "figure2")
+    arrays = store.arrays(record)
+    kinds = [str(k) for k in arrays["kinds"]]
+    per_token = arrays["per_token"]
+    share, tokens = arrays["mass"].mean(axis=0), arrays["token_share"].mean(axis=0)
+    cumulative = arrays["cumulative"]
+    figure = Figure(figsize=(8.4, 3.1))
+    left, middle, right = figure.subplots(1, 3)
+    places = np.arange(len(kinds))
+    left.bar(places, per_token.mean(axis=0) * 100, color=COLOURS[0], hatch="//", edgecolor="white", zorder=2)
+    left.set_yscale("log")
+    left.set(title="(a) attention a token gets", ylabel="% of a layer's attention, log scale")
+    left.set_xticks(places, kinds, rotation=30, ha="right")
+    width = 0.4
+    middle.bar(
+        places - width / 2,
+        tokens * 100,
+        width,
+        label="tokens",
+        color=COLOURS[4],
+        edgecolor="black",
+        linewidth=0.5,
+    )
+    middle.bar(
+        places + width / 2,
+        share * 100,
+        width,
+        label="attention",
+        color=COLOURS[1],
+        hatch="//",
+        edgecolor="white",
+    )
+    middle.set(title="(b) tokens and attention", ylabel="share in %")
+    middle.set_xticks(places, kinds, rotation=30, ha="right")
+    middle.legend()
+    x = np.linspace(0, 100, cumulative.shape[1])
+    low, mean, high = (
+        np.percentile(cumulative, 5, axis=0),
+        cumulative.mean(axis=0),
+        np.percentile(cumulative, 95, axis=0),
+    )
+    right.fill_between(
+        x, low * 100, high * 100, color=COLOURS[0], alpha=0.2, linewidth=0, label="5 to 95 % of pictures"
+    )
+    right.plot(x, mean * 100, color=COLOURS[0], label="mean")
+    right.plot([20, 40], [60, 80], linestyle="none", marker="x", color="black", label="published")
+    right.set(title="(c) top visual tokens", xlabel="top visual tokens in %", ylabel="attention in %")
+    right.set(xlim=(0, 100), ylim=(0, 101))
+    right.legend(loc="lower right")
+    at20, at40 = (float(np.interp(p, x, mean)) * 100 for p in (20, 40))
+    notes = [
+        f"Attention of generated tokens, mean of all layers and heads, over {record['samples']} questions of "
+        f"{record['benchmark']['name']}.",
+        f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that visual tokens "
+        "get; the paper's caption says 60 % and 80 %.",
+        *provenance([record]),
+    ]
+    alternative = f"Bars of attention per token and in sum for {', '.join(kinds)}; cumulative attention of visual tokens."
+    return Drawing("figure2", "Figure 2: attention in generation", figure, alternative, notes)
+
+
+def figure3(store: Store) -> Drawing:
+    """Figure 3: CLS-attention maps of the full-image, layer by layer."""
+    record = newest(store, "cls_attention", "figure3")
+    arrays = store.arrays(record)
+    maps, layers = arrays["maps"], [int(i) for i in arrays["layers"]]
+    rows = len(maps)
+    pictures = []
+    for i in range(rows):
+        with Image.open(store.picture(record, f"{i}.png")) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    heights = [pixels.shape[0] / pixels.shape[1] for pixels in pictures]
+    figure = Figure(figsize=(1.5 * (1 + len(layers)), 1.55 * sum(heights) + 0.3))
+    axes = figure.subplots(rows, 1 + len(layers), squeeze=False, height_ratios=heights)
+    side = int(round(maps.shape[-1] ** 0.5))
+    for i, (row, pixels) in enumerate(zip(axes, pictures, strict=True)):
+        _picture(row[0], pixels, "picture" if i == 0 else "")
+        for axis, layer, values in zip(row[1:], layers, maps[i], strict=True):
+            _picture(axis, pixels, f"layer {layer}" if i == 0 else "")
+            axis.imshow(
+                values.reshape(side, side), cmap="cividis", alpha=0.8,
+                extent=(0, pixels.shape[1], pixels.shape[0], 0), interpolation="nearest",
+            )  # fmt: skip
+    notes = ["Sum over heads, each map on a scale of its own: yellow is high.", *provenance([record])]
+    return Drawing(
+        "figure3", "Figure 3: CLS-attention of the full-image", figure,
+        f"{rows} pictures, each with its CLS-attention map in layers {', '.join(map(str, layers))}.", notes,
+    )  # fmt: skip
+
+
+def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
+    axis.imshow(pixels)
+    axis.set_title(title, fontsize=8)
+    axis.set_axis_off()
+
+
+def figure5(store: Store) -> Drawing:
+    """Figure 5: visual tokens given to the LLM for each of 100 samples of TextVQA."""
+    records = [r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa"]
+    rows = [row for row in (TABLE3[0], *TABLE3[2:4], HIRED_20, HIRED_40) if row.of(records)]
+    if not rows:
+        raise nothing_yet("figure5")
+    model = best(rows[0].of(records))["model"]  # type: ignore[index]
+    figure = Figure(figsize=(6.4, 3.2))
+    axis = figure.subplots()
+    used = []
+    for i, row in enumerate(rows):
+        record = best(r for r in row.of(records) if r["model"] == model)
+        if record is None:
+            continue
+        used.append(record)
+        samples = store.samples(record)
+        kept = samples[samples["images"] > 0].sort_values("doc_id")["kept"].to_numpy()[:100]
+        axis.plot(
+            np.arange(1, len(kept) + 1),
+            kept,
+            label=row.label,
+            **{**_line(i), "markersize": 3, "markevery": 5 + i},
+        )
+    axis.set(xlabel="sample", ylabel="visual tokens given to the LLM", ylim=(0, None))
+    axis.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    alternative = f"Lines of visual tokens per sample for {', '.join(row.label for row in rows)}."
+    return Drawing(
+        "figure5", "Figure 5: visual tokens per sample, TextVQA", figure, alternative, provenance(used)
+    )
+
+
+def figure6(store: Store) -> Drawing:
+    """Figure 6: accuracy of HiRED over alpha."""
+    runs = [r for r in store.accuracy() if target_of(r) == "HiRED" and not set(options_of(r)) - {"alpha"}]
+    tasks = [t for t in ("vqav2", "scienceqa", "textvqa", "docvqa") if len(_alphas(_on(runs, t))) > 1]
+    budgets = [b for b in (0.2, 0.4) if any(len(_alphas(_on(runs, t, b))) > 1 for t in tasks)]
+    if not budgets:
+        raise nothing_yet("figure6")
+    figure = Figure(figsize=(3.6 * len(budgets) + 0.6, 3.1))
+    axes = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+    used = []
+    for axis, budget in zip(axes, budgets, strict=True):
+        for i, task in enumerate(tasks):
+            found = _alphas(_on(runs, task, budget))
+            used += list(found.values())
+            # side by side, so that the intervals can be told apart
+            shift = 0.012 * (i - (len(tasks) - 1) / 2)
+            _scores(
+                axis, [(alpha + shift, found[alpha]) for alpha in sorted(found)], BENCHMARK_LABELS[task], i
+            )
+        axis.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
+        axis.set(
+            title=f"token budget {percent(budget)}", xlabel="alpha: share of the budget for the full-image"
+        )
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes[0].set_ylabel("score")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    notes = ["Bars: 95 % intervals. The line at 0.5 is the default.", *provenance(used)]
+    return Drawing("figure6", "Figure 6: the budget's split between full-image and sub-images", figure,
+                   f"Score over alpha for {', '.join(tasks)} at budgets of {', '.join(map(percent, budgets))}.", notes)  # fmt: skip
+
+
+def _on(records: Sequence[Record], task: str, budget: float | None = None) -> list[Record]:
+    return [r for r in records if r["benchmark"]["name"] == task and budget in (None, budget_of(r))]
+
+
+def _alphas(records: Sequence[Record]) -> dict[float, Record]:
+    """The best run of each alpha."""
+    alphas = {r["method"]["alpha"] for r in records}
+    return {a: found for a in alphas if (found := best(r for r in records if r["method"]["alpha"] == a))}
+
+
+def _scores(axis: Axes, points: Sequence[tuple[float, Record]], label: str, i: int) -> None:
+    """A line of scores with their intervals."""
+    x = [p for p, _ in points]
+    scores = [r["score"] for _, r in points]
+    y = np.array([s["value"] for s in scores])
+    errors = np.array([[s["value"] - s["low"] for s in scores], [s["high"] - s["value"] for s in scores]])
+    axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
+
+
+def baselines(store: Store) -> Drawing:
+    """The accuracy-token curve: every method with default options, over the tokens it kept."""
+    plain = [r for r in store.accuracy() if not set(options_of(r)) - {"newline"} and r["tokens"]["kept"]]
+    curves = {t for t in map(target_of, plain) if len({budget_of(r) for r in plain if target_of(r) == t}) > 1}
+    tasks = [t for t in BENCHMARK_LABELS if any(target_of(r) in curves for r in _on(plain, t))]
+    if not tasks:
+        raise nothing_yet("baselines")
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(max(4.2, 2.7 * columns) + 1.4, 2.7 * lines))
+    axes = figure.subplots(lines, columns, squeeze=False)
+    targets = [t for t in LABELS if any(target_of(r) == t for r in plain)]
+    used = []
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        for i, target in enumerate(targets):
+            runs = [r for r in _on(plain, task) if target_of(r) == target]
+            found = [best(r for r in runs if budget_of(r) == b) for b in {budget_of(r) for r in runs}]
+            points = sorted(((_kept_share(r), r) for r in found if r is not None), key=lambda p: p[0])
+            used += [r for _, r in points]
+            if points:
+                _scores(axis, points, LABELS[target], i)
+        axis.set_title(BENCHMARK_LABELS[task])
+    for axis in list(axes.flat)[len(tasks) :]:
+        axis.set_axis_off()
+    figure.supxlabel("visual tokens kept, % of full execution", fontsize="medium")
+    figure.supylabel("score", fontsize="medium")
+    entries = {
+        name: handle
+        for axis in axes.flat
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    named = [LABELS[t] for t in targets if LABELS[t] in entries]
+    figure.legend([entries[name] for name in named], named, loc="outside right center")
+    notes = [
+        "Bars: 95 % intervals. PruMerge and PruMerge+ choose their number of tokens themselves.",
+        *provenance(used),
+    ]
+    return Drawing("baselines", "Accuracy over visual tokens", figure,
+                   f"Score over the share of visual tokens kept, for {', '.join(LABELS[t] for t in targets)}.", notes)  # fmt: skip
+
+
+def _kept_share(record: Record) -> float:
+    tokens = record["tokens"]
+    return float(100 * tokens["kept"]["mean"] / tokens["full"]["mean"])
+
+
+FIGURES: dict[str, Callable[[Store], Drawing]] = {
+    "figure2": figure2,
+    "figure3": figure3,
+    "figure5": figure5,
+    "figure6": figure6,
+    "baselines": baselines,
+}

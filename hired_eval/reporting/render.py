@@ -1,0 +1,126 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import groupby
+
+from hired_eval.reporting.tables import Cell, Table, TableRow
+
+DIFFERENCE, PUBLISHED = "  - Full", "  published"
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table, the first row being its head."""
+    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def lines_of(row: TableRow) -> list[tuple[str, str, list[str]]]:
+    """A row as printed lines: measured, the difference to Full, the published number; (label, tokens, cells)."""
+    lines = [(row.label, row.tokens, [cell.measured_text() for cell in row.cells])]
+    if any(cell.difference for cell in row.cells):
+        lines.append((DIFFERENCE, "", [cell.difference_text() for cell in row.cells]))
+    if any(cell.published for cell in row.cells):
+        lines.append((PUBLISHED, "", [cell.published or "" for cell in row.cells]))
+    return lines
+
+
+def markdown(table: Table) -> str:
+    """The table with its notes below."""
+    parts = [f"## {table.title}", ""]
+    for block, rows in groupby(table.rows, key=lambda row: row.block):
+        body = [[label, tokens, *cells] for row in rows for label, tokens, cells in lines_of(row)]
+        parts += [f"**{block}**", "", aligned([["method", "tokens", *table.columns], *body]), ""]
+    parts += [f"{note}  " for note in [*table.notes, *table.provenance]]
+    return "\n".join(parts)
+
+
+def latex(table: Table) -> str:
+    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, the published number in grey below."""
+    columns = "ll" + "r" * len(table.columns)
+    lines = [
+        "% needs \\usepackage{booktabs} and \\usepackage{xcolor}",
+        "\\begin{table*}[t]",
+        "\\centering\\small",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        " & ".join(["Model \\& Method", "Tokens", *map(escaped, table.columns)]) + " \\\\",
+    ]
+    for block, rows in groupby(table.rows, key=lambda row: row.block):
+        lines += [
+            "\\midrule",
+            f"\\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\\textit{{{escaped(block)}}}}} \\\\",
+        ]
+        for row in rows:
+            lines.append(
+                " & ".join([escaped(row.label), escaped(row.tokens), *map(_latex_cell, row.cells)]) + " \\\\"
+            )
+            if any(cell.published for cell in row.cells):
+                printed = [f"\\textcolor{{gray}}{{{escaped(c.published or '')}}}" for c in row.cells]
+                lines.append(" & ".join(["\\quad\\textcolor{gray}{published}", "", *printed]) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{escaped(table.title)}. {_latex_notes(table)}}}"]
+    return "\n".join([*lines, f"\\label{{tab:{table.name}}}", "\\end{table*}", ""])
+
+
+def _latex_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return escaped(cell.text or "--")
+    text = escaped(f"{cell.value:.{cell.digits}f}{cell.marks}")
+    if cell.low is not None and cell.high is not None:
+        half = max(cell.high - cell.value, cell.value - cell.low)
+        text += f" {{\\scriptsize$\\pm${half:.{cell.digits}f}}}"
+    return f"\\textbf{{{text}}}" if cell.difference and cell.difference.beyond_noise else text
+
+
+def _latex_notes(table: Table) -> str:
+    bold = (
+        "Bold: beyond noise against full execution. "
+        if any(c.difference for r in table.rows for c in r.cells)
+        else ""
+    )
+    return bold + escaped(" ".join([*table.notes, *table.provenance]))
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(LATEX_SPECIAL.get(c, c) for c in text)
+
+
+def comma_separated(table: Table) -> str:
+    """One number a line, with everything that is known of it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["table", "block", "row", "column", "value", "low", "high", "n", "documents", "marks", "difference_to_full",
+         "difference_low", "difference_high", "p", "published", "reason", "run"]
+    )  # fmt: skip
+    for row in table.rows:
+        for column, c in zip(table.columns, row.cells, strict=True):
+            d = c.difference
+            difference = [None] * 4 if d is None else [d.value, d.low, d.high, d.p]
+            value = c.text if c.value is None else c.value
+            writer.writerow(
+                [table.name, row.block, row.label, column, value, c.low, c.high, c.n, c.documents, c.marks, *difference,
+                 c.published, c.reason, c.run]
+            )  # fmt: skip
+    return stream.getvalue()

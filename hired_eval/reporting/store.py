@@ -1,0 +1,102 @@
+"""The run records that reports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hired_eval.errors import UserError
+from hired_eval.records import SAMPLES, read_record
+from hired_eval.reporting.statistics import Difference, paired_difference
+
+Record = dict[str, Any]
+ARRAYS = "arrays.npz"
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of run records.
+
+    Attributes:
+        runs: the folder; each run has a folder of its own in it.
+    """
+
+    runs: Path
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """All records by name, those of failed runs included.
+
+        Raises:
+            UserError: a record is damaged.
+        """
+        read = (read_record(folder) for folder in sorted(self.runs.glob("*/")))
+        return [record for record in read if record is not None]
+
+    def measuring(self, measure: str) -> list[Record]:
+        """Complete records of one kind of measurement: accuracy, generation_attention, ..."""
+        return [
+            r for r in self.records if r["status"] == "complete" and r.get("measure", "accuracy") == measure
+        ]
+
+    def accuracy(self) -> list[Record]:
+        """Complete runs that have a score."""
+        return [r for r in self.measuring("accuracy") if r["score"] is not None]
+
+    def failed(self) -> list[Record]:
+        """Runs that ended with an error or with samples that failed."""
+        return [r for r in self.records if r["status"] != "complete"]
+
+    def samples(self, record: Record) -> pd.DataFrame:
+        """The samples of a run, one row a document.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.runs / record["run"] / SAMPLES
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); run it again with rerun=true") from error
+
+    def arrays(self, record: Record) -> dict[str, np.ndarray]:
+        """The arrays of a measurement, by name.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.runs / record["run"] / ARRAYS
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); run it again with rerun=true") from error
+
+    def picture(self, record: Record, name: str) -> Path:
+        """A picture that a measurement kept."""
+        return self.runs / record["run"] / PICTURES / name
+
+    def difference(self, record: Record, reference: Record) -> Difference | None:
+        """A run's score minus another's on the same documents, paired; None where they share none."""
+        benchmark = record["benchmark"]
+        return paired_difference(
+            self.samples(record), self.samples(reference), benchmark["scoring"], score_scale(record)
+        )
+
+
+def score_scale(record: Record) -> float:
+    """The factor from a sample's score to the unit of the record's score."""
+    scale: float = record.get("score_scale", record["benchmark"]["scale"])
+    return scale
+
+
+def best(records: Iterable[Record]) -> Record | None:
+    """Of runs of the same cell: the one over most documents, and of those the newest."""
+    return max(records, key=lambda r: (r["samples"], str(r["finished"])), default=None)

@@ -1,0 +1,257 @@
+"""Synthetic run records in the format of real ones: numbers drawn from a generator, measured by nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from hired_eval.reporting.statistics import estimate
+
+BENCHMARKS: dict[str, tuple[str, float, str]] = {
+    "vqav2": ("exact_match", 100, "mean"),
+    "scienceqa": ("exact_match", 100, "mean"),
+    "textvqa": ("exact_match", 100, "mean"),
+    "docvqa": ("anls", 100, "mean"),
+    "ocrbench": ("ocrbench_accuracy", 1000, "mean"),
+    "mme": ("mme_perception_score", 1, "mme"),
+    "pope": ("pope_accuracy", 100, "mean"),
+    "chartqa": ("relaxed_overall", 100, "mean"),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"_target_": "hired_eval.dropping.Full", "newline": "none"},
+    "spatial": {"_target_": "hired_eval.dropping.Spatial", "budget": 0.4, "mode": "pool"},
+    "prumerge": {"_target_": "hired_eval.dropping.PruMerge"},
+    "prumerge_plus": {"_target_": "hired_eval.dropping.PruMergePlus"},
+    "random": {"_target_": "hired_eval.dropping.Random", "budget": 0.2, "seed": 0},
+    "topk_cls": {"_target_": "hired_eval.dropping.TopKCLS", "budget": 0.2},
+    "hired": {
+        "_target_": "hired_eval.dropping.HiRED",
+        "budget": 0.2,
+        "alpha": 0.5,
+        "initial_layer": 0,
+        "final_layer": None,
+        "newline": "none",
+    },
+}
+FULL_TOKENS = 320
+
+
+def identity() -> dict[str, Any]:
+    versions = {"lmms_eval": "0.7.3", "transformers": "5.23.0", "torch": "2.14.1"}
+    return {"versions": versions, "git_commit": "0123456789abcdef", "data": "bundled"}
+
+
+def write_run(
+    runs: Path,
+    method: str,
+    task: str,
+    *,
+    accuracy: float = 0.7,
+    share: float = 0.2,
+    model: str = "mini",
+    budget: float | None = None,
+    documents: int = 60,
+    answered: int | None = None,
+    weights: str = "pretrained",
+    finished: str = "2026-01-01T00:00:00+00:00",
+    question: str = "what is it?",
+    **options: Any,
+) -> dict[str, Any]:
+    """A complete run: harder documents are answered wrong first, so that runs are paired as real ones are."""
+    metric, scale, scoring = BENCHMARKS[task]
+    n = answered or documents
+    hardness = np.random.default_rng(len(task)).permutation(documents)[:n] / documents
+    noise = np.random.default_rng(int(1000 * accuracy)).normal(0, 0.1, n)
+    scores = (hardness + noise < accuracy).astype(float)
+    kept = np.maximum(1, (FULL_TOKENS * share + np.arange(n) % 7).astype(int))
+    samples = pd.DataFrame(
+        {
+            "doc_id": np.arange(n),
+            "question": [question] * n,
+            "prediction": ["yes" if s else "no" for s in scores],
+            "target": ['"yes"'] * n,
+            "score": scores,
+            "kept": kept if method != "full" else FULL_TOKENS,
+            "allowed": pd.array([None] * n, dtype="Int64"),
+            "full": FULL_TOKENS + np.arange(n) % 50,
+            "images": 1,
+            "image": pd.array([f"picture{i // 2}" for i in range(n)], dtype="string"),
+            "pair": pd.array(
+                [f"pair{i // 2}" if scoring == "mme" else None for i in range(n)], dtype="string"
+            ),
+            "category": pd.array(["color" if scoring == "mme" else None] * n, dtype="string"),
+            "error": pd.array([None] * n, dtype="string"),
+        }
+    )
+    chosen = {**METHODS[method], **options}
+    if budget is not None:
+        chosen["budget"] = budget
+    share_of_questions = scale == 1000 and n < documents
+    score_scale = 100 if share_of_questions else scale
+    name = "-".join(
+        [task, model, method, f"{chosen.get('budget')}", *(f"{k}{v}" for k, v in options.items()), f"{n}"]
+    )
+    record = {
+        "format": 1,
+        "status": "complete",
+        "run": name,
+        "finished": finished,
+        "measure": "accuracy",
+        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
+        "method": chosen,
+        "model": model,
+        "weights": weights,
+        "data": "bundled",
+        "samples": n,
+        "documents": documents,
+        "partial": n < documents,
+        "failed_samples": 0,
+        "score": asdict(estimate(samples, scoring, score_scale)),
+        "score_scale": score_scale,
+        "tokens": {
+            "kept": {"mean": float(samples["kept"].mean()), "max": int(samples["kept"].max())},
+            "allowed": None,
+            "full": {"mean": float(samples["full"].mean()), "max": int(samples["full"].max())},
+        },
+        "timings": {"machine": "synthetic", "seconds": 1.0, "questions_per_second": 1.0},
+        "identity": identity(),
+        "config": {"budget": None},
+    }
+    folder = runs / name
+    folder.mkdir(parents=True, exist_ok=True)
+    samples.to_parquet(folder / "samples.parquet", index=False)
+    (folder / "record.json").write_text(json.dumps(record))
+    return record
+
+
+def write_failure(runs: Path, method: str, task: str, error: str, model: str = "mini") -> None:
+    metric, scale, scoring = BENCHMARKS[task]
+    record = {
+        "format": 1,
+        "status": "failed",
+        "run": f"{task}-{model}-{method}-failed",
+        "finished": "2026-01-02T00:00:00+00:00",
+        "measure": "accuracy",
+        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
+        "method": METHODS[method],
+        "model": model,
+        "weights": "pretrained",
+        "data": "bundled",
+        "error": error,
+        "identity": identity(),
+        "config": {"budget": None},
+    }
+    folder = runs / str(record["run"])
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+ACCURACIES = {
+    ("full", None): (0.85, 1.0),
+    ("spatial", 0.4): (0.6, 0.39),
+    ("prumerge", None): (0.5, 0.1),
+    ("prumerge_plus", None): (0.6, 0.5),
+    ("hired", 0.2): (0.78, 0.18),
+    ("hired", 0.4): (0.83, 0.37),
+}
+
+
+def write_table3(runs: Path, documents: int = 60) -> None:
+    for task in BENCHMARKS:
+        for (method, budget), (accuracy, share) in ACCURACIES.items():
+            write_run(runs, method, task, accuracy=accuracy, share=share, budget=budget, documents=documents)
+
+
+def write_figure6(runs: Path) -> None:
+    for task in ("vqav2", "scienceqa", "textvqa", "docvqa"):
+        for budget in (0.2, 0.4):
+            for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
+                accuracy = 0.8 - 0.6 * (alpha - 0.4) ** 2 + budget / 10 - len(task) / 50
+                write_run(runs, "hired", task, accuracy=accuracy, budget=budget, alpha=alpha)
+
+
+def write_curve(runs: Path) -> None:
+    for method, drop in (("hired", 0.3), ("random", 0.6), ("topk_cls", 0.4), ("spatial", 0.5)):
+        for budget in (0.05, 0.1, 0.2, 0.4, 0.6, 1.0):
+            accuracy = 0.85 - drop * (1 - budget) ** 2
+            write_run(runs, method, "docvqa", accuracy=accuracy, share=0.95 * budget, budget=budget)
+    write_run(runs, "full", "docvqa", accuracy=0.86, share=1.0)
+
+
+def write_measurement(
+    runs: Path,
+    measure: str,
+    arrays: dict[str, np.ndarray],
+    task: str = "docvqa",
+    method: str = "full",
+    **extra: Any,
+) -> Path:
+    """A record with arrays, as the measurements of attention and of kept tokens write them."""
+    metric, scale, scoring = BENCHMARKS[task]
+    samples = int(extra.pop("samples", 4))
+    record = {
+        "format": 1,
+        "status": "complete",
+        "run": f"{measure}-{task}-{method}",
+        "finished": "2026-01-01T00:00:00+00:00",
+        "measure": measure,
+        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
+        "method": METHODS[method],
+        "model": "mini",
+        "weights": "pretrained",
+        "data": "bundled",
+        "samples": samples,
+        "documents": samples,
+        "partial": False,
+        "identity": identity(),
+        "config": {"budget": None},
+        **extra,
+    }
+    folder = runs / str(record["run"])
+    (folder / "pictures").mkdir(parents=True)
+    np.savez(folder / "arrays.npz", **arrays)
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_attention(runs: Path, pictures: int = 4) -> None:
+    """Both measurements of attention."""
+    rng = np.random.default_rng(0)
+    attention = np.sort(rng.pareto(1.5, (pictures, 320)), axis=1)[:, ::-1]
+    cumulative = np.cumsum(attention, axis=1) / attention.sum(axis=1, keepdims=True)
+    grid = np.linspace(0, 1, 101)
+    kinds = np.array(["system", "text", "full-image", "sub-images"])
+    mass = np.tile([0.55, 0.25, 0.12, 0.08], (pictures, 1))
+    token_share = np.tile([0.05, 0.1, 0.2, 0.65], (pictures, 1))
+    write_measurement(
+        runs,
+        "generation_attention",
+        {
+            "kinds": kinds,
+            "mass": mass,
+            "token_share": token_share,
+            "per_token": mass / (token_share * 400),
+            "cumulative": np.stack(
+                [np.interp(grid, np.linspace(0, 1, 321), np.concatenate([[0], c])) for c in cumulative]
+            ),
+            "top_tokens": np.tile([[[4, 1, 3, 8, 16], [10, 4, 8, 16, 26]]], (pictures, 1, 1)),
+        },
+        samples=pictures,
+    )
+    folder = write_measurement(
+        runs, "cls_attention", {"maps": rng.random((2, 4, 64)), "layers": np.arange(4)}, samples=2
+    )
+    for i in range(2):
+        picture(160, 120 - 60 * i, i).save(folder / "pictures" / f"{i}.png")
