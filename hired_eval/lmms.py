@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
@@ -20,7 +20,7 @@ from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
 from hired_eval.llava.images import refuse_deep, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
-from hired_eval.models import defaults_for, prompt_named
+from hired_eval.models import default_dtype, default_prompt, prompt_named
 from hired_eval.replies import Reply, ReplyFile, RequestKey
 
 LESS_MEMORY = (
@@ -38,7 +38,8 @@ class OutOfMemory:
     batch_size: int
     retried_with: int
 
-# what Pillow raises for a damaged picture, and the task's own code for a document without the picture it expects
+
+# of Pillow for a damaged picture, and of the task itself for a document without the picture it expects
 UNREADABLE = (
     OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError, KeyError, TypeError
 )  # fmt: skip
@@ -54,7 +55,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         method: name of the dropping method.
         batch_size: requests answered together.
         device: 'auto' or a torch device.
-        dtype: float32, float16 or bfloat16; by default what the model's config names.
+        dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
+            checkpoint's own.
         prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
             default the prompt of the model config with this hub id, then the processor's chat template.
         revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
@@ -78,26 +80,26 @@ class HiredLlava(lmms):  # type: ignore[misc]
         device_map: str | None = None,
         attention: str = "sdpa",
         quantization: str = "none",
-        feature_layer: int | None = None,
+        feature_layer: int | float | None = None,
         on_error: str = "stop",
         share_prefix: bool = True,
         **options: Any,
     ) -> None:
-        defaults = defaults_for(pretrained)
         dropper = build(method, **options)
         checkpoint = load_checkpoint(
             pretrained,
             revision=revision,
-            dtype=dtype or defaults.dtype,
+            dtype=dtype or default_dtype(pretrained),
             device=device,
             device_map=device_map,
             attention=attention,
             quantization=quantization,
-            feature_layer=feature_layer,
+            # lmms-eval reads feature_layer=-2 of a command line as -2.0
+            feature_layer=None if feature_layer is None else _whole("feature_layer", feature_layer),
         )
-        template = prompt_named(prompt) if prompt else defaults.prompt
+        template = prompt_named(prompt) if prompt else default_prompt(pretrained)
         llava = DroppingLlava(checkpoint, dropper, template, share_prefix=share_prefix)
-        self._start(llava, _whole(batch_size), on_error, None)
+        self._start(llava, _whole("batch_size", batch_size), on_error, None)
 
     @classmethod
     def around(
@@ -137,8 +139,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
         return [r.text for r in self._replies(requests, reply)]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """(loss, greedy) for each request.
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """(loss, greedy) for each request, in the wrapping that keeps lmms-eval from turning it into text.
 
         The first number is the mean loss per token: lmms-eval's multiple-choice scoring takes the choice of
         lowest value.
@@ -149,7 +151,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
             return [Reply(loss=s.loss, greedy=s.greedy, counts=s.counts, images=s.images) for s in scored]
 
         replies = self._replies(requests, reply)
-        return [(float("inf") if r.loss is None else r.loss, bool(r.greedy)) for r in replies]
+        return [
+            GenerationResult((float("inf") if r.loss is None else r.loss, bool(r.greedy))) for r in replies
+        ]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not offered: dialogues of several rounds are outside what the paper evaluates.
@@ -306,8 +310,8 @@ def _generation(request: Instance) -> dict[str, Any]:
     return request.args[1] if request.request_type == "generate_until" else {}
 
 
-def _whole(batch_size: int | str) -> int:
+def _whole(name: str, value: float | str) -> int:
     try:
-        return int(batch_size)
+        return int(value)
     except ValueError as error:
-        raise UserError(f"batch_size must be a whole number, got {batch_size!r}") from error
+        raise UserError(f"{name} must be a whole number, got {value!r}") from error

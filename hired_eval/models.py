@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 from functools import cache
 from pathlib import Path
 
@@ -12,19 +12,6 @@ from transformers import AutoProcessor
 from hired_eval.errors import UserError
 from hired_eval.llava.prompt import IMAGES, QUESTION
 from hired_eval.paths import config_folder
-
-
-@dataclass(frozen=True)
-class ModelDefaults:
-    """What a checkpoint needs beside its weights.
-
-    Attributes:
-        prompt: template with {images} and {question}.
-        dtype: float32, float16 or bfloat16.
-    """
-
-    prompt: str
-    dtype: str
 
 
 @cache
@@ -50,20 +37,35 @@ def prompt_named(prompt: str) -> str:
     )
 
 
-def defaults_for(pretrained: str) -> ModelDefaults:
-    """Prompt and dtype for a checkpoint.
+def default_dtype(pretrained: str) -> str:
+    """The dtype of the model config of a checkpoint, else that of its own config.json, else bfloat16."""
+    config = _config_of(pretrained)
+    if config is not None:
+        return config["dtype"]
+    try:
+        own = json.loads((Path(pretrained) / "config.json").read_text())
+        return str(own.get("dtype") or own.get("torch_dtype") or "bfloat16")
+    except (OSError, ValueError):  # loading the checkpoint says what is wrong with it
+        return "bfloat16"
 
-    Those of the model config with this hub id, else with the same folder name; for any other checkpoint the
-    chat template of its processor, and bfloat16.
+
+def default_prompt(pretrained: str) -> str:
+    """The prompt of the model config of a checkpoint, else what its processor's chat template makes.
 
     Raises:
         UserError: no config fits, and the checkpoint has no chat template.
     """
+    config = _config_of(pretrained)
+    return _template_of_chat(pretrained) if config is None else config["prompt"]
+
+
+def _config_of(pretrained: str) -> dict[str, str] | None:
+    """The model config with this hub id, or with a hub id of the same folder name."""
     for config in model_configs().values():
         hub_id = config.get("hub_id") or ""
         if hub_id and (hub_id == pretrained or hub_id.split("/")[-1] == Path(pretrained).name):
-            return ModelDefaults(config["prompt"], config["dtype"])
-    return ModelDefaults(_template_of_chat(pretrained), "bfloat16")
+            return config
+    return None
 
 
 def _template_of_chat(pretrained: str) -> str:
