@@ -15,7 +15,7 @@ from hired_eval.benchmarks import DataSource
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE
 
-NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile", "on_error")
+NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile", "on_error", "encoding_cache", "encoding_cache_gib")
 PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "numpy", "pillow")
 TAIL = 1 << 20
 

@@ -29,8 +29,9 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
-from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.lmms import HiredLlava
+from hired_eval.loading import Models
 from hired_eval.mini import checkpoint_path
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
@@ -50,15 +51,32 @@ class Outcome:
     reused: bool
 
 
-def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
-    """Evaluate one method on one benchmark, or give the record of the same run where it is complete.
+@dataclass(frozen=True)
+class Plan:
+    """A run before anything is loaded.
 
-    Args:
-        config: resolved config, as `configs/config.yaml` describes.
-        say: told in one line what is being done.
+    Attributes:
+        benchmark: the task and metric.
+        data: where its documents come from.
+        dropper: the dropping method.
+        source: the checkpoint's folder, or its id on the hub.
+        folder: where the record goes.
+        facts: what the record says whatever comes out.
+    """
+
+    benchmark: Benchmark
+    data: DataSource
+    dropper: TokenDropper
+    source: str
+    folder: RunFolder
+    facts: dict[str, Any]
+
+
+def planned(config: dict[str, Any]) -> Plan:
+    """What a config asks for.
 
     Raises:
-        UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
+        UserError: an option that makes no sense.
     """
     check_options(config)
     benchmark = Benchmark(**config["task"])
@@ -67,6 +85,34 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
     source = checkpoint_source(config["model"])
     identity = run_identity(config, source, data)
     folder = RunFolder(Path(config["runs_dir"]), run_name(config, identity))
+    facts = {
+        "run": folder.path.name,
+        "measure": config["measure"],
+        "benchmark": asdict(benchmark),
+        "method": config["method"],
+        "model": config["model"]["name"],
+        "weights": config["model"]["weights"],
+        "data": data.source if data.path is None else "local copy",
+        "seed": config["seed"],
+        "identity": identity,
+        "config": without_home(config),
+    }
+    return Plan(benchmark, data, dropper, source, folder, facts)
+
+
+def run(config: dict[str, Any], say: Callable[[str], None], models: Models | None = None) -> Outcome:
+    """Evaluate one method on one benchmark, or give the record of the same run where it is complete.
+
+    Args:
+        config: resolved config, as `configs/config.yaml` describes.
+        say: told in one line what is being done.
+        models: shared by the runs of a sweep, so that they load their model once.
+
+    Raises:
+        UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
+    """
+    plan = planned(config)
+    benchmark, data, folder = plan.benchmark, plan.data, plan.folder
     with folder.locked():
         if config["rerun"]:
             folder.clear()
@@ -74,9 +120,13 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
         say(f"model {config['model']['name']}: loading")
-        checkpoint = checkpoint_of(source, config["model"], config["device"], config["seed"])
+        checkpoint = (models or Models()).get(plan.source, config["model"], config["device"], config["seed"])
         llava = DroppingLlava(
-            checkpoint, dropper, config["model"]["prompt"], share_prefix=config["share_prefix"]
+            checkpoint,
+            plan.dropper,
+            config["model"]["prompt"],
+            share_prefix=config["share_prefix"],
+            encodings=encoding_store(config["encoding_cache"], config["encoding_cache_gib"]),
         )
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
@@ -113,14 +163,9 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
         samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, model.replies, task)
         answered = len(model.replies.keys() - answered_before)
         record = {
+            **plan.facts,
             "status": "failed" if samples["error"].notna().any() else "complete",
-            "run": folder.path.name,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "benchmark": asdict(benchmark),
-            "method": config["method"],
-            "model": config["model"]["name"],
-            "weights": config["model"]["weights"],
-            "data": data.source if data.path is None else "local copy",
             **scores(samples, benchmark, results, len(task.eval_docs), config["seed"]),
             "tokens": token_statistics(samples),
             "timings": {
@@ -129,12 +174,10 @@ def run(config: dict[str, Any], say: Callable[[str], None]) -> Outcome:
                 "questions_per_second": answered / seconds,
                 "batch_size": config["batch_size"],
                 "out_of_memory": [asdict(time) for time in model.out_of_memory],
+                "encodings": asdict(llava.cache.use) if llava.cache else None,
                 "device": str(checkpoint.model.device),
                 "machine": machine(),
             },
-            "seed": config["seed"],
-            "identity": identity,
-            "config": without_home(config),
         }
         folder.write(record, samples)
     return Outcome(record, folder.path, reused=False)
@@ -219,21 +262,18 @@ def checkpoint_source(model: dict[str, Any]) -> str:
     return str(model["hub_id"])
 
 
-def checkpoint_of(source: str, model: dict[str, Any], device: str, seed: int) -> Checkpoint:
-    """The checkpoint of a model config, loaded once for all runs of a process that use it.
+@lru_cache(maxsize=1)
+def encoding_store(folder: str | None, gib: float) -> EncodingStore | None:
+    """The cache of vision encodings, one for all runs of a process; None where no folder is named.
 
     Raises:
-        UserError: see `load_checkpoint`.
+        UserError: the limit is not positive, or the folder is a file.
     """
-    loading = {
-        k: model[k] for k in ("revision", "dtype", "device_map", "attention", "quantization", "weights")
-    }
-    return _loaded(source, device=device, seed=seed, feature_layer=model["feature_layer"], **loading)
-
-
-@lru_cache(maxsize=1)
-def _loaded(source: str, **options: Any) -> Checkpoint:
-    return load_checkpoint(source, **options)
+    if folder is None:
+        return None
+    if gib <= 0:
+        raise UserError(f"encoding_cache_gib must be above 0, got {gib}")
+    return EncodingStore(Path(folder).expanduser(), int(gib * GIB))
 
 
 def sample_table(
@@ -302,9 +342,11 @@ def scores(
         "failed_samples": failed,
         "lmms_eval_metrics": metrics,
         "score": None,
+        # points out of 1000 need all questions; of a part of them the score is a share in percent
+        "score_scale": 100 if partial and benchmark.scale == 1000 else benchmark.scale,
     }
     if not failed:
-        measured = estimate(samples, benchmark.scoring, benchmark.scale, seed)
+        measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
         if measured.n:
             summary["score"] = asdict(measured)
     return summary

@@ -15,6 +15,7 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
+from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.llava.images import as_rgb, digest
 from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
 from hired_eval.llava.prompt import check_template, render
@@ -100,13 +101,20 @@ class DroppingLlava:
         dropper: the dropping method.
         prompt: template with `{images}` and `{question}`.
         share_prefix: prefill the prompt up to the question once for all questions about the same images.
+        encodings: where vision encodings are kept for other runs.
 
     Raises:
         UserError: the model cannot be used with token dropping, or the prompt lacks a place.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, dropper: TokenDropper, prompt: str, *, share_prefix: bool = True
+        self,
+        checkpoint: Checkpoint,
+        dropper: TokenDropper,
+        prompt: str,
+        *,
+        share_prefix: bool = True,
+        encodings: EncodingStore | None = None,
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -114,6 +122,9 @@ class DroppingLlava:
         self.dropper = dropper
         self.prompt = check_template(prompt)
         self.encoder = VisionEncoder(checkpoint.model)
+        self.cache = None
+        if encodings is not None:
+            self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
         self.share_prefix = share_prefix
         self._prefixes = PrefixCaches(checkpoint.model)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
@@ -179,11 +190,18 @@ class DroppingLlava:
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return key, self._remembered[key]
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        pixel_values: Tensor = inputs["pixel_values"]
-        if pixel_values.dim() == 5:
-            pixel_values = pixel_values[0]
-        tokens = self.encoder.visual_tokens(pixel_values, (image.height, image.width), self.dropper)
+        size = (image.height, image.width)
+
+        def partitions() -> Tensor:
+            inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+            pixel_values: Tensor = inputs["pixel_values"]
+            return self.encoder.partitions(pixel_values[0] if pixel_values.dim() == 5 else pixel_values, size)
+
+        if self.cache is None:
+            encoding = self.encoder.encode(partitions(), self.dropper)
+        else:
+            encoding = self.cache.encode(key, partitions, self.dropper)
+        tokens = self.encoder.select(encoding, size, self.dropper)
         self._remembered[key] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)

@@ -116,18 +116,22 @@ class VisionEncoder:
         """The partition layout of an image of `image_size` (height, width)."""
         return layout_of(self.config, image_size)
 
-    def encode(self, pixel_values: Tensor, dropper: TokenDropper) -> VisionEncoding:
+    def encode(
+        self, pixel_values: Tensor, dropper: TokenDropper, *, also: frozenset[int] = frozenset()
+    ) -> VisionEncoding:
         """One image through the vision tower, no deeper than the method needs.
 
         Args:
             pixel_values: (P, 3, S, S) partitions of one image, the full-image first.
             dropper: says which layers' CLS-attention and whether keys are recorded.
+            also: further layers whose CLS-attention is recorded.
 
         Raises:
             UserError: the method asks for a layer that the vision tower lacks.
         """
         layers = self.tower.encoder.layers
-        wanted = set(dropper.attention_layers(self.feature_layer))
+        attention_layers = dropper.attention_layers(self.feature_layer) | also
+        wanted = set(attention_layers)
         last = len(layers) - 1
         for layer in wanted:
             if not 0 <= layer <= last:
@@ -146,7 +150,7 @@ class VisionEncoder:
             features=features,
             cls_attention={
                 i: cls_attention(by_layer[i]["query"], by_layer[i]["keys"], heads)
-                for i in sorted(dropper.attention_layers(self.feature_layer))
+                for i in sorted(attention_layers)
             },
             keys=by_layer[key_layer]["keys"] if dropper.needs_keys else None,
             cls_query=by_layer[key_layer]["query"] if dropper.needs_keys else None,
@@ -182,9 +186,30 @@ class VisionEncoder:
             UserError: see `encode`.
             RuntimeError: the method kept more tokens than its budget allows.
         """
+        return self.select(
+            self.encode(self.partitions(pixel_values, image_size), dropper), image_size, dropper
+        )
+
+    def partitions(self, pixel_values: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """(P, 3, S, S) partitions of an image among (P', 3, S, S), on the tower's device, in its dtype."""
+        count = self.layout(image_size).partitions
+        return pixel_values[:count].to(self.tower.device, self.tower.dtype)
+
+    def select(
+        self, encoding: VisionEncoding, image_size: tuple[int, int], dropper: TokenDropper
+    ) -> VisualTokens:
+        """Drop tokens of an encoded image, and project the kept ones.
+
+        Args:
+            encoding: holds what the method reads.
+            image_size: original (height, width).
+            dropper: the dropping method.
+
+        Raises:
+            UserError: the encoding cannot be used.
+            RuntimeError: the method kept more tokens than its budget allows.
+        """
         layout = self.layout(image_size)
-        pixel_values = pixel_values[: layout.partitions].to(self.tower.device, self.tower.dtype)
-        encoding = self.encode(pixel_values, dropper)
         kept = dropper.drop(encoding, layout)
         packed = dropper.pack(kept, layout)
         counts = TokenCounts(packed.length, dropper.allowed(layout), layout.stock_tokens)
