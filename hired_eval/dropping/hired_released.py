@@ -20,9 +20,9 @@ class HiREDReleased(BudgetedDropper):
 
     The visual content score of a sub-image is how many of the full-image's top int(N * (1 - alpha)) tokens
     by layer 0 fall into its band: the raster order cut into k equal stretches, not the region it covers. The
-    full-image gets at most N and passes the excess on to the sub-images; their shares are truncated and
-    clamped to N, and what is left over is not spent. The selection runs at budget 1 as well, where the
-    released forward pass skips it.
+    full-image gets at most N and passes the excess on to the sub-images, at most N for each; their shares are
+    truncated and clamped to N, and what is left over is not spent. The selection runs at budget 1 as well,
+    where the released forward pass skips it.
     """
 
     alpha: float = 0.5
@@ -51,7 +51,7 @@ class HiREDReleased(BudgetedDropper):
         full_image = min(full_image, most)
         if layout.sub_images == 0:
             return [full_image]
-        rest = budget - full_image
+        rest = min(budget - full_image, layout.sub_images * most)
         counted = int(most * (1 - self.alpha))  # the released code's own rounding
         if rest == 0:
             return [full_image] + [0] * layout.sub_images
@@ -62,16 +62,20 @@ class HiREDReleased(BudgetedDropper):
             )
         content = encoding.attention_at(0)[0].float().sum(dim=0)
         in_bands = tokens_in_bands(content.argsort(descending=True, stable=True)[:counted], layout)
-        return [full_image, *(min(rest * n // counted, most) for n in in_bands)]
+        # in float32, as the released code computes it, where a share just below a whole number loses a token
+        shares = (rest * (in_bands / in_bands.sum())).floor().long().clamp(max=most)
+        return [full_image, *shares.tolist()]
 
 
-def tokens_in_bands(tokens: Tensor, layout: PartitionLayout) -> list[int]:
+def tokens_in_bands(tokens: Tensor, layout: PartitionLayout) -> Tensor:
     """How many of some full-image tokens lie in each of k equal stretches of the raster order.
 
     Args:
         tokens: (n,) positions on the full-image.
         layout: geometry of the image.
+
+    Returns:
+        (k,) int64 counts.
     """
     band = tokens * layout.sub_images // layout.tokens_per_partition
-    counts: list[int] = torch.bincount(band, minlength=layout.sub_images).tolist()
-    return counts
+    return torch.bincount(band.cpu(), minlength=layout.sub_images)

@@ -35,7 +35,7 @@ def _cells(height: int, width: int, count: int) -> tuple[int, int]:
         return height, width
     if count == 0 or height * width == 0:
         return 0, 0
-    down = min(max(isqrt(count * height // width), 1), height)
+    down = min(max(isqrt(count * height // width), 1), height, count)
     across = min(count // down, width)
     return min(count // across, height), across
 

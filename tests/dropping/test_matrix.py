@@ -1,0 +1,147 @@
+"""Every registered method, with its options, through the checks that methods of other packages share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from torch import Tensor
+
+import hired_eval
+from hired_eval import KeptTokens, PartitionLayout, VisionEncoding
+from hired_eval.dropping import SelectingDropper
+from hired_eval.dropping.registry import BUILT_IN, available_methods, build
+from hired_eval.dropping.testing import check_dropper
+from hired_eval.errors import UserError
+from hired_eval.paths import config_folder
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in BUILT_IN),
+    ("spatial", {"mode": "sampling"}),
+    *((name, {"spend_leftover": True}) for name in ("hired", "random", "topk_cls", "even_split")),
+    ("hired", {"distribute": "even"}),
+    ("hired", {"initial_layer": 22}),
+    ("hired", {"initial_layer": None, "final_layer": 11}),
+    ("hired", {"final_layer": 0}),
+    ("hired", {"heads": "single", "head": 1}),
+    ("hired", {"alpha": 0.0, "spend_leftover": True}),
+    ("hired", {"alpha": 1.0, "spend_leftover": True}),
+    ("hired_released", {"alpha": 0.0}),
+    ("random", {"seed": 7}),
+    ("visionzip", {"contextual": 1.0}),
+    ("visionzip", {"contextual": 0.0}),
+]
+CONFIGS = sorted((config_folder() / "method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
+)
+def test_every_method_keeps_the_contracts(name: str, options: dict[str, Any]) -> None:
+    check_dropper(build(name, **options))
+
+
+def test_every_method_is_importable_and_has_a_config() -> None:
+    targets = {yaml.safe_load(file.read_text())["_target_"] for file in CONFIGS}
+    for method in BUILT_IN.values():
+        assert getattr(hired_eval, method.__name__) is method
+        assert getattr(hired_eval.dropping, method.__name__) is method
+        assert f"hired_eval.dropping.{method.__name__}" in targets
+    assert BUILT_IN.keys() == available_methods().keys()
+    assert {file.stem for file in CONFIGS} == {*BUILT_IN, "spatial_sampling"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_a_config_names_every_option_with_its_default(file: Any) -> None:
+    first, *_ = file.read_text().splitlines()
+    assert first.startswith("# ")
+    options = yaml.safe_load(file.read_text())
+    options |= {"alpha": 0.5} if "alpha" in options else {}
+    options |= {"seed": 0} if "seed" in options else {}
+    dropper = instantiate(options)
+    assert set(options) - {"_target_"} == set(vars(dropper))
+    expected = type(dropper)(mode="sampling") if file.stem == "spatial_sampling" else type(dropper)()
+    assert dropper == expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(SelectingDropper):
+    """A method with a fault, to see that the checks find it."""
+
+    fault: str
+
+    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
+        if self.fault == "changes the encoding":
+            encoding.features.zero_()
+        if self.fault == "random":
+            return torch.rand(encoding.features.shape[:2])
+        return encoding.features.float().sum(dim=-1)
+
+    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+        kept = super().keep(encoding, layout, budget + (self.fault == "one too many"))
+        indices, features = list(kept.indices), list(kept.features)
+        if self.fault == "twice" and len(indices[0]):
+            indices[0] = indices[0][:1].repeat(len(indices[0]))
+        if self.fault == "out of range":
+            indices[0] = indices[0] + 1
+        if self.fault == "dtype":
+            features = [f.double() for f in features]
+        return KeptTokens(indices, features)
+
+
+@pytest.mark.parametrize(
+    ("fault", "contract"),
+    [
+        ("changes the encoding", "left as it was"),
+        ("random", "random state"),
+        ("one too many", "within the budget"),
+        ("twice", "kept twice"),
+        ("out of range", "positions"),
+        ("dtype", "dtype"),
+    ],
+)
+def test_the_checks_find_faults(fault: str, contract: str) -> None:
+    with pytest.raises(AssertionError, match=contract):
+        check_dropper(Broken(fault=fault))
+    check_dropper(Broken(fault="none"))
+
+
+def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
+    for name, option in [
+        ("prumerge", "budget"),
+        ("prumerge_plus", "budget"),
+        ("full", "budget"),
+        ("spatial", "alpha"),
+        ("hired_released", "spend_leftover"),
+        ("divprune", "final_layer"),
+    ]:
+        with pytest.raises(
+            UserError, match=f"method {name} has no option '{option}'; its options: .*newline"
+        ):
+            build(name, **{option: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("hired", {"budget": 0}, "budget must be above 0 and at most 1, got 0"),
+        ("hired", {"budget": 1.2}, "budget must be above 0"),
+        ("hired", {"budget": "much"}, "budget must be a number"),
+        ("hired", {"alpha": -0.1}, "alpha must be from 0 to 1"),
+        ("hired", {"distribute": "layer0"}, "distribute must be 'content' or 'even', got 'layer0'"),
+        ("hired", {"heads": "mean"}, "heads must be"),
+        ("hired", {"head": 1.5}, "head must be a whole number"),
+        ("hired", {"initial_layer": -1}, "initial_layer must be a whole number"),
+        ("topk_cls", {"final_layer": True}, "final_layer must be a whole number"),
+        ("spatial", {"mode": "max"}, "mode must be 'pooling' or 'sampling', got 'max'"),
+        ("random", {"seed": -3}, "seed must be a whole number"),
+        ("visionzip", {"contextual": 2}, "contextual must be from 0 to 1"),
+        ("full", {"newline": "all"}, "newline must be 'none' or 'rows', got 'all'"),
+        ("hierd", {}, "there is no method 'hierd'; did you mean hired"),
+    ],
+)
+def test_bad_options_are_refused_by_name(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(name, **options)
