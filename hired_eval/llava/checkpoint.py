@@ -31,6 +31,8 @@ WEIGHTS = ("pretrained", "pickle", "dummy")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("none", "8bit", "4bit")
+# names from the start of the model on, as transformers matches them
+NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -72,7 +74,8 @@ def load_checkpoint(
         seed: of dummy weights.
 
     Raises:
-        UserError: nothing there, no network, another architecture, damaged or missing weights, no safetensors.
+        UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
+            safetensors, or an option that does not exist or cannot be had here.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -144,19 +147,20 @@ def check_placement(device_map: str | None, attention: str, quantization: str, w
         raise UserError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
     if attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
-            "attention=flash_attention_2 needs the package flash-attn and a CUDA GPU; use attention=sdpa, which "
-            "runs everywhere"
+            "attention=flash_attention_2 needs the package flash-attn and a CUDA GPU; use attention=sdpa, "
+            "which runs everywhere"
         )
     if quantization not in QUANTIZATION:
         raise UserError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
     if quantization != "none" and not is_bitsandbytes_available():
         raise UserError(
-            f"quantization={quantization} needs bitsandbytes: pip install bitsandbytes; or set quantization=none"
+            f"quantization={quantization} needs bitsandbytes: pip install bitsandbytes; or set "
+            "quantization=none"
         )
     if weights == "dummy" and (device_map is not None or quantization != "none"):
         raise UserError(
-            "weights=dummy goes onto one device unquantized; leave device_map and quantization out, and name it "
-            "with device="
+            "weights=dummy goes onto one device unquantized; leave device_map and quantization out, and name "
+            "it with device="
         )
 
 
@@ -181,8 +185,8 @@ def _refuse_pickle(folder: Path) -> None:
     """
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} holds its weights as pickle (*.bin), which can run code when it is loaded; convert them "
-            "to safetensors, or set model.weights=pickle if you trust their origin"
+            f"{folder} holds its weights as pickle (*.bin), which can run code when it is loaded; convert "
+            "them to safetensors, or set model.weights=pickle if you trust their origin"
         )
 
 
@@ -194,7 +198,7 @@ def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
         load_in_8bit=kind == "8bit",
         load_in_4bit=kind == "4bit",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
     )
 
 
