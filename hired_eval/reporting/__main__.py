@@ -1,23 +1,29 @@
-"""`python -m hired_eval.reporting table3`: the paper's Table 3 from the records that are there."""
+"""`python -m hired_eval.reporting table3`: a report from the run records that are there."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.errors import UserError
-from hired_eval.reporting.table import read_records, table3
+from hired_eval.reporting.store import Store
+from hired_eval.reporting.write import REPORTS, write
 
 
-def main() -> None:
-    """Print a report of the records in a folder of runs."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a report of the records in a folder of runs, and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m hired_eval.reporting", description=__doc__)
-    parser.add_argument("report", choices=["table3"], help="which report to print")
+    parser.add_argument(
+        "report", nargs="+", choices=REPORTS, help="what to write; all: everything that has runs"
+    )
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="folder of run records")
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=Path("results/reports"), help="folder the files go to")
+    chosen = parser.parse_args(arguments)
     try:
-        print(table3(read_records(arguments.runs_dir)))
+        for line in write(Store(chosen.runs_dir), chosen.report, chosen.out):
+            print(line)
     except UserError as error:
         sys.exit(f"error: {error}")
 

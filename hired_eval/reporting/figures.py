@@ -79,7 +79,7 @@ def figure2(store: Store) -> Drawing:
     record = newest(store, "generation_attention", "figure2")
     arrays = store.arrays(record)
     kinds = [str(k) for k in arrays["kinds"]]
-    per_token = arrays["per_token"]
+    per_token = arrays["mass"] / np.maximum(arrays["tokens"], 1)
     share, tokens = arrays["mass"].mean(axis=0), arrays["token_share"].mean(axis=0)
     cumulative = arrays["cumulative"]
     figure = Figure(figsize=(8.4, 3.1))
@@ -87,7 +87,7 @@ def figure2(store: Store) -> Drawing:
     places = np.arange(len(kinds))
     left.bar(places, per_token.mean(axis=0) * 100, color=COLOURS[0], hatch="//", edgecolor="white", zorder=2)
     left.set_yscale("log")
-    left.set(title="(a) attention a token gets", ylabel="% of a layer's attention, log scale")
+    left.set(title="(a) attention a token gets", ylabel="% of the prompt's attention, log scale")
     left.set_xticks(places, kinds, rotation=30, ha="right")
     width = 0.4
     middle.bar(
@@ -129,11 +129,11 @@ def figure2(store: Store) -> Drawing:
     notes = [
         f"Attention of generated tokens, mean of all layers and heads, over {record['samples']} questions of "
         f"{record['benchmark']['name']}.",
-        f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that visual tokens "
-        "get; the paper's caption says 60 % and 80 %.",
+        f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that visual "
+        "tokens get; the paper's caption says 60 % and 80 %.",
         *provenance([record]),
     ]
-    alternative = f"Bars of attention per token and in sum for {', '.join(kinds)}; cumulative attention of visual tokens."
+    alternative = f"Bars of attention for {', '.join(kinds)}; cumulative attention of visual tokens."
     return Drawing("figure2", "Figure 2: attention in generation", figure, alternative, notes)
 
 
@@ -150,7 +150,7 @@ def figure3(store: Store) -> Drawing:
     heights = [pixels.shape[0] / pixels.shape[1] for pixels in pictures]
     figure = Figure(figsize=(1.5 * (1 + len(layers)), 1.55 * sum(heights) + 0.3))
     axes = figure.subplots(rows, 1 + len(layers), squeeze=False, height_ratios=heights)
-    side = int(round(maps.shape[-1] ** 0.5))
+    side = round(maps.shape[-1] ** 0.5)
     for i, (row, pixels) in enumerate(zip(axes, pictures, strict=True)):
         _picture(row[0], pixels, "picture" if i == 0 else "")
         for axis, layer, values in zip(row[1:], layers, maps[i], strict=True):
@@ -230,8 +230,8 @@ def figure6(store: Store) -> Drawing:
     axes[0].set_ylabel("score")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     notes = ["Bars: 95 % intervals. The line at 0.5 is the default.", *provenance(used)]
-    return Drawing("figure6", "Figure 6: the budget's split between full-image and sub-images", figure,
-                   f"Score over alpha for {', '.join(tasks)} at budgets of {', '.join(map(percent, budgets))}.", notes)  # fmt: skip
+    alternative = f"Score over alpha for {', '.join(tasks)} at {', '.join(map(percent, budgets))}."
+    return Drawing("figure6", "Figure 6: the split of the budget", figure, alternative, notes)
 
 
 def _on(records: Sequence[Record], task: str, budget: float | None = None) -> list[Record]:
@@ -290,8 +290,8 @@ def baselines(store: Store) -> Drawing:
         "Bars: 95 % intervals. PruMerge and PruMerge+ choose their number of tokens themselves.",
         *provenance(used),
     ]
-    return Drawing("baselines", "Accuracy over visual tokens", figure,
-                   f"Score over the share of visual tokens kept, for {', '.join(LABELS[t] for t in targets)}.", notes)  # fmt: skip
+    alternative = f"Score over the share of visual tokens kept: {', '.join(LABELS[t] for t in targets)}."
+    return Drawing("baselines", "Accuracy over visual tokens", figure, alternative, notes)
 
 
 def _kept_share(record: Record) -> float:

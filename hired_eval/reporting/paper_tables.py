@@ -46,6 +46,10 @@ def table2(store: Store) -> Table:
     """Table 2: from which partition the LLM's most attended visual tokens come."""
     record = newest(store, "generation_attention", "table2")
     arrays = store.arrays(record)
+    if not len(arrays["top_tokens"]):
+        raise UserError(
+            f"{record['run']} has no picture with a grid of 2 x 2, which table2 counts; raise limit"
+        )
     paper = published("table2")
     rows = []
     for i, share in enumerate((0.1, 0.2)):
@@ -64,8 +68,8 @@ def table2(store: Store) -> Table:
             )
         )
     notes = [
-        f"Share in % of the most attended visual tokens that each partition holds, over {record['samples']} pictures "
-        "with a grid of 2 x 2; tokens: how many they are, mean of a picture.",
+        "Share in % of the most attended visual tokens that each partition holds, over "
+        f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many they are, mean of a picture.",
         "The paper counts on one picture (its Figure 1): its numbers are its counts as shares.",
         *ODDITIES["table2"],
     ]  # fmt: skip
@@ -97,9 +101,8 @@ def table5(store: Store) -> Table:
 
 def table6(store: Store) -> Table:
     """Table 6: models with one partition."""
-    return _accuracy(
-        store, "table6", "Table 6: models with one partition", TABLE6, FOUR, lambda r: r["model"] in SINGLE_PARTITION
-    )  # fmt: skip
+    title = "Table 6: models with one partition"
+    return _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: r["model"] in SINGLE_PARTITION)
 
 
 def baselines(store: Store) -> Table:
@@ -134,25 +137,25 @@ def _accuracy(
     notes = ["Score [95 % interval, bootstrap over images]."]
     if any(cell.difference for row in body for cell in row.cells):
         notes.append(
-            'Line "- Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, ~ within it '
-            "(paired test over images at 5 %, not adjusted for the number of cells)."
+            'Line "- Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, '
+            "~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
         )
     if paper:
-        compared = sorted(
-            {(r["model"], PAPER_MODELS[r["model"]]) for r in used if r["model"] in PAPER_MODELS}
-        )
-        notes.append(
-            f"published: {PAPER}, {title.split(':')[0]}; "
-            + ", ".join(f"{model} stands beside {paper_model}" for model, paper_model in compared)
-            + (". The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's, "
-               "their differences between methods are what to look at." if any(m.startswith("mini") for m, _ in compared) else ".")
-        )  # fmt: skip
+        models = {r["model"] for r in used if r["model"] in PAPER_MODELS}
+        compared = ", ".join(f"{model} stands beside {PAPER_MODELS[model]}" for model in sorted(models))
+        notes.append(f"published: {PAPER}, {title.split(':')[0]}; {compared}.")
+        if any(model.startswith("mini") for model in models):
+            notes.append(
+                "The bundled models answer the bundled mini benchmarks: their scores do not compare with the "
+                "paper's; the differences between methods are what to look at."
+            )
     marks = {mark for row in body for cell in row.cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
     reasons = list(dict.fromkeys(c.reason for row in body for c in row.cells if c.reason))
     if reasons:
         notes.append(
-            f"A dash: {'; '.join(_merged(reasons))}. python -m hired_eval -m +experiment={name} runs what is missing."
+            f"A dash: {'; '.join(_merged(reasons))}. "
+            f"python -m hired_eval -m +experiment={name} runs what is missing."
         )
     if name in ("table3",):
         notes += [
@@ -186,9 +189,8 @@ def table4(store: Store) -> Table:
         block = [r for r in records if (r["model"], r["weights"]) == (model, weights)]
         for size in sorted({r["batch_size"] for r in block}):
             for row in TABLE6:
-                record = max(
-                    (r for r in row.of(block) if r["batch_size"] == size), key=lambda r: str(r["finished"]), default=None
-                )  # fmt: skip
+                of_size = [r for r in row.of(block) if r["batch_size"] == size]
+                record = max(of_size, key=lambda r: str(r["finished"]), default=None)
                 cells = []
                 for quantity, _, digits, scale in EFFICIENCY:
                     printed = paper.value(batch_size=str(size), quantity=quantity, **(row.published or {}))
@@ -201,8 +203,8 @@ def table4(store: Store) -> Table:
                     )
                 )
     notes = [
-        f"published: {PAPER}, Table 4: LLaVA-Next-7B on a Tesla P40 (24 GB); compare ratios, not numbers, unless the "
-        "machine is the same.",
+        f"published: {PAPER}, Table 4: LLaVA-Next-7B on a Tesla P40 (24 GB); compare ratios, not numbers, unless "
+        "the machine is the same.",
         "tokens: visual tokens given to the language model. OOM: out of memory.",
         *ODDITIES["table4"],
     ]
@@ -225,8 +227,8 @@ def _efficiency_cell(
         return Cell(published=printed, text="OOM", run=record["run"])
     measured = record["efficiency"][quantity]
     if isinstance(measured, dict):
-        return Cell(measured["median"] * scale, measured["low"] * scale, measured["high"] * scale, digits=digits,
-                    published=printed, run=record["run"])  # fmt: skip
+        median, low, high = (measured[k] * scale for k in ("median", "low", "high"))
+        return Cell(median, low, high, digits=digits, published=printed, run=record["run"])
     return Cell(measured * scale, digits=digits, published=printed, run=record["run"])
 
 
@@ -242,9 +244,13 @@ def newest(store: Store, measure: str, name: str) -> Record:
     return record
 
 
-def nothing_yet(name: str) -> UserError:
-    """The error of a report that has no runs to stand on."""
-    return UserError(
+class NothingYetError(UserError):
+    """A report has no runs to stand on."""
+
+
+def nothing_yet(name: str) -> NothingYetError:
+    """The error of a report that has no runs, with the command that makes them."""
+    return NothingYetError(
         f"no complete run for {name} is there yet; start with python -m hired_eval -m +experiment={name}"
     )
 

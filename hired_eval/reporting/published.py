@@ -24,12 +24,12 @@ ODDITIES = {
     "table2": ["The paper's counts for the top 20 % add up to 577, not to the 576 it names."],
     "table3": [
         "The paper's default of HiRED scores otherwise in its Table 5 than here, at either budget.",
-        "The paper's 10 % and 55 % for PruMerge and PruMerge+ are averages, not budgets; its 13B rows of the two "
-        "have the same DocVQA, OCRBench and ChartQA numbers.",
+        "The paper's 10 % and 55 % for PruMerge and PruMerge+ are averages, not budgets; its 13B rows of the "
+        "two have the same DocVQA, OCRBench and ChartQA numbers.",
     ],
     "table4": ["The paper's abstract calls this latency response latency, its text time to first token."],
     "table5": [
-        "The paper does not name the budget of this table, and its default row fits neither budget of its Table 3.",
+        "The paper does not name the budget of this table; its default row fits neither budget of its Table 3.",
         "The paper's rows 'budget by layer 22' and 'drop by layer 0' have the same four numbers.",
     ],
     "table6": [

@@ -10,6 +10,10 @@ from itertools import groupby
 from hired_eval.reporting.tables import Cell, Table, TableRow
 
 DIFFERENCE, PUBLISHED = "  - Full", "  published"
+CSV_COLUMNS = (
+    "table block row column value low high n documents marks difference_to_full difference_low difference_high "
+    "p published reason run"
+).split()
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -36,7 +40,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def lines_of(row: TableRow) -> list[tuple[str, str, list[str]]]:
-    """A row as printed lines: measured, the difference to Full, the published number; (label, tokens, cells)."""
+    """A row as printed lines (label, tokens, cells): measured, difference to Full, published."""
     lines = [(row.label, row.tokens, [cell.measured_text() for cell in row.cells])]
     if any(cell.difference for cell in row.cells):
         lines.append((DIFFERENCE, "", [cell.difference_text() for cell in row.cells]))
@@ -56,7 +60,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, the published number in grey below."""
+    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, the published one in grey below."""
     columns = "ll" + "r" * len(table.columns)
     lines = [
         "% needs \\usepackage{booktabs} and \\usepackage{xcolor}",
@@ -110,17 +114,12 @@ def comma_separated(table: Table) -> str:
     """One number a line, with everything that is known of it."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["table", "block", "row", "column", "value", "low", "high", "n", "documents", "marks", "difference_to_full",
-         "difference_low", "difference_high", "p", "published", "reason", "run"]
-    )  # fmt: skip
+    writer.writerow(CSV_COLUMNS)
     for row in table.rows:
         for column, c in zip(table.columns, row.cells, strict=True):
             d = c.difference
             difference = [None] * 4 if d is None else [d.value, d.low, d.high, d.p]
-            value = c.text if c.value is None else c.value
-            writer.writerow(
-                [table.name, row.block, row.label, column, value, c.low, c.high, c.n, c.documents, c.marks, *difference,
-                 c.published, c.reason, c.run]
-            )  # fmt: skip
+            measured = [c.text if c.value is None else c.value, c.low, c.high, c.n, c.documents, c.marks]
+            where = [table.name, row.block, row.label, column]
+            writer.writerow([*where, *measured, *difference, c.published, c.reason, c.run])
     return stream.getvalue()

@@ -17,13 +17,14 @@ DEFAULTS: dict[str, Any] = {
     "distribute": "content",
     "newline": "none",
     "spend_leftover": False,
-    "mode": "pool",
+    "mode": "pooling",
 }
 LABELS = {
     "Full": "Full",
     "Spatial": "Spatial",
     "PruMerge": "PruMerge",
     "PruMergePlus": "PruMerge+",
+    "PruMergeBudget": "PruMerge held to a budget",
     "HiRED": "HiRED",
     "HiREDReleased": "HiRED (released code)",
     "Random": "Random",
@@ -102,10 +103,6 @@ class Row:
         return True
 
 
-def _positive(layer: int | None) -> bool:
-    return layer is None or layer > 0
-
-
 def _between(layer: int | None) -> bool:
     return layer is not None and layer > 0
 
@@ -136,10 +133,8 @@ def _choice(choice: str, option: str, label: str, variant: str, **options: Any) 
 
 
 TABLE5 = (
-    _choice("distribute", "evenly", "budget evenly", "hired_20_evenly", distribute="evenly"),
-    _choice(
-        "distribute", "layer 22", "budget by the final layer", "hired_20_by_final", initial_layer=_positive
-    ),
+    _choice("distribute", "evenly", "budget evenly", "hired_20_evenly", distribute="even"),
+    _choice("distribute", "layer 22", "budget by the final layer", "hired_20_by_final", initial_layer=None),
     _choice("distribute", "layer 0", "budget by layer 0 (default)", "hired_20"),
     _choice("drop_layer", "layer 0", "drop by layer 0", "hired_20_drop_0", final_layer=0),
     _choice("drop_layer", "layer 11", "drop by a middle layer", "hired_20_drop_middle", final_layer=_between),

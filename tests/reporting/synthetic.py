@@ -24,8 +24,8 @@ BENCHMARKS: dict[str, tuple[str, float, str]] = {
     "chartqa": ("relaxed_overall", 100, "mean"),
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "full": {"_target_": "hired_eval.dropping.Full", "newline": "none"},
-    "spatial": {"_target_": "hired_eval.dropping.Spatial", "budget": 0.4, "mode": "pool"},
+    "full": {"_target_": "hired_eval.dropping.Full", "newline": "rows"},
+    "spatial": {"_target_": "hired_eval.dropping.Spatial", "budget": 0.4, "mode": "pooling"},
     "prumerge": {"_target_": "hired_eval.dropping.PruMerge"},
     "prumerge_plus": {"_target_": "hired_eval.dropping.PruMergePlus"},
     "random": {"_target_": "hired_eval.dropping.Random", "budget": 0.2, "seed": 0},
@@ -242,7 +242,7 @@ def write_attention(runs: Path, pictures: int = 4) -> None:
             "kinds": kinds,
             "mass": mass,
             "token_share": token_share,
-            "per_token": mass / (token_share * 400),
+            "tokens": token_share * 400,
             "cumulative": np.stack(
                 [np.interp(grid, np.linspace(0, 1, 321), np.concatenate([[0], c])) for c in cumulative]
             ),
@@ -255,3 +255,29 @@ def write_attention(runs: Path, pictures: int = 4) -> None:
     )
     for i in range(2):
         picture(160, 120 - 60 * i, i).save(folder / "pictures" / f"{i}.png")
+
+
+def write_gallery(runs: Path, question: str = "what is the total?", prediction: str = "42") -> None:
+    """Three methods on two pictures, one with a 2 x 2 grid and one with a 1 x 2 grid."""
+    rng = np.random.default_rng(0)
+    side, size = 8, 56
+    for method in ("full", "hired", "prumerge"):
+        arrays: dict[str, np.ndarray] = {}
+        rows = []
+        for i, (grid_rows, cols) in enumerate(((2, 2), (1, 2))):
+            count = 1 + grid_rows * cols
+            everything = np.array([(p, t) for p in range(count) for t in range(side * side)])
+            share = 1.0 if method == "full" else 0.2
+            kept = everything[
+                np.sort(rng.choice(len(everything), int(share * len(everything)), replace=False))
+            ]
+            arrays[f"kept_{i}"] = np.concatenate([kept, [[0, -1]]]) if method == "prumerge" else kept
+            arrays[f"layout_{i}"] = np.array([grid_rows, cols, side])
+            rows.append(
+                {"doc_id": i, "question": question, "prediction": prediction, "target": "['42']",
+                 "kept": len(kept), "full": len(everything), "image": f"picture{i}"}
+            )  # fmt: skip
+        folder = write_measurement(runs, "gallery", arrays, method=method, samples=2)
+        pd.DataFrame(rows).to_parquet(folder / "samples.parquet", index=False)
+        for i, count in enumerate((5, 3)):
+            picture(size * count, size, i).save(folder / "pictures" / f"{i}.png")

@@ -1,0 +1,111 @@
+"""The sections of the page: tables that sort, figures, the gallery, runs that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from hired_eval.reporting.figures import Drawing
+from hired_eval.reporting.gallery import Entry
+from hired_eval.reporting.html import anchor, foreign, picture_source, text
+from hired_eval.reporting.rows import label_of
+from hired_eval.reporting.store import Record
+from hired_eval.reporting.tables import BENCHMARK_LABELS, Cell, Table, TableRow
+
+
+def _section(title: str, body: Iterable[str]) -> str:
+    head = f'<section id="{anchor(title)}" aria-label="{text(title)}">\n<h2>{text(title)}</h2>\n'
+    return f"{head}{''.join(body)}</section>"
+
+
+def table(made: Table) -> str:
+    """A table whose columns sort by the measured value."""
+    parts = []
+    for block, rows in groupby(made.rows, key=lambda row: row.block):
+        heads = "".join(_head(name) for name in ("method", "tokens", *made.columns))
+        body = "".join(_row(row) for row in rows)
+        parts.append(
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{text(block)}">'
+            f'<table class="sortable"><caption>{text(block)}</caption><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>\n"
+        )
+    return _section(made.title, [*parts, *_notes([*made.notes, *made.provenance])])
+
+
+def _notes(notes: Iterable[str]) -> list[str]:
+    return [f'<p class="note">{text(note)}</p>\n' for note in notes]
+
+
+def _head(name: str) -> str:
+    return f'<th scope="col"><button type="button">{text(name)}</button></th>'
+
+
+def _row(row: TableRow) -> str:
+    share = row.tokens.rstrip(" %")
+    value = share if share.replace(".", "").isdigit() else ""
+    return (
+        f'<tr><th scope="row" data-value="{text(row.label)}">{text(row.label)}</th>'
+        f'<td data-value="{value}">{text(row.tokens)}</td>{"".join(map(_cell, row.cells))}</tr>\n'
+    )
+
+
+def _cell(cell: Cell) -> str:
+    value = "" if cell.value is None else f"{cell.value:.6g}"
+    lines = [f"<div>{text('–' if cell.value is None and not cell.text else _number(cell))}</div>"]
+    if cell.low is not None and cell.high is not None:
+        lines.append(f'<div class="range">{cell.low:.{cell.digits}f} to {cell.high:.{cell.digits}f}</div>')
+    if cell.difference is not None:
+        d = cell.difference
+        kind = ("better" if d.value > 0 else "worse") if d.beyond_noise else ""
+        meaning = "beyond noise" if d.beyond_noise else "within noise"
+        lines.append(
+            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">{d.value:+.{cell.digits}f} '
+            f"[{d.low:+.{cell.digits}f}, {d.high:+.{cell.digits}f}] {'!' if d.beyond_noise else '~'}</div>"
+        )
+    if cell.published:
+        lines.append(f'<div class="published">published {text(cell.published)}</div>')
+    return f'<td data-value="{value}">{"".join(lines)}</td>'
+
+
+def _number(cell: Cell) -> str:
+    return cell.text or "" if cell.value is None else f"{cell.value:.{cell.digits}f}{cell.marks}"
+
+
+def figure(drawing: Drawing, source: str) -> str:
+    """A figure with its notes."""
+    image = f'<figure><img src="{source}" alt="{text(drawing.alternative)}"></figure>\n'
+    return _section(drawing.title, [image, *_notes(drawing.notes)])
+
+
+def gallery(entries: Sequence[Entry]) -> str:
+    """Each question with what every method keeps and what the model answers."""
+    parts = [
+        '<p class="note">The full-image on the left, the sub-images on the right; the dropped are faded.</p>\n'
+    ]
+    for i, entry in enumerate(entries):
+        figures = "".join(
+            f'<figure><img src="{picture_source(s.picture, s.kind)}" '
+            f'alt="{text(s.label)}: kept visual tokens marked on the partitions">'
+            f"<figcaption><strong>{text(s.label)}</strong>, {s.kept} of {s.full} tokens<br>"
+            f'answer: <span class="answer">{foreign(s.prediction)}</span></figcaption></figure>'
+            for s in entry.shown
+        )
+        parts.append(
+            f"<details{' open' if i == 0 else ''}><summary>{text(entry.benchmark)}, {text(entry.model)}: "
+            f"{foreign(entry.question)}</summary>"
+            f'<p>Accepted: <span class="answer">{foreign(entry.target)}</span></p>'
+            f'<div class="shown">{figures}</div></details>\n'
+        )
+    return _section("Gallery", parts)
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """A section that names the runs that failed; none where none did."""
+    if not records:
+        return []
+    items = [
+        f"<li>{text(label_of(r))} on {text(BENCHMARK_LABELS.get(r['benchmark']['name'], 'a benchmark'))}, "
+        f"{text(r['model'])}: {foreign(r.get('error') or 'samples failed')}</li>"
+        for r in records
+    ]
+    return [_section("Runs that failed", ["<ul>", *items, "</ul>\n"])]
