@@ -31,7 +31,7 @@ class Recipe:
     shards: int = 64
     shard_pages: int = 250
     tokenizer_pages: int = 400
-    vision_steps: int = 9000
+    vision_steps: int = 15000
     lookup_steps: int = 1100
     joint_steps: int = 6000
     batch_pages: int = 24

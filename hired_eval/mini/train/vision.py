@@ -24,6 +24,8 @@ from hired_eval.mini.vocabulary import GROUP_NAMES, GROUPS
 
 SCALE = 14.0
 NOTHING = 0.08  # weight of patches that show nothing of a group: nine of ten do not
+VALUE_WEIGHT = 3.0  # of the written words' cross-entropy: they are the hardest group
+LETTERS_WEIGHT = 0.6
 VALUE = GROUP_NAMES.index("value")
 MARKER = GROUP_NAMES.index("marker")
 
@@ -67,7 +69,8 @@ def patch_loss(projected: Tensor, labels: Tensor, table: Tensor, ids: list[Tenso
         weight = logits.new_ones(len(members) + 1)
         if g != MARKER:
             weight[0] = NOTHING
-        entropy = entropy + F.cross_entropy(logits, labels[:, g], weight=weight)
+        share = VALUE_WEIGHT if g == VALUE else 1.0
+        entropy = entropy + share * F.cross_entropy(logits, labels[:, g], weight=weight)
     distance = (projected - target_embeddings(labels, table, ids)).square().sum(-1)
     weights = torch.where(labels[:, MARKER] == GROUPS["marker"].index("blank") + 1, NOTHING, 1.0)
     return entropy, (distance * weights).sum() / weights.sum()
@@ -174,7 +177,7 @@ def train_vision(
             torch.zeros(()),
         )
         spelling, spelled_right = letter_loss(spelled.float(), letters.float())
-        loss = entropy + 0.7 * distance + 4 * cls + spelling
+        loss = entropy + 0.7 * distance + 4 * cls + LETTERS_WEIGHT * spelling
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(params, 1.0)
