@@ -1,0 +1,227 @@
+"""Counted FLOPs are PyTorch's own count; measured times and memory make sense; the record holds them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hired_eval.dropping.registry import build
+from hired_eval.efficiency import efficiency, summary
+from hired_eval.efficiency.flops import Decoder, Tower, Work
+from hired_eval.efficiency.machine import Machine, measure_machine, peak_memory
+from hired_eval.efficiency.measure import Efficiency, Workload
+from hired_eval.efficiency.table import HEAD, table
+from hired_eval.errors import UserError
+from hired_eval.llava.checkpoint import Checkpoint
+from hired_eval.llava.memory import kv_bytes
+from hired_eval.llava.prefix import Prefix, PrefixCaches
+from hired_eval.loading import Models
+from tests import tiny
+
+WORK = Workload(width=112, height=112, text_tokens=7, new_tokens=4, warm_up=0, repeats=2)
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "hired": {"budget": 0.3},
+    "prumerge": {},
+}
+
+
+@pytest.fixture
+def eager(request: pytest.FixtureRequest) -> Any:
+    """A tiny model whose attention FlopCounterMode can see: products of matrices, no fused kernel."""
+    model, processor = tiny.llava_next() if request.param == "llava_next" else tiny.llava()
+    model.set_attn_implementation("eager")
+    return Checkpoint(model, processor)
+
+
+def counted(timed: Efficiency) -> int:
+    with FlopCounterMode(display=False) as counter:
+        timed.run()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("eager", ["llava_next", "llava"], indirect=True)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: int) -> None:
+    timed = Efficiency(eager, build(method, **METHODS[method]), WORK, batch_size)
+    total = counted(timed)
+    mine = sum(work.flops for work in timed.phases().values())
+    if method == "prumerge":
+        # the selection's own products are not counted; on such small partitions they are up to a tenth
+        assert 0.9 * total <= mine <= total
+    else:
+        assert mine == total
+
+
+@pytest.mark.parametrize("eager", ["llava_next", "llava"], indirect=True)
+def test_counted_flops_of_the_stock_model_are_those_of_torch(eager: Any) -> None:
+    timed = Efficiency(eager, None, WORK, 2)
+    total = counted(timed)
+    work = timed.phases()
+    # the stock run encodes a second time, to time the vision side alone
+    assert sum(w.flops for w in work.values()) + work["vision"].flops == total
+
+
+def test_dropping_saves_what_the_formulas_say(llava_next: tuple[Any, Any]) -> None:
+    flops = {}
+    for method in ("full", "hired"):
+        timed = Efficiency(Checkpoint(*llava_next), build(method, **METHODS[method]), WORK, 1)
+        timed.run()
+        flops[method] = timed.phases()
+        assert timed.kv_cache_bytes() == kv_bytes(llava_next[0].config, 7 + timed.kept[0] + 3, torch.float32)
+    assert flops["hired"]["prefill"].flops < flops["full"]["prefill"].flops
+    assert flops["hired"]["decode"].flops < flops["full"]["decode"].flops
+    assert flops["hired"]["vision"].flops < flops["full"]["vision"].flops
+
+
+def test_kv_bytes_are_those_of_the_cache(llava_next: tuple[Any, Any]) -> None:
+    model = llava_next[0]
+    with torch.inference_mode():
+        cache = PrefixCaches(model).batch([Prefix((5, 6, 7, 8, 9), (), ())], 0)[0]
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert held == kv_bytes(model.config, 5, torch.float32)
+
+
+def test_the_7b_model_needs_what_is_known_of_it() -> None:
+    """LLaVA-Next 7B at 672 x 672: 5 partitions; 6.6 billion weights in the layers and the output."""
+    tower = Tower(channels=1024, inner=4096, tokens=576, patch_values=588, layers=24, output=4096)
+    decoder = Decoder(4096, 11008, 32, 32, 32, 128, 32064)
+    assert decoder.prefill(1, 1, 2).weight_bytes == pytest.approx(2 * 6.607e9, rel=1e-3)
+    # 303 million weights of CLIP-L, of which the layers are nearly all
+    assert tower.encode(1, 24, 1).weight_bytes == pytest.approx(303e6, rel=0.01)
+    assert decoder.forward(1, 1, 1000, 2).cache_bytes == 1000 * 524288
+
+
+def test_the_vision_side_is_timed_before_the_first_token_and_that_before_the_last(
+    llava_next: tuple[Any, Any],
+) -> None:
+    times = Efficiency(Checkpoint(*llava_next), build("hired"), WORK, 2).run()
+    assert 0 < times.vision < times.first_token < times.total
+
+
+def test_the_stock_run_generates_what_full_generates(llava_next: tuple[Any, Any]) -> None:
+    stock = Efficiency(Checkpoint(*llava_next), None, WORK, 2)
+    full = Efficiency(Checkpoint(*llava_next), build("full"), WORK, 2)
+    for ours, theirs in zip(full.visual_tokens(), stock.visual_tokens(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    stock.run()
+    full.run()
+    assert stock.kept == full.kept
+
+
+def test_peak_memory_is_that_of_the_block() -> None:
+    device = torch.device("cpu")
+    with peak_memory(device) as large:
+        torch.ones(50_000_000).sum()
+    with peak_memory(device) as small:
+        torch.ones(1_000_000).sum()
+    assert large.bytes - large.start > 150e6
+    assert small.bytes - small.start < 50e6
+
+
+def test_the_roofline_is_the_slower_of_arithmetic_and_traffic() -> None:
+    machine = Machine(flops_per_second=100, bytes_per_second=10)
+    assert machine.least_seconds(Work(1000, 5)) == 10
+    assert machine.least_seconds(Work(10, 5, 15)) == 2
+    best = measure_machine(torch.device("cpu"), torch.float32)
+    assert best.flops_per_second > 1e8
+    assert best.bytes_per_second > 1e8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("repeats", 0), ("width", 0), ("new_tokens", 2.5), ("warm_up", -1)]
+)
+def test_a_workload_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
+    options = {"width": 1, "height": 1, "text_tokens": 2, "new_tokens": 1, "warm_up": 0, "repeats": 1}
+    with pytest.raises(UserError, match=f"efficiency.{name} must be"):
+        Workload(**{**options, name: value})
+
+
+@pytest.fixture(scope="module")
+def config(tiny_checkpoint: Path) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from hired_eval.paths import config_folder
+
+    overrides = [
+        f"model.path={tiny_checkpoint}", "batch_size=2", "efficiency.width=112", "efficiency.height=112",
+        "efficiency.new_tokens=3", "efficiency.repeats=2", "measure=efficiency", "device=cpu",
+    ]  # fmt: skip
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = compose("config", overrides=overrides)
+    # the group hydra is there only where its own app composes
+    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    return dict(resolved)
+
+
+def records(config: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    said: list[str] = []
+    models = Models()
+    full = {"_target_": "hired_eval.dropping.Full", "newline": "rows"}
+    variants: list[dict[str, Any]] = [
+        {"measure": "efficiency_stock", "method": full},
+        {"method": full},
+        {"budget": 0.2},
+    ]
+    return [
+        efficiency({**config, "runs_dir": str(folder), **v}, said.append, models).record for v in variants
+    ]
+
+
+def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Path) -> None:
+    made = records(config, tmp_path)
+    for record in made:
+        measured = record["efficiency"]
+        assert record["status"] == "complete"
+        assert not record["out_of_memory"]
+        assert set(measured["flops"]) == {"vision", "prefill", "decode"}
+        for name in ("throughput_tokens_per_second", "time_to_first_token_seconds", "latency_seconds"):
+            low, median, high = (measured[name][k] for k in ("low", "median", "high"))
+            assert 0 < low <= median <= high
+        assert 0 < measured["share_of_roofline"] < 1
+        assert measured["memory_gigabytes"] > 0.05
+        assert "tokens/s" in summary(record)
+    text = table(made)
+    rows = [line.split("|")[3].strip() for line in text.splitlines()[2:5]]
+    assert rows == ["stock generate", "Full", "HiRED 20 %"]
+    full = text.splitlines()[3].split("|")
+    assert full[HEAD.index("x faster") + 1].strip() == "1.00"
+    hired = text.splitlines()[4].split("|")
+    assert float(hired[HEAD.index("FLOPs allow") + 1]) > 1
+    again = efficiency({**config, "runs_dir": str(tmp_path), "budget": 0.2}, print, Models())
+    assert again.reused
+
+
+def test_out_of_memory_is_a_result(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    models = Models()
+    from hired_eval.runs import checkpoint_source
+
+    checkpoint = models.get(checkpoint_source(config["model"]), config["model"], "cpu", 0)
+    handle = checkpoint.model.model.language_model.register_forward_pre_hook(no_memory)
+    try:
+        record = efficiency({**config, "runs_dir": str(tmp_path)}, print, models).record
+    finally:
+        handle.remove()
+    assert record["status"] == "complete"
+    assert record["out_of_memory"]
+    assert "OOM" in table([record])
+    assert "out of memory" in summary(record)
+
+
+def test_the_stock_model_drops_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set method=full"):
+        efficiency({**config, "runs_dir": str(tmp_path), "measure": "efficiency_stock"}, print, Models())
+
+
+def test_an_empty_folder_says_how_to_fill_it() -> None:
+    with pytest.raises(UserError, match="experiment=table4"):
+        table([])
