@@ -1,0 +1,82 @@
+"""Over random options and geometries: the budget is never exceeded, order is kept, more budget keeps more."""
+
+from typing import Any
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hired_eval import Full, HiRED, PartitionLayout
+from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.dropping.selection import largest_remainder
+from hired_eval.dropping.testing import check_dropper, synthetic_encoding
+
+BUDGETED = sorted(name for name, method in BUILT_IN.items() if hasattr(method, "budget"))
+sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
+grids = st.sampled_from([(0, 0), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3)])
+layouts = st.builds(lambda g, side, size: PartitionLayout(*g, side, size), grids, st.integers(2, 5), sizes)
+
+
+@given(
+    name=st.sampled_from(BUDGETED),
+    layout=layouts,
+    budget=st.floats(1e-4, 1),
+    newline=st.sampled_from(["none", "rows"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_budget_is_a_promise(
+    name: str, layout: PartitionLayout, budget: float, newline: Any, seed: int
+) -> None:
+    method = BUILT_IN[name](budget=budget, newline=newline)  # type: ignore[call-arg]
+    kept = method.drop(synthetic_encoding(method, layout, seed=seed), layout)
+    packed = method.pack(kept, layout)
+    assert packed.length <= budget * layout.total_tokens
+    if method.grid_order:
+        assert all(bool((i.diff() > 0).all()) for i in kept.indices)
+        assert bool((packed.partition[packed.partition == 0].diff() == 0).all())
+
+
+@given(layout=layouts, alpha=st.floats(0, 1), spend=st.booleans(), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_hired_keeps_more_with_more_budget(
+    layout: PartitionLayout, alpha: float, spend: bool, seed: int
+) -> None:
+    encoding = synthetic_encoding(HiRED(), layout, seed=seed)
+    before = -1
+    for budget in (0.05, 0.2, 0.5, 1.0):
+        method = HiRED(budget=budget, alpha=alpha, spend_leftover=spend)
+        kept = method.pack(method.drop(encoding, layout), layout).length
+        assert kept >= before
+        before = kept
+    usable = int(layout.unpadded_mask().sum())
+    assert not spend or before == usable
+
+
+@given(
+    partitions=st.lists(st.tuples(st.floats(0, 50), st.integers(0, 20)), min_size=1, max_size=6),
+    budget=st.integers(0, 150),
+)
+def test_largest_remainder_spends_all_there_is_room_for(
+    partitions: list[tuple[float, int]], budget: int
+) -> None:
+    quotas, room = [list(column) for column in zip(*partitions, strict=True)]
+    counts = largest_remainder(quotas, room, budget)
+    assert sum(counts) == min(budget, sum(room))
+    assert all(0 <= n <= most for n, most in zip(counts, room, strict=True))
+
+
+@given(layout=layouts)
+@settings(max_examples=60, deadline=None)
+def test_full_packs_what_stock_packs(layout: PartitionLayout) -> None:
+    encoding = synthetic_encoding(Full(), layout)
+    packed = Full().pack(Full().drop(encoding, layout), layout)
+    assert packed.length == layout.stock_tokens
+    assert layout.unpadded_mask().sum() == len(packed.features)
+    assert torch.testing.assert_close(layout.regions().sum(), layout.regions().sum().round()) is None
+
+
+@given(layout=layouts)
+@settings(max_examples=5, deadline=None)
+def test_the_shared_checks_hold_on_any_geometry(layout: PartitionLayout) -> None:
+    check_dropper(HiRED(budget=0.3), [layout])
