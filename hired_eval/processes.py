@@ -1,0 +1,40 @@
+"""The processes that share a run, as `accelerate launch` starts them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+T = TypeVar("T")
+
+
+class Processes:
+    """This process among those of its launch; one that was started alone is the only one.
+
+    Attributes:
+        rank: 0 for the main process, which holds the run's lock, says what is done, and writes the record.
+        count: number of processes.
+    """
+
+    def __init__(self) -> None:
+        state = PartialState()
+        self.rank: int = state.process_index
+        self.count: int = state.num_processes
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the main process."""
+        return self.rank == 0
+
+    def from_main(self, value: T) -> T:
+        """The main process's value; all processes meet here."""
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """Every process's value, by rank; all processes meet here."""
+        values: list[T] = gather_object([value])
+        return values
