@@ -3,10 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from tests import tiny
 from tests.data import write_docvqa
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_data_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `datasets` makes of the tests' parquet files stays out of the user's cache."""
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +39,9 @@ def tiny_checkpoint(llava_next: tuple[Any, Any], tmp_path_factory: pytest.TempPa
 def docvqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve documents of DocVQA's schema, for data.path."""
     return write_docvqa(tmp_path_factory.mktemp("data"), 12)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_checkpoint: Path, docvqa_folder: Path) -> list[str]:
+    """Options of a run of the tiny model on twelve documents, in under a second."""
+    return [f"model.path={tiny_checkpoint}", f"data.path={docvqa_folder}"]

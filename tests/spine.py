@@ -1,0 +1,36 @@
+"""What the tests of the whole chain share: a config as the command line makes it, and that command line."""
+
+import sys
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from hired_eval.__main__ import main
+from hired_eval.paths import config_folder
+from hired_eval.runs import Outcome, run
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    """The resolved config that `python -m hired_eval OVERRIDES` runs."""
+    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+        resolved: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return resolved
+
+
+def run_quietly(*overrides: str) -> Outcome:
+    return run(config(*overrides), say=lambda line: None)
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit status of `python -m hired_eval ARGUMENTS`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["hired-eval", *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    return 0

@@ -1,0 +1,73 @@
+"""The benchmarks: stock tasks on local data, and what is said where that cannot be read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from lmms_eval.utils import load_yaml_config
+
+from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_manager, whole_pairs
+from hired_eval.errors import UserError
+from hired_eval.paths import config_folder
+from tests.data import write_docvqa
+
+CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in (config_folder() / "task").glob("*.yaml")}
+DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", 100, "mean")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_benchmark_is_a_task_of_lmms_eval_with_its_metric(name: str) -> None:
+    benchmark = Benchmark(**CONFIGS[name])
+    assert benchmark.name == name
+    task = load_yaml_config(task_manager().task_index[benchmark.lmms_task]["yaml_path"], mode="full")
+    assert benchmark.metric in [metric["metric"] for metric in task["metric_list"]]
+    assert task["output_type"] == "generate_until"
+
+
+def test_local_data_is_found_in_the_layouts_of_the_hub(tmp_path: Path) -> None:
+    folder = write_docvqa(tmp_path, 4)
+    for path in (folder, folder / "DocVQA"):
+        task = load_task(DOCVQA, DataSource("hub", path))
+        assert len(task.eval_docs) == 4
+        assert "submission" not in task.aggregation()
+    (tmp_path / "named").mkdir()
+    (folder / "DocVQA").rename(tmp_path / "named" / "DocVQA")
+    assert len(load_task(DOCVQA, DataSource("hub", tmp_path / "named" / "DocVQA")).eval_docs) == 4
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"has no file validation\*\.parquet \(splits found: none\)"),
+        ({"test-0.parquet": b""}, r"has no file validation\*\.parquet \(splits found: test\)"),
+        ({"validation-0.parquet": b""}, "the data of docvqa cannot be read: "),
+        ({"validation-0.parquet": b"PAR1 damaged PAR1"}, "the data of docvqa cannot be read: "),
+    ],
+)
+def test_data_that_cannot_be_read_is_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as refused:
+        load_task(DOCVQA, DataSource("hub", tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+class Documents:
+    """Stands in for a task: its documents alone."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self.eval_docs_no_media = {
+            "category": [category for category, _ in pairs],
+            "question_id": [question for _, question in pairs],
+        }
+
+
+@given(pairs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123")), max_size=8), data=st.data())
+def test_a_limit_is_the_least_that_cuts_no_pair(pairs: list[tuple[str, str]], data: Any) -> None:
+    limit = data.draw(st.integers(1, 10))
+    found = whole_pairs(Documents(pairs), limit)  # type: ignore[arg-type]
+    uncut = [n for n in range(limit, len(pairs) + 1) if set(pairs[:n]).isdisjoint(pairs[n:])]
+    assert found == (uncut[0] if uncut else limit)

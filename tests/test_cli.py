@@ -1,0 +1,186 @@
+"""The command line: what it prints, how it ends, and what it says to a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hired_eval.llava.answering import DroppingLlava
+from tests.spine import command_line
+
+MISTAKES = [
+    (["method=hird"], "there is no method 'hird'; did you mean hired"),
+    (["task=docvq"], "there is no task 'docvq'; did you mean docvqa"),
+    (["model=llava_next_7"], "there is no model 'llava_next_7'; did you mean llava_next_7b"),
+    (["data=hubb"], "there is no data 'hubb'; did you mean hub"),
+    (["profile=papr"], "there is no profile 'papr'; did you mean paper"),
+    (["budgt=0.2"], "there is no option 'budgt'; did you mean budget"),
+    (["+budgt=0.2"], "there is no option 'budgt'; did you mean budget"),
+    (["method.alfa=0.2"], "there is no option 'alfa' of method hired; did you mean alpha"),
+    (["~limit"], "~limit: an option cannot be taken away; set it to null"),
+    (["method=full,hired"], "method=full,hired names several values; add -m"),
+    (["budget=0.2,0.4"], "budget=0.2,0.4 names several values; add -m"),
+    (["budget=0"], "budget must be above 0 and at most 1, got 0"),
+    (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
+    (["budget=1.5"], "budget must be above 0 and at most 1, got 1.5"),
+    (["budget=nan"], "budget must be above 0 and at most 1, got nan"),
+    (["budget=x"], "budget must be a number above 0 and at most 1, got 'x'"),
+    (["budget=true"], "budget must be a number above 0 and at most 1, got True"),
+    (["method.alpha=2"], "alpha must be from 0 to 1, got 2"),
+    (["model.alpha=-0.1"], "alpha must be from 0 to 1, got -0.1"),
+    (["method=full", "budget=0.4"], "no token budget of its own; leave budget=0.4 out"),
+    (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
+    (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
+    (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
+    (["limit=0"], "limit must be a whole number of at least 1, got 0"),
+    (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
+    (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),
+    (["on_error=ignore"], "on_error must be 'stop' or 'record', got 'ignore'"),
+    (["device=gpu"], "device 'gpu' is not known to PyTorch; try auto, cpu or cuda:0"),
+    (["data.source=x"], "data.source must be auto, bundled or hub, got 'x'"),
+    (["data=bundled"], "exclude each other; leave one out"),
+    (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
+    (["model.path=/no/folder"], "model.path=/no/folder is not a folder"),
+    (["model.path=null"], "model mini names no checkpoint; set model.path=FOLDER or model.hub_id=ID"),
+    (["model.dtype=int4"], "dtype must be one of float32, float16, bfloat16, got 'int4'"),
+    (["model.weights=x"], "weights must be one of pretrained, pickle, dummy, got 'x'"),
+    (["model.feature_layer=x"], "feature_layer must be a whole number, e.g. -2, got 'x'"),
+    (["model.feature_layer=-20"], "vision_feature_layer=-20 is outside the vision tower, which has 4 layers"),
+    (["model.quantization=x"], "quantization must be one of none, 8bit, 4bit, got 'x'"),
+    (["model.attention=x"], "attention must be one of sdpa, eager, flash_attention_2, got 'x'"),
+    (["model.prompt=hello"], "the prompt must hold {images} and {question} once each, got 'hello'"),
+    (["method.final_layer=9"], "HiRED asks for CLS-attention of layer 9, and the vision tower has layers"),
+    (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
+    (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
+    (["task.scale=x"], "task.scale must be a number, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be mean or mme, got 'x'"),
+    (["runs_dir=/dev/null/runs"], "cannot write /dev/null/runs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), MISTAKES, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
+)
+def test_a_mistake_ends_in_one_clear_line(
+    arguments: list[str],
+    message: str,
+    tiny_run: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = {argument.split("=")[0] for argument in arguments}
+    base = [option for option in [*tiny_run, f"runs_dir={tmp_path}"] if option.split("=")[0] not in named]
+    assert command_line(monkeypatch, *base, *arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert errors[0] == printed.err.splitlines()[-1]
+
+
+def test_the_exit_status_reaches_the_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hired_eval", "method=hird"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: there is no method 'hird'")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_unreachable_hub_is_one_line_for_model_and_data(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("hired_eval.llava.checkpoint", "hired_eval.benchmarks"):
+        monkeypatch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    runs = f"runs_dir={tmp_path}"
+    assert command_line(monkeypatch, "model=llava_next_7b", "model.hub_id=nobody/nothing", runs) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy "
+        "with model.path=FOLDER, or use the bundled model with model=mini"
+    )
+    assert command_line(monkeypatch, tiny_run[0], "data=hub", "task=pope", runs) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: could not fetch the data set lmms-lab-encoder/POPE of pope from the hub (HF_HUB_OFFLINE is "
+        "set); point to a local copy with data.path=FOLDER, or use data=bundled"
+    )
+
+
+def test_a_run_prints_its_table_and_is_not_repeated(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*tiny_run, f"runs_dir={tmp_path}", "budget=0.4", "limit=3"]
+    assert command_line(monkeypatch, *arguments) == 0
+    first = capsys.readouterr()
+    assert first.out.startswith("| benchmark | method")
+    for cell in ("docvqa", "HiRED 40 %", "anls", "3 of 12 (partial)", "(max "):
+        assert cell in first.out
+    assert first.out.splitlines()[-1].startswith(f"record: {tmp_path}/docvqa-mini-hired-0.4-")
+    assert first.err.count("\n") < 12
+    assert command_line(monkeypatch, *arguments) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "complete already" in again.err
+
+
+def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *tiny_run, f"runs_dir={tmp_path}", "limit=2", "method=full,hired"]
+    assert command_line(monkeypatch, *sweep, "budget=0.4") == 1
+    assert "leave budget=0.4 out" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 1
+    assert command_line(monkeypatch, *sweep) == 0
+    assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 3
+    assert "| Full " in capsys.readouterr().out.split("HiRED")[-1], "full execution stands beside the method"
+
+
+def test_an_interrupted_run_says_so_and_goes_on(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*tiny_run, f"runs_dir={tmp_path}", "batch_size=1"]
+    answer = DroppingLlava.answer
+    asked = []
+
+    def interrupted(self: DroppingLlava, *args: object) -> object:
+        asked.append(args)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return answer(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DroppingLlava, "answer", interrupted)
+        assert command_line(monkeypatch, *arguments) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted")
+    assert not list(tmp_path.glob("*/record.json"))
+    assert command_line(monkeypatch, *arguments) == 0
+    assert "going on with 3 questions answered before" in capsys.readouterr().err
+
+
+def test_help_names_every_group_and_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    configs = Path(__file__).parents[1] / "configs"
+    for group in ("model", "method", "task", "data", "profile"):
+        assert f"\n{group}=\n" in text
+        for file in (configs / group).glob("*.yaml"):
+            line = next(line for line in text.splitlines() if line.startswith(f"  {file.stem} "))
+            assert len(line.split(maxsplit=1)) == 2, f"{file} says nothing of itself"
+    for option in yaml.safe_load((configs / "config.yaml").read_text()).keys() - {"defaults", "hydra"}:
+        assert f"\n  {option}=" in text
+
+
+def test_the_resolved_config_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, "profile=paper", "budget=0.2", "--cfg", "job", "--resolve") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["budget"] == 0.2
+    assert shown["model"]["hub_id"] == "llava-hf/llava-v1.6-vicuna-7b-hf"
+    assert shown["method"]["alpha"] == shown["model"]["alpha"] == 0.5
+    assert shown["data"]["source"] == "hub"

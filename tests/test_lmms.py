@@ -1,0 +1,209 @@
+"""The plugin through lmms-eval's own entry points: `simple_evaluate` and its command line."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from lmms_eval.__main__ import cli_evaluate
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from hired_eval.benchmarks import task_manager
+from hired_eval.errors import UserError
+from hired_eval.lmms import HiredLlava
+from tests import tiny
+
+CHOICES = ["yes", "no", "maybe so"]
+UTILS = """
+def pictures(document):
+    return [image.convert("RGB") for image in document["images"]]
+
+def question(document, lmms_eval_specific_kwargs=None):
+    return document["question"]
+"""
+TASK = """
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{test: {folder}/data.parquet}}}}
+test_split: test
+doc_to_visual: !function utils.pictures
+doc_to_text: !function utils.question
+metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
+"""
+OPEN = "output_type: generate_until\ndoc_to_target: reply\ngeneration_kwargs: {max_new_tokens: 4}\n"
+CHOICE = "output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: answer\n"
+OPTIONS = "prompt=mini,dtype=float32"
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open and a multiple-choice task on documents with no, one and three pictures."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [
+        {
+            "question": f"which {'x' * 3 * i} is it?",
+            "choices": CHOICES,
+            "answer": i % 3,
+            "reply": "a",
+            "images": [tiny.picture(60 + 10 * i, 90, seed=3 * i + k) for k in range((0, 1, 3)[i % 3])],
+        }
+        for i in range(6)
+    ]
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "choices": datasets.List(datasets.Value("string")),
+            "answer": datasets.Value("int64"),
+            "reply": datasets.Value("string"),
+            "images": datasets.List(datasets.Image()),
+        }
+    )
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data.parquet")
+    (folder / "utils.py").write_text(UTILS)
+    for name, kind, metric in (("toy_open", OPEN, "exact_match"), ("toy_choice", CHOICE, "acc")):
+        task = f"task: {name}\n{kind}{TASK.format(folder=folder, metric=metric)}"
+        (folder / f"{name}.yaml").write_text(task)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toy_tasks(tasks: Path) -> TaskManager:
+    return TaskManager(verbosity="ERROR", include_path=str(tasks), include_defaults=False)
+
+
+def evaluate(checkpoint: Path, options: str, task: Any, manager: TaskManager, batch_size: int = 1) -> Any:
+    return simple_evaluate(
+        model="hired_llava",
+        model_args=f"pretrained={checkpoint},{OPTIONS},{options}",
+        tasks=[task],
+        task_manager=manager,
+        batch_size=batch_size,
+        bootstrap_iters=0,
+        verbosity="ERROR",
+        process_docs_parallel=1,
+    )
+
+
+def responses(results: Any, task: str) -> list[Any]:
+    samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
+    return [sample["filtered_resps"] for sample in samples]
+
+
+@pytest.mark.parametrize("method", ["full", "hired,budget=0.2"])
+def test_answers_do_not_depend_on_the_batch(
+    method: str, tiny_checkpoint: Path, toy_tasks: TaskManager
+) -> None:
+    single, batch = (
+        responses(evaluate(tiny_checkpoint, f"method={method}", "toy_open", toy_tasks, size), "toy_open")
+        for size in (1, 4)
+    )
+    assert single == batch
+    assert len({answer for (answer,) in single}) > 1, "answers must depend on the document"
+
+
+def stock_loss(model: Any, processor: Any, document: dict[str, Any], choice: str) -> float:
+    """Mean loss of a choice by the stock model, the continuation's tokens as labels."""
+    placeholders = " ".join(["<image>"] * len(document["images"]))
+    prompt = (
+        f"USER: {placeholders}\n{document['question']} ASSISTANT:"
+        if placeholders
+        else (f"USER: {document['question']} ASSISTANT:")
+    )
+    images = [image.convert("RGB") for image in document["images"]] or None
+    inputs = processor(images=images, text=prompt + choice, return_tensors="pt")
+    labels = inputs["input_ids"].clone()
+    labels[:, : -len(choice)] = -100  # the tiny tokenizer has a token a character
+    with torch.inference_mode():
+        return float(model(**inputs, labels=labels).loss)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_choices_are_ranked_as_the_stock_model_ranks_them(
+    batch_size: int,
+    tiny_checkpoint: Path,
+    toy_tasks: TaskManager,
+    tasks: Path,
+    llava_next: tuple[Any, Any],
+) -> None:
+    results = evaluate(tiny_checkpoint, "method=full", "toy_choice", toy_tasks, batch_size)
+    documents = datasets.Dataset.from_parquet(str(tasks / "data.parquet"))
+    right = 0
+    for document, found in zip(documents, responses(results, "toy_choice"), strict=True):
+        losses = [stock_loss(*llava_next, document, f" {choice}") for choice in CHOICES]
+        torch.testing.assert_close([loss for loss, _ in found], losses, rtol=1e-4, atol=1e-4)
+        right += losses.index(min(losses)) == document["answer"]
+    assert results["results"]["toy_choice"]["acc,none"] == pytest.approx(right / 6)
+
+
+def test_a_task_of_lmms_eval_runs_on_local_data(tiny_checkpoint: Path, docvqa_folder: Path) -> None:
+    (file,) = docvqa_folder.rglob("*.parquet")
+    task = {
+        "task": "docvqa_val",
+        "dataset_path": "parquet",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"validation": str(file)}},
+    }
+    results = evaluate(tiny_checkpoint, "method=hired,budget=0.2", task, task_manager(), 5)
+    assert len(responses(results, "docvqa_val")) == 12
+    assert 0 <= results["results"]["docvqa_val"]["anls,none"] <= 1
+
+
+def test_the_command_line_of_lmms_eval_finds_the_plugin(
+    tiny_checkpoint: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = f"pretrained={tiny_checkpoint},method=hired,budget=0.2,feature_layer=-2,{OPTIONS}"
+    command = ["lmms-eval", "--model", "hired_llava", "--model_args", model, "--tasks", "toy_choice"]
+    command += ["--include_path", str(tasks), "--batch_size", "4", "--output_path", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    cli_evaluate()
+    (file,) = tmp_path.rglob("*_results.json")
+    results = json.loads(file.read_text())["results"]["toy_choice"]
+    assert 0 <= results["acc,none"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "hird"}, "there is no method 'hird'; did you mean hired"),
+        ({"budget": 0}, "budget must be above 0"),
+        ({"method": "full", "budget": 0.2}, "method full has no option 'budget'"),
+        ({"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"on_error": "x"}, "on_error must be 'stop' or 'record', got 'x'"),
+        (
+            {"prompt": "hello"},
+            "neither a template with {images} and {question} nor the name of a model config",
+        ),
+        ({"prompt": None}, "has no chat template of its own; name the prompt"),
+        ({"pretrained": "/no/folder"}, "/no/folder"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(
+    options: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hired_eval.llava.checkpoint.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    with pytest.raises(UserError) as refused:
+        HiredLlava(**{"pretrained": str(tiny_checkpoint), "prompt": "mini", "dtype": "float32"} | options)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_dtype_is_the_checkpoints_own_unless_named(tiny_checkpoint: Path) -> None:
+    own = HiredLlava(str(tiny_checkpoint), prompt="mini")
+    named = HiredLlava(str(tiny_checkpoint), prompt="mini", dtype="bfloat16")
+    assert own.llava.model.dtype == torch.float32
+    assert named.llava.model.dtype == torch.bfloat16
+
+
+def test_progress_in_a_file_is_a_few_lines(
+    tiny_checkpoint: Path, toy_tasks: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    evaluate(tiny_checkpoint, "method=full", "toy_open", toy_tasks)
+    updates = [line for line in stream.getvalue().replace("\n", "\r").split("\r") if "answering" in line]
+    assert 1 <= len(updates) <= 2

@@ -1,0 +1,131 @@
+"""Records on disk: whole or not there, one process at a time, damage named."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from hired_eval.errors import UserError
+from hired_eval.records import RunFolder, read_record, replacing
+
+SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
+COMPLETE: dict[str, Any] = {"status": "complete", "score": 1.0}
+
+
+@contextmanager
+def full_disk(at: int) -> Iterator[None]:
+    """No file can grow beyond `at` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    assert folder.record() is None
+    folder.write(COMPLETE, SAMPLES)
+    record = folder.record()
+    assert record is not None
+    assert record["score"] == 1.0
+    pd.testing.assert_frame_equal(pd.read_parquet(folder.path / "samples.parquet"), SAMPLES)
+    assert sorted(file.name for file in folder.path.iterdir()) == ["record.json", "samples.parquet"]
+
+
+def test_a_failed_run_is_no_record_to_reuse(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write({"status": "failed"}, SAMPLES)
+    assert folder.record() is None
+    record = read_record(folder.path)
+    assert record is not None
+    assert record["status"] == "failed"
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_full_disk_leaves_the_earlier_record(tmp_path: Path, room: int) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(COMPLETE, SAMPLES)
+    before = {file.name: file.read_bytes() for file in folder.path.iterdir()}
+    with (
+        full_disk(room),
+        pytest.raises(UserError, match=r"cannot write .*free space or choose another folder"),
+    ):
+        folder.write(COMPLETE, SAMPLES)
+    assert {file.name: file.read_bytes() for file in folder.path.iterdir()} == before
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def replace_half_way() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("ne")
+            assert file.read_text() == "old"
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        replace_half_way()
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"status": "complete"}'])
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(COMPLETE, SAMPLES)
+    (folder.path / "record.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"record\.json is .*delete its folder or set rerun=true"):
+        folder.record()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_damaged_samples_are_named(tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(COMPLETE, SAMPLES)
+    file = folder.path / "samples.parquet"
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    else:
+        content[50] ^= 1
+        file.write_bytes(content[:-1] if damage == "cut" else content)
+    with pytest.raises(UserError, match=r"samples\.parquet is damaged; delete its folder or set rerun=true"):
+        folder.record()
+    folder.clear()
+    assert folder.record() is None
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "a-run").locked():
+        with (
+            pytest.raises(UserError, match="another process is at this run"),
+            RunFolder(tmp_path, "a-run").locked(),
+        ):
+            pytest.fail("held twice")
+        with RunFolder(tmp_path, "another").locked():
+            pass
+    with RunFolder(tmp_path, "a-run").locked():
+        pass
+
+
+def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(COMPLETE, SAMPLES)
+    (folder.path / ".record.json.4711").write_text("{")
+    (folder.path / ".samples.parquet.4711").write_text("PAR1")
+    with folder.locked():
+        assert sorted(file.name for file in folder.path.iterdir()) == ["record.json", "samples.parquet"]
+
+
+def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    with pytest.raises(ValueError, match="JSON"):
+        folder.write({**COMPLETE, "score": float("nan")}, SAMPLES)
+    assert folder.record() is None

@@ -1,0 +1,243 @@
+"""One run: what its record says, when it is reused, and how it survives faults."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from hired_eval.errors import UserError
+from hired_eval.llava.answering import Answer, DroppingLlava, Prepared
+from hired_eval.records import RunFolder
+from hired_eval.runs import Outcome
+from tests import tiny
+from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
+from tests.spine import run_quietly
+
+
+def samples_of(outcome: Outcome) -> pd.DataFrame:
+    return pd.read_parquet(outcome.folder / "samples.parquet")
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run of all twelve documents that nothing interrupted."""
+    return run_quietly(*tiny_run, f"runs_dir={tmp_path_factory.mktemp('finished')}", "batch_size=1")
+
+
+class CountedAnswers:
+    """Counts the answers the model gives, and fails at the one asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> None:
+        self.given = 0
+        answer = DroppingLlava.answer
+
+        def counted(llava: DroppingLlava, batch: list[Prepared], generation: dict[str, Any]) -> list[Answer]:
+            if fail_at is not None and self.given + len(batch) > fail_at:
+                raise RuntimeError("the machine fails")
+            self.given += len(batch)
+            return answer(llava, batch, generation)
+
+        monkeypatch.setattr(DroppingLlava, "answer", counted)
+
+
+def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
+    record, samples = finished.record, samples_of(finished)
+    assert record["status"] == "complete"
+    assert not record["partial"]
+    assert record["samples"] == record["documents"] == len(samples) == 12
+    assert record["benchmark"]["lmms_task"] == "docvqa_val"
+    assert (
+        record["config"]["method"]["_target_"] == record["method"]["_target_"] == "hired_eval.dropping.HiRED"
+    )
+    assert record["score"]["value"] == pytest.approx(100 * samples["score"].mean())
+    assert record["score"]["low"] <= record["score"]["value"] <= record["score"]["high"]
+    assert record["score"]["clusters"] == 6, "two questions a picture"
+    assert record["identity"]["versions"].keys() >= {"torch", "transformers", "lmms_eval", "python"}
+    assert record["seed"] == 0
+    assert record["timings"]["seconds"] > 0
+    assert record["timings"]["questions_timed"] == 12
+    assert list(samples["doc_id"]) == list(range(12))
+    assert samples["question"][3].startswith("what is number 3?")
+    assert json.loads(samples["target"][3]) == ["3", "a"]
+    assert (samples["kept"] > 0).all()
+    assert (samples["kept"] <= samples["allowed"]).all()
+    assert (samples["allowed"] < samples["full"]).all()
+    for name in ("kept", "allowed", "full"):
+        assert record["tokens"][name] == {
+            "mean": pytest.approx(samples[name].mean()),
+            "max": samples[name].max(),
+        }
+
+
+def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str], tmp_path: Path) -> None:
+    base = [*tiny_run, f"runs_dir={tmp_path}", "limit=2"]
+    first = run_quietly(*base)
+    assert not first.reused
+    again = run_quietly(*base, "profile=mini")
+    assert again.reused
+    assert again.record == json.loads(json.dumps(first.record | {"format": 1})) | {
+        "samples_sha256": again.record["samples_sha256"]
+    }
+    folders = {first.folder}
+    for change in ("budget=0.4", "method=full", "method.alpha=0.3", "seed=1", "limit=3", "batch_size=2"):
+        other = run_quietly(
+            *[option for option in base if option != "limit=2" or "limit" not in change], change
+        )
+        assert not other.reused
+        folders.add(other.folder)
+    assert len(folders) == 7
+    assert not run_quietly(*base, "rerun=true").reused
+
+
+def test_other_weights_or_documents_at_the_same_place_are_another_run(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "data"
+    model.symlink_to(tiny_checkpoint)
+    write_docvqa(data, 2)
+    options = [f"model.path={model}", f"data.path={data}", f"runs_dir={tmp_path / 'runs'}"]
+    first = run_quietly(*options)
+    assert run_quietly(*options).reused
+    write_docvqa(data, 2, [tiny.picture(77, 78)])
+    second = run_quietly(*options)
+    model.unlink()
+    for part in tiny.llava_next(seed=1):
+        part.save_pretrained(model)
+    third = run_quietly(*options)
+    assert len({first.folder, second.folder, third.folder}) == 3
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 7, 11])
+def test_a_run_that_broke_off_goes_on_where_it_stopped(
+    finished: Outcome, fail_at: int, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*tiny_run, f"runs_dir={tmp_path}", "batch_size=1"]
+    with monkeypatch.context() as patch:
+        CountedAnswers(patch, fail_at)
+        with pytest.raises(RuntimeError, match="the machine fails") as broken:
+            run_quietly(*options)
+    assert "docvqa_val document" in broken.value.__notes__[0]
+    rest = CountedAnswers(monkeypatch)
+    outcome = run_quietly(*options)
+    assert rest.given == 12 - fail_at
+    assert outcome.record["timings"]["questions_timed"] == 12 - fail_at
+    pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
+    assert outcome.record["score"] == finished.record["score"]
+    assert not (outcome.folder / "replies.jsonl").exists()
+
+
+KILLED = """
+import sys, time
+from hired_eval.llava.answering import DroppingLlava
+from tests.spine import run_quietly
+answer = DroppingLlava.answer
+def slowly(*arguments):
+    time.sleep(0.05)
+    return answer(*arguments)
+DroppingLlava.answer = slowly
+run_quietly(*sys.argv[1:])
+"""
+
+
+def test_a_killed_process_loses_one_batch_at_most(
+    finished: Outcome, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*tiny_run, f"runs_dir={tmp_path}", "batch_size=1"]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *options], cwd=Path(__file__).parents[1])
+    while not any(file.read_bytes().count(b"\n") > 2 for file in tmp_path.glob("*/replies.jsonl")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (replies,) = tmp_path.glob("*/replies.jsonl")
+    kept = replies.read_bytes().count(b"\n")
+    assert 3 <= kept < 12
+    assert not list(tmp_path.glob("*/record.json"))
+    rest = CountedAnswers(monkeypatch)
+    outcome = run_quietly(*options)
+    assert rest.given == 12 - kept
+    pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
+
+
+def test_two_processes_do_not_run_the_same(finished: Outcome, tiny_run: list[str]) -> None:
+    options = [*tiny_run, f"runs_dir={finished.folder.parent}", "batch_size=1"]
+    with (
+        RunFolder(finished.folder.parent, finished.folder.name).locked(),
+        pytest.raises(UserError, match="another process is at this run"),
+    ):
+        run_quietly(*options)
+    assert run_quietly(*options).reused
+
+
+def test_a_failed_sample_is_recorded_and_tried_again(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [tiny.picture(60, 60), truncated_png(), tiny.picture(70, 60)]
+    data = write_docvqa(tmp_path / "data", 6, pictures)
+    options = [f"model.path={tiny_checkpoint}", f"data.path={data}", f"runs_dir={tmp_path / 'runs'}"]
+    with pytest.raises(UserError, match=r"docvqa_val document 2: its image cannot be read: .*truncated"):
+        run_quietly(*options)
+    first = CountedAnswers(monkeypatch)
+    outcome = run_quietly(*options, "on_error=record")
+    assert first.given == 2, "the two questions before the damaged picture were answered already"
+    samples = samples_of(outcome)
+    assert outcome.record["status"] == "failed"
+    assert outcome.record["failed_samples"] == 2
+    assert outcome.record["score"] is None
+    assert list(samples["error"].notna()) == [False, False, True, True, False, False]
+    assert samples["score"].isna().equals(samples["error"].notna())
+    again = CountedAnswers(monkeypatch)
+    assert not run_quietly(*options, "on_error=record").reused
+    assert again.given == 0
+
+
+def test_a_limit_is_marked_and_cuts_no_pair_of_mme(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=mme"]
+    options.append(f"data.path={write_mme(tmp_path / 'data', 4)}")
+    for limit, answered in ((1, 2), (2, 2), (3, 4)):
+        record = run_quietly(*options, f"limit={limit}").record
+        assert (record["samples"], record["documents"]) == (answered, 8)
+        assert record["partial"]
+        assert record["score"]["n"] == answered // 2
+    whole = run_quietly(*options)
+    assert not whole.record["partial"]
+    assert whole.record["score"]["n"] == 2, "the other two pairs are of the cognition part"
+    assert samples_of(whole)["score"].notna().sum() == 4
+
+
+def test_ocrbench_is_scored_right_in_every_run_of_a_process(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=ocrbench"]
+    options.append(f"data.path={write_ocrbench(tmp_path / 'data', right=3, wrong=1)}")
+    for run in (["method=full"], ["method=hired"], ["method=hired", "rerun=true"]):
+        record = run_quietly(*options, *run).record
+        assert record["score"]["value"] == 750
+        assert record["lmms_eval_metrics"]["ocrbench_accuracy,none"] == 0.003
+    limited = run_quietly(*options, "limit=2").record
+    assert limited["score"]["value"] == 1000, "a share of what was asked, not of 1000 questions"
+    assert limited["partial"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"
+
+
+def test_records_hold_no_home_folder_and_no_token(
+    tiny_checkpoint: Path, docvqa_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for name, target in (("model", tiny_checkpoint), ("data", docvqa_folder)):
+        (tmp_path / name).symlink_to(target)
+    options = ["model.path=~/model", f"data.path={tmp_path}/data", f"runs_dir={tmp_path}/runs", "limit=2"]
+    outcome = run_quietly(*options)
+    assert outcome.record["config"]["data"]["path"] == "~/data"
+    for file in outcome.folder.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
+        assert b"hf_secret" not in file.read_bytes()
