@@ -1,4 +1,6 @@
 # make reproduce-table3   the paper's Table 3 on the bundled model and data, set-up included
+#                         likewise table2, 4, 5, 6, figure2, 3, 5, 6, baselines, gallery, all
+#                         PROFILE=paper: the paper's models and the hub; LAUNCHER=ray|submitit_slurm
 # make test               the test suite
 # make check              formatting, lint, types
 # make setup              the virtual environment alone, made again only when the pins change
@@ -8,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check reproduce-table3 train-mini clean
+.PHONY: setup test check train-mini clean
 
 setup: $(READY)
 
@@ -28,14 +30,38 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-TASKS ?= vqav2,scienceqa,textvqa,docvqa,ocrbench,mme,pope,chartqa
+# PROFILE=mini: bundled model and data; PROFILE=paper: the paper's models and the hub's data, for a GPU
+PROFILE ?= mini
+# LAUNCHER=ray or submitit_slurm: one run a job, after pip install 'hired-eval[cluster]'
+LAUNCHER ?= basic
+# More of Hydra's overrides, e.g. OVERRIDES='limit=100 batch_size=16'
+OVERRIDES ?=
+REPORTS := results/reports
 
-reproduce-table3: $(READY)
-	@echo "Table 3 on the bundled model and mini benchmarks; the paper's setting, on a GPU with the hub:"
-	@echo "  python -m hired_eval -m profile=paper method=hired budget=0.2,0.4 task=$(TASKS)"
-	$(BIN)/python -m hired_eval -m method=full task=$(TASKS)
-	$(BIN)/python -m hired_eval -m method=hired budget=0.4,0.2 task=$(TASKS)
-	$(BIN)/python -m hired_eval.reporting table3
+EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
+REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
+.PHONY: reproduce-all $(REPRODUCE)
+RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) $(OVERRIDES)
+# A run that fails is named in the report; the report is written all the same, and make fails at its end
+REPORT = failed=$$?; $(BIN)/python -m hired_eval.reporting --out $(REPORTS) $(1) && exit $$failed
+
+define FIRST_LINE
+@if [ "$(PROFILE)" = mini ]; then \
+	echo "$(1): bundled model and mini benchmarks; the paper's setting, on a GPU with the hub: make reproduce-$(1) PROFILE=paper"; \
+else echo "$(1): profile $(PROFILE)"; fi
+endef
+
+$(REPRODUCE): reproduce-%: $(READY)
+	$(call FIRST_LINE,$*)
+	@$(RUN) +experiment=$*; $(call REPORT,$*)
+
+# The curve needs full execution and the methods without a budget too, which are runs of Table 3
+reproduce-baselines: reproduce-table3
+
+reproduce-all: $(READY)
+	$(call FIRST_LINE,all)
+	@failed=0; for name in $(EXPERIMENTS); do $(RUN) +experiment=$$name || failed=1; done; \
+		(exit $$failed); $(call REPORT,all)
 
 train-mini: $(READY)
 	$(BIN)/python scripts/train_mini.py

@@ -16,7 +16,10 @@ Evaluate visual-token dropping in LLaVA models.
 
   python -m hired_eval method=hired budget=0.4 task=docvqa      one run
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
+  python -m hired_eval +experiment=table3                       a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
+  hired-eval report table3                                      the report of the runs that are there
+  hired-eval show PICTURE --method hired --budget 0.2           what is kept of a picture of one's own
 """
 
 
@@ -56,8 +59,10 @@ def check_names(arguments: list[str]) -> None:
     """
     known = groups()
     single = [k for k in _keys(config_folder() / "config.yaml") if k not in ("defaults", "hydra")]
-    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
     for argument in arguments:
+        if re.match(r"(experiment|variant)=", argument):
+            raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")
         if argument.startswith("~"):
             raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
@@ -70,6 +75,8 @@ def check_names(arguments: list[str]) -> None:
                 if option not in known[name]:
                     raise UserError(_unknown(f"{name} {option!r}", option, list(known[name])))
             chosen[name] = value
+    if not {"experiment", "variant"}.isdisjoint(chosen):
+        chosen.pop("method")  # theirs, whose options Hydra checks
     for match in assignments:
         name, _, option = match[1].partition(".")
         file = config_folder() / name / f"{chosen.get(name)}.yaml"

@@ -258,7 +258,8 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
         answer = llava.answer([prepared], one.generation)[0].text
         tokens = prepared.images[0]
         layout = tokens.layout
-        found.pictures[f"{i}.png"] = strip(llava, one.picture)
+        side_by_side = np.concatenate(list(partitions_of(llava, one.picture)), axis=1)
+        found.pictures[f"{i}.png"] = Image.fromarray(side_by_side)
         found.arrays[f"kept_{i}"] = (
             torch.stack([tokens.packed.partition, tokens.packed.index], dim=1).cpu().numpy()
         )
@@ -277,13 +278,15 @@ def pixel_values(llava: DroppingLlava, picture: Image.Image) -> Tensor:
     return llava.encoder.partitions(values, (picture.height, picture.width))
 
 
-def strip(llava: DroppingLlava, picture: Image.Image) -> Image.Image:
-    """The picture's partitions side by side, the full-image first, as the vision tower sees them."""
+def partitions_of(llava: DroppingLlava, picture: Image.Image) -> np.ndarray:
+    """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
     values = pixel_values(llava, picture).float().cpu()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
-    pixels = ((values * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    return Image.fromarray(np.concatenate(list(pixels.numpy()), axis=1))
+    pixels: np.ndarray = (
+        ((values * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    )
+    return pixels
 
 
 MEASUREMENTS: dict[str, Measurement] = {

@@ -129,8 +129,8 @@ def figure2(store: Store) -> Drawing:
     notes = [
         f"Attention of generated tokens, mean of all layers and heads, over {record['samples']} questions of "
         f"{record['benchmark']['name']}.",
-        f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that visual "
-        "tokens get; the paper's caption says 60 % and 80 %.",
+        f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that "
+        "visual tokens get; the paper's caption says 60 % and 80 %.",
         *provenance([record]),
     ]
     alternative = f"Bars of attention for {', '.join(kinds)}; cumulative attention of visual tokens."

@@ -79,9 +79,7 @@ def figure(drawing: Drawing, source: str) -> str:
 
 def gallery(entries: Sequence[Entry]) -> str:
     """Each question with what every method keeps and what the model answers."""
-    parts = [
-        '<p class="note">The full-image on the left, the sub-images on the right; the dropped are faded.</p>\n'
-    ]
+    parts = ['<p class="note">Left: the full-image; right: the sub-images; dropped tokens are faded.</p>\n']
     for i, entry in enumerate(entries):
         figures = "".join(
             f'<figure><img src="{picture_source(s.picture, s.kind)}" '

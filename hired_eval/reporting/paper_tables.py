@@ -69,7 +69,7 @@ def table2(store: Store) -> Table:
         )
     notes = [
         "Share in % of the most attended visual tokens that each partition holds, over "
-        f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many they are, mean of a picture.",
+        f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many, mean of a picture.",
         "The paper counts on one picture (its Figure 1): its numbers are its counts as shares.",
         *ODDITIES["table2"],
     ]  # fmt: skip
@@ -137,8 +137,8 @@ def _accuracy(
     notes = ["Score [95 % interval, bootstrap over images]."]
     if any(cell.difference for row in body for cell in row.cells):
         notes.append(
-            'Line "- Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, '
-            "~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
+            'Line "- Full": difference to full execution on the same documents [95 % interval]; '
+            "! beyond noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
         )
     if paper:
         models = {r["model"] for r in used if r["model"] in PAPER_MODELS}
@@ -203,9 +203,10 @@ def table4(store: Store) -> Table:
                     )
                 )
     notes = [
-        f"published: {PAPER}, Table 4: LLaVA-Next-7B on a Tesla P40 (24 GB); compare ratios, not numbers, unless "
-        "the machine is the same.",
-        "tokens: visual tokens given to the language model. OOM: out of memory.",
+        f"published: {PAPER}, Table 4: LLaVA-Next-7B on a Tesla P40 (24 GB); compare ratios, not numbers, "
+        "unless the machine is the same.",
+        "Median [lowest, highest] of the repetitions. tokens: visual tokens given to the language model.",
+        "OOM: out of memory.",
         *ODDITIES["table4"],
     ]
     return Table(

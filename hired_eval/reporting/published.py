@@ -29,7 +29,7 @@ ODDITIES = {
     ],
     "table4": ["The paper's abstract calls this latency response latency, its text time to first token."],
     "table5": [
-        "The paper does not name the budget of this table; its default row fits neither budget of its Table 3.",
+        "The paper does not name this table's budget; its default row fits neither budget of its Table 3.",
         "The paper's rows 'budget by layer 22' and 'drop by layer 0' have the same four numbers.",
     ],
     "table6": [

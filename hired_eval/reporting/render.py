@@ -11,8 +11,8 @@ from hired_eval.reporting.tables import Cell, Table, TableRow
 
 DIFFERENCE, PUBLISHED = "  - Full", "  published"
 CSV_COLUMNS = (
-    "table block row column value low high n documents marks difference_to_full difference_low difference_high "
-    "p published reason run"
+    "table block row column value low high n documents marks difference_to_full difference_low "
+    "difference_high p published reason run"
 ).split()
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -60,7 +60,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, the published one in grey below."""
+    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, published in grey below."""
     columns = "ll" + "r" * len(table.columns)
     lines = [
         "% needs \\usepackage{booktabs} and \\usepackage{xcolor}",

@@ -194,9 +194,10 @@ def provenance(records: Iterable[Record]) -> list[str]:
         return ", ".join(sorted(set(values)))
 
     versions = [r["identity"]["versions"] for r in records]
+    answered = [r for r in records if not r.get("measure", "accuracy").startswith("efficiency")]
+    data = f" Data: {listed(r['data'] for r in answered)}. Samples: {listed(map(_samples, answered))}."
     return [
-        f"Model: {listed(r['model'] for r in records)}. Data: {listed(r['data'] for r in records)}. "
-        f"Samples: {listed(_samples(r) for r in records)}.",
+        f"Model: {listed(r['model'] for r in records)}.{data if answered else ''}",
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "

@@ -1,0 +1,150 @@
+"""Reports as files: figures that open, a page that is inert, and messages for what is not there."""
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hired_eval.reporting import html
+from hired_eval.reporting.__main__ import main
+from hired_eval.reporting.overlay import LINE, overlay
+from hired_eval.reporting.store import Store
+from hired_eval.reporting.write import REPORTS, write
+from tests.reporting import synthetic
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} \x07 \u202e"
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, checked to be nested rightly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All reports of a folder of runs with hostile text in it."""
+    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
+    for task in ("docvqa", "textvqa"):
+        for (method, budget), (accuracy, share) in synthetic.ACCURACIES.items():
+            synthetic.write_run(runs, method, task, accuracy=accuracy, share=share, budget=budget)
+    synthetic.write_figure6(runs)
+    synthetic.write_attention(runs)
+    synthetic.write_gallery(runs, question=HOSTILE, prediction=HOSTILE)
+    synthetic.write_failure(runs, "random", "docvqa", HOSTILE)
+    assert list(write(Store(runs), ["all"], out))
+    return out
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure3", "figure5", "figure6", "baselines"])
+def test_figures_are_drawn_as_png_and_pdf(everything: Path, name: str) -> None:
+    with Image.open(everything / f"{name}.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 200
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    assert (everything / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "table5", "baselines"])
+def test_tables_are_written_in_every_format(everything: Path, name: str) -> None:
+    for suffix in ("md", "tex", "csv", "html"):
+        assert (everything / f"{name}.{suffix}").read_text().strip()
+
+
+def test_the_page_is_inert_and_needs_nothing_else(everything: Path) -> None:
+    source = (everything / "report.html").read_text()
+    page = Page(source)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        for name in ("src", "href"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("data:", "#")), target
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for part, source_of in (("style-src", html.STYLE), ("script-src", html.SCRIPT)):
+        assert f"{part} '{html._hash(source_of)}'" in policy
+    assert "alert(1)" in "".join(page.words)
+    assert "\x07" not in source
+
+
+def test_the_page_can_be_used_by_keyboard_and_by_ear(everything: Path) -> None:
+    page = Page((everything / "report.html").read_text())
+    images = [a for t, a in page.tags if t == "img"]
+    assert len(images) >= 5 + 3 * 2
+    assert all(a.get("alt") for a in images)
+    heads = [a for t, a in page.tags if t == "th" and a.get("scope") == "col"]
+    buttons = [a for t, a in page.tags if t == "button"]
+    assert len(heads) == len(buttons) > 20
+    anchors = {a["href"] for t, a in page.tags if t == "a"}
+    sections = {f"#{a['id']}" for t, a in page.tags if t == "section"}
+    assert anchors == sections
+    assert {"#table-3-accuracy", "#gallery", "#runs-that-failed"} <= sections
+    assert "prefers-color-scheme: dark" in html.STYLE
+
+
+def test_a_report_without_runs_says_how_to_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in REPORTS:
+        arguments = [name, "--runs-dir", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["x"])
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert re.match(
+            r"error: no complete run for \w+ is there yet; start with python -m ", str(end.value.code)
+        )
+    assert "figure6: no complete run" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(table3_store: Store) -> None:
+    with pytest.raises(SystemExit, match=r"error: cannot write /dev/null/x"):
+        main(["table3", "--runs-dir", str(table3_store.runs), "--out", "/dev/null/x"])
+
+
+def test_damaged_samples_are_one_clear_line(runs: Path) -> None:
+    record = synthetic.write_run(runs, "full", "docvqa")
+    synthetic.write_run(runs, "hired", "docvqa")
+    (runs / record["run"] / "samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SystemExit, match=r"error: .*samples\.parquet cannot be read"):
+        main(["table3", "--runs-dir", str(runs), "--out", str(runs / "out")])
+
+
+def test_the_overlay_marks_kept_tokens_and_fades_the_others() -> None:
+    partitions = np.full((3, 8, 8, 3), (10, 60, 200), dtype=np.uint8)
+    kept = np.array([[0, 0], [2, 3], [1, -1]])
+    drawn = np.asarray(overlay(partitions, (1, 2), kept, side=2, scale=2))
+    assert drawn.shape == (16, 16 + 2 * (16 + 6) + 12, 3)
+    full_image, first = drawn[:, :16], drawn[:, 16 + 18 : 16 + 18 + 16]
+    second = drawn[:, 16 + 18 + 22 : 16 + 18 + 38]
+    assert tuple(full_image[3, 3]) == (10, 60, 200)
+    assert tuple(full_image[0, 0]) == LINE
+    assert tuple(second[12, 12]) == (10, 60, 200)
+    assert first.min() > 200, "a token made of many has no place of its own"
+    assert full_image[12, 12].min() > 200
+    single = overlay(partitions[:1], (0, 0), kept, side=2)
+    assert single.size == (8, 8)

@@ -1,0 +1,182 @@
+"""The tables, from synthetic records: which run fills which cell, and what is said beside it."""
+
+import csv
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hired_eval.reporting import render
+from hired_eval.reporting.paper_tables import NothingYetError, baselines, table3, table4, table5, table6
+from hired_eval.reporting.store import Store
+from hired_eval.reporting.tables import Cell, Table
+from tests.reporting import synthetic
+
+
+def cells(table: Table) -> dict[tuple[str, str], Cell]:
+    return {
+        (row.label, column): cell
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    }
+
+
+def test_table3_is_complete_and_stands_beside_the_paper(table3_store: Store) -> None:
+    made = table3(table3_store)
+    found = cells(made)
+    assert len(found) == 6 * 8
+    assert all(cell.value is not None and cell.published for cell in found.values())
+    assert found["HiRED 20 %", "DocVQA"].published == "60.8"
+    assert found["Full", "DocVQA"].difference is None
+    difference = found["PruMerge", "DocVQA"].difference
+    assert difference is not None
+    assert difference.beyond_noise
+    assert found["HiRED 20 %", "OCRBench"].digits == 0
+    text = render.markdown(made)
+    assert "mini stands beside LLaVA-Next-7B" in text
+    assert "LLaVA-Next-13B: not run; profile=paper runs it." in text
+    assert "lmms-eval 0.7.3, transformers 5.23.0" in text
+    assert "commit 0123456789ab" in text
+
+
+def test_a_missing_cell_is_a_dash_with_its_reason(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
+    synthetic.write_failure(runs, "prumerge", "docvqa", "no space left on device")
+    text = render.markdown(table3(Store(runs)))
+    assert "PruMerge on DocVQA: failed (no space left on device)" in text
+    assert "HiRED 20 % on VQAv2, ScienceQA, TextVQA, DocVQA, OCRBench, MME, POPE, ChartQA: not run" in text
+    assert "python -m hired_eval -m +experiment=table3" in text
+    row = next(line for line in text.splitlines() if line.startswith("| PruMerge "))
+    assert set(row.split("|")[3:-1]) == {row.split("|")[3]}
+    assert row.split("|")[3].strip() == "-"
+
+
+def test_partial_and_dummy_results_are_marked(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "ocrbench", answered=20)
+    synthetic.write_run(runs, "full", "docvqa", answered=20, weights="dummy", model="llava_next_7b")
+    text = render.markdown(table3(Store(runs)))
+    assert "*#" in text
+    assert "* on a part of the benchmark" in text
+    assert "# a share of the questions in %" in text
+    assert "*+" in text
+    assert "llava_next_7b, bundled data, dummy weights" in text
+    ocrbench = cells(table3(Store(runs)))["Full", "OCRBench"]
+    assert ocrbench.value is None or ocrbench.value <= 100
+
+
+def test_a_complete_run_goes_before_a_newer_part(runs: Path) -> None:
+    whole = synthetic.write_run(runs, "full", "docvqa", finished="2026-01-01T00:00:00")
+    synthetic.write_run(runs, "full", "docvqa", answered=10, finished="2026-02-01T00:00:00")
+    assert cells(table3(Store(runs)))["Full", "DocVQA"].run == whole["run"]
+
+
+def test_design_choices_do_not_leak_into_the_default_row(runs: Path) -> None:
+    default = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.8)
+    synthetic.write_run(runs, "hired", "docvqa", accuracy=0.3, finished="2026-02-01", alpha=0.25)
+    evenly = synthetic.write_run(
+        runs, "hired", "docvqa", accuracy=0.4, finished="2026-02-02", distribute="even"
+    )
+    by_final = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.5, initial_layer=None)
+    first = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.6, final_layer=0)
+    middle = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.7, final_layer=11)
+    single = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.75, heads="single")
+    assert cells(table3(Store(runs)))["HiRED 20 %", "DocVQA"].run == default["run"]
+    found = {
+        label: cell.run for (label, column), cell in cells(table5(Store(runs))).items() if column == "DocVQA"
+    }
+    assert found == {
+        "Full": None,
+        "budget evenly": evenly["run"],
+        "budget by the final layer": by_final["run"],
+        "budget by layer 0 (default)": default["run"],
+        "drop by layer 0": first["run"],
+        "drop by a middle layer": middle["run"],
+        "drop by the final layer (default)": default["run"],
+        "one head": single["run"],
+        "sum of heads (default)": default["run"],
+    }
+
+
+def test_table6_takes_single_partition_models_alone(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
+    with pytest.raises(NothingYetError, match=r"no complete run for table6 .* \+experiment=table6"):
+        table6(Store(runs))
+    synthetic.write_run(runs, "full", "docvqa", model="mini_1_5")
+    made = table6(Store(runs))
+    assert {row.block for row in made.rows} == {"mini_1_5, bundled data"}
+    assert cells(made)["Full", "DocVQA"].published == "28.1"
+
+
+def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
+    spread = {"median": 2.0, "low": 1.5, "high": 2.5}
+    quantities = {
+        "throughput_tokens_per_second": spread,
+        "time_to_first_token_seconds": spread,
+        "memory_gigabytes": 3.25,
+    }
+    synthetic.write_measurement(
+        runs,
+        "efficiency",
+        {},
+        method="full",
+        batch_size=4,
+        out_of_memory=True,
+        tokens_kept=None,
+        efficiency=None,
+    )
+    synthetic.write_measurement(
+        runs, "efficiency", {}, method="hired", batch_size=4, out_of_memory=False, tokens_kept=64.0,
+        efficiency=quantities,
+    )  # fmt: skip
+    made = table4(Store(runs))
+    found = cells(made)
+    assert found["Full", "tokens/s"].measured_text() == "OOM"
+    assert found["Full", "tokens/s"].published == "OOM"
+    assert found["HiRED 20 %", "tokens/s"].measured_text() == "2.00 [1.50, 2.50]"
+    assert found["HiRED 20 %", "peak memory, GB"].measured_text() == "3.25"
+    assert found["HiRED 20 %", "time to first token, s"].published == "13.60"
+    assert found["HiRED 40 %", "tokens/s"].measured_text() == "-"
+
+
+def test_baselines_has_a_row_for_each_method_and_budget(runs: Path) -> None:
+    synthetic.write_curve(runs)
+    labels = [row.label for row in baselines(Store(runs)).rows]
+    assert labels[0] == "Full"
+    assert "HiRED 5 %" in labels
+    assert len(labels) == len(set(labels)) == 1 + 4 * 6
+
+
+def test_csv_holds_every_number_once(table3_store: Store) -> None:
+    lines = list(csv.DictReader(io.StringIO(render.comma_separated(table3(table3_store)))))
+    assert len(lines) == 48
+    one = next(line for line in lines if line["row"] == "HiRED 40 %" and line["column"] == "MME")
+    assert one["published"] == "1474"
+    assert float(one["low"]) <= float(one["value"]) <= float(one["high"])
+    assert float(one["p"]) > 0
+    assert one["n"] == "20"
+
+
+def test_latex_is_booktabs_and_inert(runs: Path, tmp_path: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
+    synthetic.write_failure(runs, "hired", "docvqa", r"\input{x} 50 % of $HOME & a_b #1 {~}^")
+    text = render.latex(table3(Store(runs)))
+    assert (
+        r"\textbackslash{}input\{x\} 50 \% of \$HOME \& a\_b \#1 \{\textasciitilde{}\}\textasciicircum{}"
+        in text
+    )
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {9}
+    if shutil.which("pdflatex"):
+        packages = r"\usepackage{booktabs}\usepackage{xcolor}"
+        document = f"\\documentclass{{article}}{packages}\\begin{{document}}{text}\\end{{document}}"
+        (tmp_path / "t.tex").write_text(document)
+        subprocess.run(["pdflatex", "-interaction=batchmode", "t.tex"], cwd=tmp_path, check=True)
+
+
+def test_a_bar_in_a_cell_does_not_break_markdown() -> None:
+    text = render.aligned([["a", "b"], ["x|y", "line\nbreak"]])
+    assert text.splitlines()[2] == r"| x\|y | line break |"
