@@ -40,7 +40,7 @@ REPORTS := results/reports
 
 EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
-.PHONY: reproduce-all $(REPRODUCE)
+.PHONY: reproduce-all bench efficiency $(REPRODUCE)
 RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) $(OVERRIDES)
 # A run that fails is named in the report; the report is written all the same, and make fails at its end
 REPORT = failed=$$?; $(BIN)/python -m hired_eval.reporting --out $(REPORTS) $(1) && exit $$failed
@@ -62,6 +62,15 @@ reproduce-all: $(READY)
 	$(call FIRST_LINE,all)
 	@failed=0; for name in $(EXPERIMENTS); do $(RUN) +experiment=$$name || failed=1; done; \
 		(exit $$failed); $(call REPORT,all)
+
+# Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
+CASES ?= abcdefgh
+bench: $(READY)
+	$(BIN)/python -m benchmarks --cases $(CASES) --write docs/speed.md
+
+# Every efficiency record, measured beside what arithmetic and machine allow
+efficiency: $(READY)
+	@$(BIN)/python -m hired_eval.efficiency
 
 train-mini: $(READY)
 	$(BIN)/python scripts/train_mini.py

@@ -1,0 +1,175 @@
+"""Whole benchmarks: against lmms-eval's llava_hf, prefix sharing, encode once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from sys import stderr
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from lmms_eval.api.instance import Instance
+
+from benchmarks.harness import Comparison, agreement, in_turns, together
+from benchmarks.stock import fresh, llava_hf
+from hired_eval.benchmarks import Benchmark, DataSource, load_task
+from hired_eval.dropping import TokenDropper
+from hired_eval.dropping.registry import build
+from hired_eval.llava.answering import DroppingLlava
+from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.llava.encoding_cache import GIB, EncodingStore
+from hired_eval.lmms import HiredLlava
+from hired_eval.paths import config_folder
+
+TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")
+TABLE3: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("full", {}), ("hired", {"budget": 0.4}), ("hired", {"budget": 0.2})
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the comparisons share.
+
+    Attributes:
+        checkpoint: folder of the bundled model.
+        device: torch device.
+        documents: of each benchmark, from its beginning.
+        batch_size: of `hired_llava`.
+        repeats: timed turns.
+    """
+
+    checkpoint: str
+    device: str
+    documents: int
+    batch_size: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests of one benchmark, and what they refer to."""
+
+    name: str
+    requests: list[Instance]
+    documents: dict[str, Any]
+
+
+def workloads(names: tuple[str, ...], documents: int) -> Iterator[Workload]:
+    """The first documents of bundled benchmarks, those without a picture left out: llava_hf has no answer to
+    them."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for name in names:
+            config = compose("config", overrides=[f"task={name}"]).task
+            task = load_task(Benchmark(**config), DataSource("bundled"))
+            with redirect_stdout(stderr):
+                task.build_all_requests(limit=documents, rank=0, world_size=1)
+            requests = [r for r in task.instances if r.args[2](task.dataset[r.args[5]][r.args[3]])]
+            yield Workload(name, requests, {config.lmms_task: task.dataset})
+
+
+class Runner:
+    """Answers workloads with `hired_llava`; nothing is remembered from one time to the next."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.checkpoint: Checkpoint = load_checkpoint(
+            setting.checkpoint, dtype="float32", device=setting.device
+        )
+        self.prompt = str(_prompt())
+
+    def answer(
+        self,
+        work: Workload,
+        dropper: TokenDropper,
+        *,
+        share_prefix: bool = True,
+        encodings: EncodingStore | None = None,
+    ) -> list[str]:
+        """Answers in the order of the requests."""
+        llava = DroppingLlava(
+            self.checkpoint, dropper, self.prompt, share_prefix=share_prefix, encodings=encodings
+        )
+        model = HiredLlava.around(llava, batch_size=self.setting.batch_size)
+        model.task_dict = work.documents
+        return model.generate_until(fresh(work.requests))
+
+
+def _prompt() -> str:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return str(compose("config").model.prompt)
+
+
+def against_llava_hf(setting: Setting, names: tuple[str, ...] = TASKS) -> list[Comparison]:
+    """(a) `hired_llava method=full` against lmms-eval's `llava_hf` at its batch size of 1."""
+    stock = llava_hf(setting.checkpoint, setting.device, "float32")
+    runner = Runner(setting)
+    rows = []
+    for work in workloads(names, setting.documents):
+
+        def ask_stock(work: Workload = work) -> list[str]:
+            stock.task_dict = work.documents
+            answers: list[str] = stock.generate_until(fresh(work.requests))
+            # hired_llava cuts at the task's stops, which llava_hf reads and does not use
+            return [_cut(a, r.args[1].get("until")) for a, r in zip(answers, work.requests, strict=True)]
+
+        pairs, theirs, ours = in_turns(
+            ask_stock, partial(runner.answer, work, build("full")), setting.repeats
+        )
+        if not any(theirs):
+            raise RuntimeError(f"llava_hf gave no answers on {work.name}: it swallows its errors")
+        target = 6.0 if work.name == "pope" else None
+        what = f"(a) {work.name}, {len(work.requests)} questions"
+        same = agreement(theirs, ours)
+        rows.append(Comparison(what, "llava_hf, batch 1", _full(setting), pairs, same, target))
+    return [*rows, together("(a) all benchmarks", rows, 3.0)]
+
+
+def prefix_sharing(setting: Setting, names: tuple[str, ...] = ("pope",)) -> list[Comparison]:
+    """(e) Prefix sharing on and off."""
+    runner = Runner(setting)
+    rows = []
+    for work in workloads(names, setting.documents):
+        for method, options in TABLE3:
+            ask = partial(runner.answer, work, build(method, **options))
+            pairs, off, on = in_turns(
+                partial(ask, share_prefix=False), partial(ask, share_prefix=True), setting.repeats
+            )
+            label = f"(e) {work.name}, {len(work.requests)} questions, {method} {options.get('budget', '')}"
+            rows.append(Comparison(label.strip(), "share_prefix=false", "true", pairs, agreement(off, on)))
+    return rows
+
+
+def encode_once(setting: Setting, names: tuple[str, ...] = TASKS) -> list[Comparison]:
+    """(f) The Table 3 sweep, full and HiRED at 40 % and 20 %, with a fresh encoding cache and without."""
+    runner = Runner(setting)
+    rows = []
+    for work in workloads(names, setting.documents):
+
+        def sweep(cached: bool, work: Workload = work) -> list[str]:
+            folder = Path(tempfile.mkdtemp(prefix="encodings-"))
+            store = EncodingStore(folder, 20 * GIB) if cached else None
+            try:
+                return [a for m, o in TABLE3 for a in runner.answer(work, build(m, **o), encodings=store)]
+            finally:
+                shutil.rmtree(folder)
+
+        pairs, off, on = in_turns(partial(sweep, False), partial(sweep, True), setting.repeats)
+        what = f"(f) {work.name}, sweep over 3 x {len(work.requests)} questions"
+        rows.append(Comparison(what, "encoded each time", "encoding_cache", pairs, agreement(off, on)))
+    return [*rows, together("(f) all benchmarks", rows, None)]
+
+
+def _full(setting: Setting) -> str:
+    return f"hired_llava method=full, batch {setting.batch_size}"
+
+
+def _cut(text: str, until: str | list[str] | None) -> str:
+    for stop in [until] if isinstance(until, str) else until or []:
+        text = text.split(stop)[0] if stop else text
+    return text
