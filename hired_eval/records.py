@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from hired_eval.errors import UserError
 
-RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies.jsonl", ".locks"
+RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies*.jsonl", ".locks"
 FORMAT = 1
 
 
@@ -42,6 +42,10 @@ class RunFolder:
             raise UserError(f"{samples} is damaged; delete its folder or set rerun=true to run it again")
         return record
 
+    def replies(self) -> list[Path]:
+        """The files of replies that the processes of an unfinished run left."""
+        return sorted(self.path.glob(REPLIES))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run, so that no other process does the same work.
@@ -51,17 +55,17 @@ class RunFolder:
         """
         locks = self.path.parent / LOCKS
         lock = FileLock(locks / f"{self.path.name}.lock")
-        try:
-            with explained_disk_errors(self.path):
-                locks.mkdir(parents=True, exist_ok=True)
+        with explained_disk_errors(self.path):
+            locks.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire(timeout=0)
-                for name in (RECORD, SAMPLES, REPLIES):
-                    for leftover in self.path.glob(f".{name}.*"):  # of a process that was killed
-                        leftover.unlink()
-        except Timeout as error:
-            raise UserError(
-                f"another process is at this run ({self.path}); wait for it, or end it"
-            ) from error
+            except Timeout as error:  # an OSError too
+                raise UserError(
+                    f"another process is at this run ({self.path}); wait for it, or end it"
+                ) from error
+            for name in (RECORD, SAMPLES, REPLIES):
+                for leftover in self.path.glob(f".{name}.*"):  # of a process that was killed
+                    leftover.unlink()
         try:
             yield
         finally:
@@ -81,13 +85,26 @@ class RunFolder:
             with replacing(self.path / RECORD) as temporary:
                 temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
             if record["status"] == "complete":
-                (self.path / REPLIES).unlink(missing_ok=True)
+                for file in self.replies():
+                    file.unlink()
+
+    def fail(self, record: dict[str, Any]) -> None:
+        """Leave a record that says the run failed; what was answered stays for the next attempt.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        with explained_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path / RECORD) as temporary:
+                failed = {"format": FORMAT, **record, "status": "failed"}
+                temporary.write_text(json.dumps(failed, indent=2, allow_nan=False) + "\n")
 
     def clear(self) -> None:
         """Forget an earlier attempt."""
         with explained_disk_errors(self.path):
-            for name in (RECORD, SAMPLES, REPLIES):
-                (self.path / name).unlink(missing_ok=True)
+            for file in (self.path / RECORD, self.path / SAMPLES, *self.replies()):
+                file.unlink(missing_ok=True)
 
 
 def _sha256(file: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from hired_eval.errors import UserError
 from hired_eval.llava.encoder import TokenCounts
@@ -39,27 +40,40 @@ class Reply:
 class ReplyFile:
     """Replies as they come, one JSON line each; a line cut short by a crash is left out.
 
+    Every process of a run writes a file of its own and knows what all files held when it started.
+
+    Args:
+        folder: of the run.
+        rank: of this process.
+
     Raises:
         UserError: the file cannot be read or written.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.file = folder.path / REPLIES
+    def __init__(self, folder: RunFolder, rank: int = 0) -> None:
+        self.file = folder.path / REPLIES.replace("*", f"-{rank}" if rank else "")
         self.known: dict[RequestKey, Reply] = {}
-        with explained_disk_errors(self.file):
-            content = self.file.read_bytes() if self.file.exists() else b""
+        for file in folder.replies():
+            self._read(file)
+
+    def _read(self, file: Path) -> None:
+        """Take in the replies of a file; a line cut short is removed by the process whose file it is."""
+        with explained_disk_errors(file):
+            content = file.read_bytes()
             if content and not content.endswith(b"\n"):
                 content = content[: content.rfind(b"\n") + 1]
-                with replacing(self.file) as temporary:
-                    temporary.write_bytes(content)
+                if file == self.file:
+                    with replacing(file) as temporary:
+                        temporary.write_bytes(content)
         for number, line in enumerate(content.splitlines(), start=1):
             try:
                 (task, doc_id, index), fields = json.loads(line)
                 counts = tuple(TokenCounts(*c) for c in fields["counts"])
-                self.known[task, doc_id, index] = Reply(**{**fields, "counts": counts})
+                fields = {**fields, "counts": counts, "images": tuple(fields["images"])}
+                self.known[task, doc_id, index] = Reply(**fields)
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(
-                    f"line {number} of {self.file} is damaged; delete the file to answer all questions again"
+                    f"line {number} of {file} is damaged; delete the file to answer all questions again"
                 ) from error
 
     def get(self, key: RequestKey) -> Reply | None:
