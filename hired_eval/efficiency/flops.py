@@ -1,8 +1,8 @@
 """How much arithmetic and memory traffic a LLaVA model needs, counted from shapes.
 
-A multiplication with its addition counts as 2 FLOPs. Matrix products, the patch convolution and the rotary
-angles are counted; normalisations, activations and softmax are not: that is what PyTorch's FlopCounterMode
-counts, and the formulas agree with it exactly. Attention is counted as full S x S, as the kernels of a causal
+A multiplication with its addition counts as 2 FLOPs. Matrix products and the patch convolution are counted;
+normalisations, activations and softmax are not: that is what PyTorch's FlopCounterMode counts, and the
+formulas agree with it exactly. Attention is counted as full S x S, as the kernels of a causal
 mask may or may not skip half of it.
 """
 
@@ -144,15 +144,14 @@ class Decoder:
     def forward(self, batch: int, new: int, length: int, bytes_a_number: int) -> Work:
         """One pass over `new` tokens a row that attend to `length` tokens, logits of the last one alone.
 
-        2 S W + 4 S K H d a layer and row for S new tokens and K attended ones, d S for the rotary angles and
-        2 D V for the logits.
+        2 S W + 4 S K H d a layer and row for S new tokens and K attended ones, and 2 D V for the logits.
         """
         layer = 2 * new * self.layer_weights() + 4 * new * length * self.heads * self.head
         logits = 2 * self.hidden * self.vocabulary
         weights = self.layers * self.layer_weights() + self.hidden * self.vocabulary
         cached = 2 * self.layers * self.kv_heads * self.head * length
         return Work(
-            batch * (self.layers * layer + self.head * new + logits),
+            batch * (self.layers * layer + logits),
             weights * bytes_a_number,
             batch * cached * bytes_a_number,
         )

@@ -105,6 +105,7 @@ class Efficiency:
         pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
         self.pixels: Tensor = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
         self.kept: list[int] = []
+        self._projected = 0
         self._images = list(self.pixels) if self.pixels.dim() == 5 else list(self.pixels.split(1))
 
     @torch.inference_mode()
@@ -127,6 +128,7 @@ class Efficiency:
         if self.dropper is not None:
             images = [self.encoder.visual_tokens(p, self.size, self.dropper) for p in self._images]
             self.kept = [image.counts.kept for image in images]
+            self._projected = sum(len(image.packed.features) for image in images)
             inputs = {**self._prompt(self.kept), **image_inputs(images)}
             synchronize(self.device)
             vision = time.perf_counter() - start
@@ -175,7 +177,7 @@ class Efficiency:
             vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
             if self.dropper.needs_keys and self.dropper.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
-            vision += tower.project(sum(self.kept), number)
+            vision += tower.project(self._projected, number)
         # a batch is padded to its longest prompt, which is computed like the others
         length = self.workload.text_tokens + max(self.kept)
         return {

@@ -15,8 +15,8 @@ HEAD = (
 )  # fmt: skip
 NOTE = (
     "x faster: latency of Full over this one, at the same batch size. FLOPs allow: the same ratio of counted "
-    "FLOPs. Roofline allows: the ratio of the least times, given the fastest matrix product and copy measured "
-    "on the machine. Of roofline: least time over measured time. Spread in brackets: lowest to highest."
+    "FLOPs. Roofline allows: the ratio of the least times, by the fastest matrix product and copy measured "
+    "here. Of roofline: least time over measured time. Spread in brackets: lowest to highest."
 )
 
 
