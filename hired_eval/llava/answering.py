@@ -16,6 +16,7 @@ from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
+from hired_eval.llava.generation import generate
 from hired_eval.llava.images import as_rgb, digest
 from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
 from hired_eval.llava.prompt import check_template, render
@@ -167,8 +168,8 @@ class DroppingLlava:
         context = self.encoder.config.get_text_config().max_position_embeddings
         if len(expanded) > context:
             raise UserError(
-                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context holds "
-                f"{context}"
+                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
+                f"holds {context}"
             )
         images = tuple(image for _, image in encoded)
         return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
@@ -245,10 +246,8 @@ class DroppingLlava:
         until = options.pop("until", None) or []
         settings = self._generation_options(options)
         inputs = self._batch(batch, share=settings["num_beams"] == 1)
-        output = self.model.generate(**inputs, **settings)
-        texts = self.tokenizer.batch_decode(
-            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        new = generate(self.model, inputs, settings)
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         stops = [until] if isinstance(until, str) else until
         return [Answer(_cut(text, stops), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)]
 
