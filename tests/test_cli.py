@@ -160,6 +160,15 @@ def test_an_interrupted_run_says_so_and_goes_on(
     assert "going on with 3 questions answered before" in capsys.readouterr().err
 
 
+def test_a_tilde_is_the_home_folder(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command_line(monkeypatch, *tiny_run, "limit=1", "runs_dir=~/runs") == 0
+    assert len(list((tmp_path / "runs").glob("*/record.json"))) == 1
+    assert f"record: {tmp_path}/runs/" in capsys.readouterr().out
+
+
 def test_help_names_every_group_and_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
