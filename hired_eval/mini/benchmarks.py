@@ -11,7 +11,8 @@ from typing import Any
 from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as Pictures
 
-from hired_eval.mini.pages import WORD_STYLES, Page, Rng, chart, form, shapes, signs, word
+from hired_eval.mini.canvas import Page, Rng
+from hired_eval.mini.pages import WORD_STYLES, chart, form, shapes, signs, word
 from hired_eval.mini.questions import (
     Question,
     chartqa,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hired_eval.mini.pages import CO_OCCUR, POPULARITY, Page, Rng
+from hired_eval.mini.canvas import Page, Rng
+from hired_eval.mini.pages import CO_OCCUR, POPULARITY
 from hired_eval.mini.vocabulary import COLORS, COUNTS, POST_PROMPTS, SHAPES, VALUES, WORDS
 
 MME_ENDING = " Please answer yes or no."

@@ -14,7 +14,8 @@ from PIL import Image
 from hired_eval import mini
 from hired_eval.errors import UserError
 from hired_eval.mini.benchmarks import FEATURES, ROWS, content_hash
-from hired_eval.mini.pages import KINDS, PINPOINTS, select_best_resolution
+from hired_eval.mini.canvas import PINPOINTS, select_best_resolution
+from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all
 from hired_eval.mini.seeds import PURPOSES, page_rng
 from hired_eval.mini.vocabulary import VALUES

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
-from hired_eval.mini.pages import KINDS, PATCH, SIDE
+from hired_eval.mini.canvas import PATCH, SIDE
+from hired_eval.mini.pages import KINDS
 from hired_eval.mini.seeds import page_rng
 from hired_eval.mini.single import write_single_partition
 from hired_eval.mini.train.data import GRID, TOKENS, labels, partitions, token_order

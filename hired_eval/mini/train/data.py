@@ -15,7 +15,8 @@ import torch
 from transformers import LlavaNextImageProcessor
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 
-from hired_eval.mini.pages import KINDS, PATCH, PINPOINTS, SIDE, Page
+from hired_eval.mini.canvas import PATCH, PINPOINTS, SIDE, Page
+from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all, scienceqa
 from hired_eval.mini.seeds import page_rng
 from hired_eval.mini.vocabulary import GROUP_NAMES, MEMBER

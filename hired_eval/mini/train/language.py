@@ -26,6 +26,7 @@ from hired_eval.mini.train.vision import patch_loss, target_embeddings, word_tab
 from hired_eval.mini.vocabulary import COLORS, GROUP_NAMES, KEYS, MEMBER, POST_PROMPTS, VALUES
 
 NEWLINE = -1
+PROJECTOR_RATE = 0.1  # of the learning rate: the vision stage has aligned the projector already
 # How often a question of each benchmark is drawn, where a page has several.
 WEIGHTS = {
     "docvqa": 1.0, "textvqa": 1.0, "ocrbench": 1.0, "chartqa": 1.2,
@@ -269,7 +270,6 @@ def train_language(
     align: float = 0.0,
     final: float = 0.05,
     watch: Any = None,
-    every: Any = None,
 ) -> None:
     """Train language model, newline and (with pictures) projector; token embeddings stay as they are.
 
@@ -282,7 +282,6 @@ def train_language(
         peak: learning rate after warm-up, then cosine down to ``final`` of it.
         align: weight of keeping projected patches readable through the token embeddings.
         watch: called with a batch's share of right answers.
-        every: called after every checkpoint with the step.
     """
     model.get_input_embeddings().weight.requires_grad_(False)
     parts = nn.ModuleDict({"language": model.model.language_model})
@@ -290,7 +289,12 @@ def train_language(
         parts["projector"] = model.model.multi_modal_projector
     parts.register_parameter("newline", model.model.image_newline)
     params = [p for p in parts.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    projector = {id(p) for p in model.model.multi_modal_projector.parameters()}
+    groups = [
+        {"params": [p for p in params if id(p) not in projector], "share": 1.0},
+        {"params": [p for p in params if id(p) in projector], "share": PROJECTOR_RATE},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), weight_decay=0.02)
     progress = Progress(work, parts, optimizer, steps)
     ids, table = batcher.ids, model.get_input_embeddings().weight.detach().float()
     torch.manual_seed(progress.step + 5)
@@ -301,7 +305,7 @@ def train_language(
             final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
         )
         for group in optimizer.param_groups:
-            group["lr"] = peak * rate
+            group["lr"] = peak * rate * group["share"]
         batch = batcher(examples, noise)
         logits = forward(model, batch)
         loss = F.cross_entropy(logits, batch["wanted"])
@@ -322,8 +326,6 @@ def train_language(
         if watch:
             watch(values["right"])
         progress.advance(values)
-        if every:
-            every(progress.step)
     progress.save()
 
 

@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hired_eval.mini.pages import KINDS, PATCH, PINPOINTS, SIDE
+from hired_eval.mini.canvas import PATCH, PINPOINTS, SIDE
+from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all, scienceqa
 from hired_eval.mini.seeds import page_rng
 from hired_eval.mini.vocabulary import GROUPS, POST_PROMPTS

@@ -28,19 +28,20 @@ from hired_eval.mini.train.vision import run_tower, train_vision
 class Recipe:
     """How long every stage is. The defaults made the bundled checkpoint; ``SMOKE`` just runs every stage."""
 
-    shards: int = 64
+    vision_shards: int = 160
+    language_shards: int = 64
     shard_pages: int = 250
     tokenizer_pages: int = 400
-    vision_steps: int = 15000
-    lookup_steps: int = 1100
+    vision_steps: int = 23000
+    lookup_steps: int = 450
     joint_steps: int = 6000
     batch_pages: int = 24
     lookup_batch: int = 96
 
 
 SMOKE = Recipe(
-    shards=2, shard_pages=12, tokenizer_pages=20, vision_steps=3, lookup_steps=3, joint_steps=3,
-    batch_pages=4, lookup_batch=8,
+    vision_shards=2, language_shards=1, shard_pages=12, tokenizer_pages=20, vision_steps=3,
+    lookup_steps=3, joint_steps=3, batch_pages=4, lookup_batch=8,
 )  # fmt: skip
 LOOKUP_EVERY = 6  # of the joint stage's batches, one is of lookup pages, so that the lookup is not unlearned
 
@@ -48,20 +49,23 @@ LOOKUP_EVERY = 6  # of the joint stage's batches, one is of lookup pages, so tha
 def train(work: Path, target: Path, recipe: Recipe, processes: int = 2) -> None:
     """Make the bundled checkpoint from nothing, with fixed seeds.
 
+    The language model learns on pages that the vision tower has not seen, whose features are as good and as
+    bad as those of a test page.
+
     Args:
         work: folder for rendered pages and checkpoints; what is finished there is not repeated.
         target: folder the checkpoint and its processor are written to.
         recipe: how long every stage is.
         processes: that render pages side by side.
     """
-    pages = work / "pages"
-    render(pages, recipe, processes)
+    pages, unseen = work / "pages", work / "pages-language"
+    render(pages, 0, recipe.vision_shards, recipe.shard_pages, processes)
+    render(unseen, recipe.vision_shards, recipe.language_shards, recipe.shard_pages, processes)
     tokenizer = build_tokenizer(recipe.tokenizer_pages)
     model = build_model(tokenizer)
     stage(model, work / "vision", lambda: train_vision(model, tokenizer, pages, work, recipe.vision_steps))
     stage(model, work / "lookup", lambda: _lookup(model, tokenizer, work, recipe))
-    features = work / "features"
-    extract(model, pages, features)
+    extract(model, unseen, work / "features")
     stage(model, work / "joint", lambda: _joint(model, tokenizer, work, recipe))
     save(model, tokenizer, target)
     print(f"written: {target}", flush=True)
@@ -89,9 +93,9 @@ def stage(model: LlavaNextForConditionalGeneration, folder: Path, run: Callable[
     print(f"{folder.name}: finished", flush=True)
 
 
-def render(pages: Path, recipe: Recipe, processes: int) -> None:
-    """Render the training pages, several processes side by side."""
-    jobs = [(pages / f"{i:03d}", i * recipe.shard_pages, recipe.shard_pages) for i in range(recipe.shards)]
+def render(pages: Path, first: int, count: int, shard_pages: int, processes: int) -> None:
+    """Render ``count`` shards of training pages, several processes side by side."""
+    jobs = [(pages / f"{i:03d}", i * shard_pages, shard_pages) for i in range(first, first + count)]
     with ProcessPoolExecutor(processes) as pool:
         for i, _ in enumerate(pool.map(_render, jobs), 1):
             print(f"pages {i}/{len(jobs)} shards", flush=True)
@@ -139,7 +143,7 @@ def _joint(
 ) -> None:
     train_language(
         model, Batcher(model, tokenizer), work / "joint", _mixed(work, recipe), recipe.joint_steps,
-        peak=1.5e-3, align=0.05, every=lambda step: None,
+        peak=1.5e-3, align=0.2,
     )  # fmt: skip
 
 
@@ -148,7 +152,7 @@ def _mixed(work: Path, recipe: Recipe) -> Iterator[tuple[list[Example], float]]:
     lessons = Curriculum(recipe.lookup_batch, longest=16, seed=22)
     lessons.lines = lessons.longest
     easy = iter(lessons)
-    real = page_batches(work / "pages", work / "features", recipe.batch_pages, 31, full_share=0.3)
+    real = page_batches(work / "pages-language", work / "features", recipe.batch_pages, 31, full_share=0.3)
     step = 0
     while True:
         step += 1
