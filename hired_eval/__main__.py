@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hired_eval import help as help_text
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
+if TYPE_CHECKING:
+    from hired_eval.loading import Models
+
+
+class RunFailedError(Exception):
+    """A run on a worker of a cluster failed."""
+
 
 def main() -> None:
     """Run the command line and exit: 0 where all went well, 1 where the user has something to mend."""
-    arguments = sys.argv[1:]
+    # Hydra's grammar has no bare ~, and a shell leaves it alone in model.path=~/folder
+    arguments = sys.argv[1:] = [re.sub(r"=~(?=/|$)", f"={Path.home()}", a) for a in sys.argv[1:]]
+    if arguments[:1] == ["report"]:
+        from hired_eval.reporting.__main__ import main as report
+
+        return report(arguments[1:])
+    if arguments[:1] == ["show"]:
+        from hired_eval.show import main as show
+
+        return show(arguments[1:])
     if "--help" in arguments or "-h" in arguments:
         print(help_text.text())
         return
@@ -35,15 +53,22 @@ def _hydra_app(show_only: bool) -> list[str]:
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
+    from hired_eval.loading import Models
+
     problems: list[str] = []
+    models = Models()
+    started_in = os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-        problem = _run(resolved)
+        problem = _run(resolved, models)
         if problem:
             problems.append(problem)
             print(f"error: {problem}", file=sys.stderr)
+            if os.getpid() != started_in:
+                # a worker of a cluster: its list of problems stays with it, its exceptions do not
+                raise RunFailedError(problem)
 
     if not show_only:
         _quiet_libraries()
@@ -51,24 +76,42 @@ def _hydra_app(show_only: bool) -> list[str]:
     return problems
 
 
-def _run(config: dict[str, Any]) -> str | None:
+def _run(config: dict[str, Any], models: Models) -> str | None:
     """One run and its table; what went wrong, if anything."""
+    from hired_eval.measuring import measure
+    from hired_eval.processes import Processes
     from hired_eval.reporting.table import beside, read_records, run_table
-    from hired_eval.runs import run
 
     try:
-        outcome = run(config, say=lambda line: print(line, file=sys.stderr))
-        full = beside(outcome.record, read_records(Path(config["runs_dir"])))
+        outcome = measure(config, _say if Processes().main else _hush, models)
+        records = read_records(Path(config["runs_dir"])) if config["measure"] == "accuracy" else []
     except UserError as error:
+        if Processes().count > 1:
+            # the others wait for this process, and end with it, before a next run of a sweep begins
+            sys.exit(f"error: {error}")
         return str(error)
+    if not Processes().main:
+        return None
     if outcome.reused:
         print("this run is complete already (rerun=true repeats it):", file=sys.stderr)
+    if config["measure"] != "accuracy":
+        print(f"record: {outcome.folder}")
+        return None
+    full = beside(outcome.record, records)
     print(run_table([outcome.record, *([full] if full else [])]))
     print(f"record: {outcome.folder}")
     failed = outcome.record["failed_samples"]
     if failed:
         return f"{failed} samples failed; see the column error of {outcome.folder / 'samples.parquet'}"
     return None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _hush(line: str) -> None:
+    """What the main process says already."""
 
 
 def _quiet_libraries() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -21,6 +22,7 @@ from hired_eval.llava.checkpoint import load_checkpoint
 from hired_eval.llava.images import refuse_deep, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
 from hired_eval.models import default_dtype, default_prompt, prompt_named
+from hired_eval.processes import Processes
 from hired_eval.replies import Reply, ReplyFile, RequestKey
 
 LESS_MEMORY = (
@@ -86,6 +88,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         dropper = build(method, **options)
+        template = prompt_named(prompt) if prompt else default_prompt(pretrained)
+        together = _whole("batch_size", batch_size)
         checkpoint = load_checkpoint(
             pretrained,
             revision=revision,
@@ -97,9 +101,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
             # lmms-eval reads feature_layer=-2 of a command line as -2.0
             feature_layer=None if feature_layer is None else _whole("feature_layer", feature_layer),
         )
-        template = prompt_named(prompt) if prompt else default_prompt(pretrained)
         llava = DroppingLlava(checkpoint, dropper, template, share_prefix=share_prefix)
-        self._start(llava, _whole("batch_size", batch_size), on_error, None)
+        self._start(llava, together, on_error, None)
 
     @classmethod
     def around(
@@ -129,6 +132,11 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self.log = log
         self.replies: dict[RequestKey, Reply] = {}
         self.out_of_memory: list[OutOfMemory] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where lmms-eval puts what its processes exchange."""
+        return Processes().device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Generated text for each request, in the order of the requests."""
@@ -173,7 +181,14 @@ class HiredLlava(lmms):  # type: ignore[misc]
             groups.setdefault(repr(_generation(request)), {})[key] = request
         done = len(requests) - len(waiting)
         pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-        bar = tqdm(total=len(requests), initial=done, desc="answering", unit="q", mininterval=pause)
+        bar = tqdm(
+            total=len(requests),
+            initial=done,
+            desc="answering",
+            unit="q",
+            mininterval=pause,
+            disable=self.rank != 0,
+        )
         with bar, whole_pictures():
             for members in groups.values():
                 for answered in self._group(members, reply):

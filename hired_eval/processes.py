@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 T = TypeVar("T")
@@ -16,12 +17,14 @@ class Processes:
     Attributes:
         rank: 0 for the main process, which holds the run's lock, says what is done, and writes the record.
         count: number of processes.
+        device: this process's own, or the CPU.
     """
 
     def __init__(self) -> None:
-        state = PartialState()
-        self.rank: int = state.process_index
-        self.count: int = state.num_processes
+        launch = Accelerator()  # the launch alone decides whether processes meet on GPUs or on the CPU
+        self.rank: int = launch.process_index
+        self.count: int = launch.num_processes
+        self.device: torch.device = launch.device
 
     @property
     def main(self) -> bool:

@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,6 +33,7 @@ from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.mini import checkpoint_path
+from hired_eval.processes import Processes
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
 from hired_eval.reporting.statistics import estimate
@@ -113,10 +114,11 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
     """
     plan = planned(config)
     benchmark, data, folder = plan.benchmark, plan.data, plan.folder
-    with folder.locked():
-        if config["rerun"]:
+    processes = Processes()
+    with folder.locked() if processes.main else nullcontext():
+        if processes.main and config["rerun"]:
             folder.clear()
-        earlier = folder.record()
+        earlier = processes.from_main(folder.record() if processes.main else None)
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
         say(f"model {config['model']['name']}: loading")
@@ -135,7 +137,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
             limit = whole_pairs(task, limit)
             if limit != config["limit"]:
                 say(f"limit={config['limit']} would cut a pair of questions: answering {limit}")
-        log = ReplyFile(folder)
+        log = ReplyFile(folder, processes.rank)
         if log.known:
             say(f"going on with {len(log.known)} questions answered before")
         model = HiredLlava.around(
@@ -160,8 +162,11 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
                 cli_args=Namespace(output_path=scratch, process_with_media=True),
             )
         seconds = time.perf_counter() - start
-        samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, model.replies, task)
-        answered = len(model.replies.keys() - answered_before)
+        replies = {key: reply for part in processes.gathered(model.replies) for key, reply in part.items()}
+        if not processes.main:
+            return Outcome(processes.from_main({}), folder.path, reused=False)
+        samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, replies, task)
+        answered = len(replies.keys() - answered_before)
         record = {
             **plan.facts,
             "status": "failed" if samples["error"].notna().any() else "complete",
@@ -175,11 +180,13 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
                 "batch_size": config["batch_size"],
                 "out_of_memory": [asdict(time) for time in model.out_of_memory],
                 "encodings": asdict(llava.cache.use) if llava.cache else None,
+                "processes": processes.count,
                 "device": str(checkpoint.model.device),
                 "machine": machine(),
             },
         }
         folder.write(record, samples)
+        processes.from_main(record)
     return Outcome(record, folder.path, reused=False)
 
 
@@ -287,7 +294,8 @@ def sample_table(
     for (_, doc_id, _), reply in sorted(replies.items(), key=lambda item: item[0][2]):
         by_document.setdefault(doc_id, []).append(reply)
     rows = []
-    for sample in logged:
+    # several processes give the documents by turns
+    for sample in sorted(logged, key=lambda sample: sample["doc_id"]):
         document = by_document[sample["doc_id"]]
         first = document[0]
         errors = [r.error for r in document if r.error]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,6 +26,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 from hired_eval.errors import UserError
 from hired_eval.hub import unreachable
 from hired_eval.llava.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.processes import Processes
 
 ARCHITECTURES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
 WEIGHTS = ("pretrained", "pickle", "dummy")
@@ -128,6 +130,7 @@ def load_checkpoint(
                 f"the weights in {source} do not fit its config.json: {len(unfit)} tensors are missing or of "
                 f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
             )
+        refuse_offloading(getattr(model, "hf_device_map", {}))
     return Checkpoint(model.eval(), processor)
 
 
@@ -142,6 +145,11 @@ def check_placement(device_map: str | None, attention: str, quantization: str, w
         raise UserError(
             f"device_map must be one of {', '.join(DEVICE_MAPS)}, or null, got {device_map!r}; one device is "
             "chosen with device=cpu or device=cuda:0"
+        )
+    if device_map is not None and Processes().count > 1:
+        raise UserError(
+            "device_map spreads one model over all GPUs, and several processes each have a GPU of their own; "
+            "leave device_map out, or start one process"
         )
     if attention not in ATTENTION:
         raise UserError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
@@ -165,9 +173,10 @@ def check_placement(device_map: str | None, attention: str, quantization: str, w
 
 
 def _device(name: str) -> torch.device:
-    """The device of that name; 'auto' is a GPU where there is one, otherwise the CPU."""
+    """The device of that name; 'auto' is this process's GPU where there is one, otherwise the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = Processes().device
+        return own if own.type == "cuda" else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -175,6 +184,23 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: PyTorch finds no CUDA GPU here; try device=auto or device=cpu")
     return device
+
+
+def refuse_offloading(placed: Mapping[str, int | str | torch.device]) -> None:
+    """Refuse a model of which a part waits in main memory or on disk to be copied in at every step.
+
+    Args:
+        placed: device of each part of the model.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    waiting = [part for part, device in placed.items() if str(device) in ("cpu", "disk")]
+    if waiting and (len(waiting) < len(placed) or "disk" in map(str, placed.values())):
+        raise UserError(
+            f"the model does not fit: {len(waiting)} of its {len(placed)} parts would be copied in from "
+            "memory or disk at every step; use more GPUs, quantization=8bit or 4bit, or a smaller model"
+        )
 
 
 def _refuse_pickle(folder: Path) -> None:

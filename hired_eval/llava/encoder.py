@@ -144,7 +144,9 @@ class VisionEncoder:
             wanted.add(key_layer)
         with _recorded_projections([layers[i] for i in sorted(wanted)]) as recorded:
             features = self._run(pixel_values, max(wanted, default=0))
-        by_layer = dict(zip(sorted(wanted), recorded, strict=True))
+        # a device map may put the tower's layers on several devices
+        here = [{name: tensor.to(features.device) for name, tensor in store.items()} for store in recorded]
+        by_layer = dict(zip(sorted(wanted), here, strict=True))
         heads = self.tower.config.num_attention_heads
         return VisionEncoding(
             features=features,
@@ -224,7 +226,8 @@ class VisionEncoder:
         if newlines == 0:
             return embeddings
         places = torch.arange(len(embeddings), device=embeddings.device)
-        places = places + torch.cumsum(packed.newlines_after, 0) - packed.newlines_after
+        behind = packed.newlines_after.to(places.device)
+        places = places + torch.cumsum(behind, 0) - behind
         newline: Tensor = self.model.model.image_newline.to(embeddings)
         with_newlines = newline.repeat(len(embeddings) + newlines, 1)
         return with_newlines.index_copy(0, places, embeddings)

@@ -27,7 +27,10 @@ PARAMETERS = {
 
 
 def test_every_hub_model_has_its_published_shape() -> None:
-    hub_ids = {name: config["hub_id"] for name, config in model_configs().items() if config["hub_id"]}
+    hub_ids = {
+        name: config["hub_id"] for name, config in model_configs().items() if config["weights"] != "dummy"
+    }
+    hub_ids = {name: hub_id for name, hub_id in hub_ids.items() if hub_id}
     assert set(PARAMETERS) == set(hub_ids)
     for name, hub_id in hub_ids.items():
         config = published_config(hub_id)
