@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import load_yaml_config
 from PIL.Image import DecompressionBombError
+from pyarrow import ArrowException
+from pyarrow.parquet import read_metadata
 from tenacity import RetryError
 
 from hired_eval.errors import UserError
@@ -93,9 +96,10 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     # with the data on disk there is nothing to ask the hub for
     no_hub: str | None = "not needed"
     if data.source == "bundled":
-        overrides.update(_parquet({s: str(f) for s, f in data_files(benchmark.name).items()}))
+        files = {split: [str(file)] for split, file in data_files(benchmark.name).items()}
+        overrides.update(_parquet(files, "delete it, and it is drawn again"))
     elif data.path is not None:
-        overrides.update(_parquet(_local_files(data.path, config)))
+        overrides.update(_parquet(_local_files(data.path, config), "copy it again"))
     else:
         no_hub = unreachable()
         overrides["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {})}
@@ -138,7 +142,17 @@ def whole_pairs(task: Task, limit: int) -> int:
     return limit
 
 
-def _parquet(files: dict[str, Any]) -> dict[str, Any]:
+def _parquet(files: dict[str, list[str]], remedy: str) -> dict[str, Any]:
+    """What points a task to local files.
+
+    Raises:
+        UserError: a file is damaged; found here at once, where lmms-eval would try five times and wait.
+    """
+    for file in chain.from_iterable(files.values()):
+        try:
+            read_metadata(file)
+        except (OSError, ArrowException) as error:
+            raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
     return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
 
 

@@ -1,6 +1,10 @@
 """What the tests of the whole chain share: a config as the command line makes it, and that command line."""
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,3 +38,24 @@ def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             return 1
         return end.code or 0
     return 0
+
+
+HOLDER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(runs: Path, name: str) -> Iterator[None]:
+    """Another process holds a run: within one process, lmms-eval makes locks reentrant."""
+    (runs / ".locks").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", HOLDER, str(runs / ".locks" / f"{name}.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        holder.communicate()

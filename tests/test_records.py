@@ -11,6 +11,7 @@ import pytest
 
 from hired_eval.errors import UserError
 from hired_eval.records import RunFolder, read_record, replacing
+from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
 COMPLETE: dict[str, Any] = {"status": "complete", "score": 1.0}
@@ -103,15 +104,13 @@ def test_damaged_samples_are_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, "a-run").locked():
-        with (
-            pytest.raises(UserError, match="another process is at this run"),
-            RunFolder(tmp_path, "a-run").locked(),
-        ):
+    folder = RunFolder(tmp_path, "a-run")
+    with held_elsewhere(tmp_path, "a-run"):
+        with pytest.raises(UserError, match="another process is at this run"), folder.locked():
             pytest.fail("held twice")
         with RunFolder(tmp_path, "another").locked():
             pass
-    with RunFolder(tmp_path, "a-run").locked():
+    with folder.locked():
         pass
 
 

@@ -14,11 +14,10 @@ import pytest
 
 from hired_eval.errors import UserError
 from hired_eval.llava.answering import Answer, DroppingLlava, Prepared
-from hired_eval.records import RunFolder
 from hired_eval.runs import Outcome
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
-from tests.spine import run_quietly
+from tests.spine import held_elsewhere, run_quietly
 
 
 def samples_of(outcome: Outcome) -> pd.DataFrame:
@@ -170,7 +169,7 @@ def test_two_processes_do_not_run_the_same(tiny_run: list[str], tmp_path: Path) 
     options = [*tiny_run, f"runs_dir={tmp_path}", "limit=1"]
     folder = run_quietly(*options).folder
     with (
-        RunFolder(tmp_path, folder.name).locked(),
+        held_elsewhere(tmp_path, folder.name),
         pytest.raises(UserError, match="another process is at this run"),
     ):
         run_quietly(*options)
