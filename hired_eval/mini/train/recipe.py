@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
 from hired_eval.mini.train.data import read_shard, render_shard, shards
-from hired_eval.mini.train.language import Batcher, Curriculum, Example, page_batches, train_language
+from hired_eval.mini.train.language import Batcher, Example, page_batches, train_language
+from hired_eval.mini.train.lookup import Curriculum
 from hired_eval.mini.train.model import (
     build_image_processor,
     build_model,
@@ -33,8 +34,8 @@ class Recipe:
     shard_pages: int = 250
     tokenizer_pages: int = 400
     vision_steps: int = 23000
-    lookup_steps: int = 450
-    joint_steps: int = 6000
+    lookup_steps: int = 2500
+    joint_steps: int = 2400
     batch_pages: int = 24
     lookup_batch: int = 96
 
@@ -43,7 +44,7 @@ SMOKE = Recipe(
     vision_shards=2, language_shards=1, shard_pages=12, tokenizer_pages=20, vision_steps=3,
     lookup_steps=3, joint_steps=3, batch_pages=4, lookup_batch=8,
 )  # fmt: skip
-LOOKUP_EVERY = 6  # of the joint stage's batches, one is of lookup pages, so that the lookup is not unlearned
+LOOKUP_EVERY = 4  # of the joint stage's batches, one is of lookup pages, so that the lookup is not unlearned
 
 
 def train(work: Path, target: Path, recipe: Recipe, processes: int = 2) -> None:
