@@ -46,8 +46,10 @@ def text() -> str:
         lines.append("")
     lines.append("Single options (name=value; the options of a group as group.name=value):")
     config = (config_folder() / "config.yaml").read_text()
-    for comment, name, value in re.findall(r"^# (.+)\n(\w+): (.*)$", config, re.MULTILINE):
-        lines.append(f"  {f'{name}={value}':<22} {comment}")
+    for comment, name, value in re.findall(r"^# (.+)\n(\w+): ?(.*)$", config, re.MULTILINE):
+        nested = [] if value else yaml.safe_load(config)[name].items()
+        options = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
+        lines += [f"  {option:<22} {comment}" for option in options]
     return "\n".join(lines)
 
 

@@ -180,8 +180,10 @@ def test_help_names_every_group_and_option(
         for file in (configs / group).glob("*.yaml"):
             line = next(line for line in text.splitlines() if line.startswith(f"  {file.stem} "))
             assert len(line.split(maxsplit=1)) == 2, f"{file} says nothing of itself"
-    for option in yaml.safe_load((configs / "config.yaml").read_text()).keys() - {"defaults", "hydra"}:
-        assert f"\n  {option}=" in text
+    options = yaml.safe_load((configs / "config.yaml").read_text())
+    for option in options.keys() - {"defaults", "hydra"}:
+        for key in options[option] if isinstance(options[option], dict) else [""]:
+            assert f"\n  {option}{key and '.'}{key}=" in text
 
 
 def test_the_resolved_config_can_be_shown(
