@@ -1,7 +1,7 @@
 """Pages of token labels alone: the facts of forms, signs, charts and shapes, and every question about them.
 
-No picture is needed, so a batch is cheap: here the language model learns to look things up, to compare, to count
-and to choose, before it has to do so from what the vision tower sees.
+No picture is needed, so a batch is cheap: here the language model learns to look things up, to compare, to
+count and to choose, before it has to do so from what the vision tower sees.
 """
 
 from __future__ import annotations

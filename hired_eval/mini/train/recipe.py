@@ -34,8 +34,8 @@ class Recipe:
     shard_pages: int = 250
     tokenizer_pages: int = 400
     vision_steps: int = 23000
-    lookup_steps: int = 2500
-    joint_steps: int = 2400
+    lookup_steps: int = 1584
+    joint_steps: int = 2000
     batch_pages: int = 24
     lookup_batch: int = 96
 
