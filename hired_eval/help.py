@@ -46,7 +46,7 @@ def text() -> str:
         lines.append("")
     lines.append("Single options (name=value; the options of a group as group.name=value):")
     config = (config_folder() / "config.yaml").read_text()
-    for comment, name, value in re.findall(r"^# (.+)\n(\w+): ?(.*)$", config, re.MULTILINE):
+    for comment, name, value in re.findall(r"^# (.+)\n(?!defaults)(\w+): ?(.*)$", config, re.MULTILINE):
         nested = [] if value else yaml.safe_load(config)[name].items()
         options = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
         lines += [f"  {option:<22} {comment}" for option in options]
