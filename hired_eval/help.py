@@ -48,8 +48,8 @@ def text() -> str:
     config = (config_folder() / "config.yaml").read_text()
     for comment, name, value in re.findall(r"^# (.+)\n(?!defaults)(\w+): ?(.*)$", config, re.MULTILINE):
         nested = [] if value else yaml.safe_load(config)[name].items()
-        options = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
-        lines += [f"  {option:<22} {comment}" for option in options]
+        single = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
+        lines += [f"  {option:<22} {comment}" for option in single]
     return "\n".join(lines)
 
 
