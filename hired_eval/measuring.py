@@ -11,7 +11,7 @@ from hired_eval.errors import UserError
 from hired_eval.loading import Models
 from hired_eval.probes import MEASUREMENTS, probe
 from hired_eval.processes import Processes
-from hired_eval.runs import Outcome, planned, run
+from hired_eval.runs import Outcome, planned, run, without_home
 
 Say = Callable[[str], None]
 MEASURES: dict[str, Callable[[dict[str, Any], Say, Models], Outcome]] = {
@@ -58,6 +58,6 @@ def _leave_failure(config: dict[str, Any], error: Exception) -> None:
                 reason = (
                     f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
                 )
-                plan.folder.fail({**plan.facts, "finished": finished, "error": reason})
+                plan.folder.fail({**plan.facts, "finished": finished, "error": without_home(reason)})
     except UserError:
         return  # the first error is the one to tell

@@ -123,7 +123,7 @@ def _keep(folder: RunFolder, findings: Findings) -> None:
             with replacing(folder.path / PICTURES / name) as temporary:
                 picture.save(temporary, "PNG")
         with replacing(folder.path / ARRAYS) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **findings.arrays)
+            np.savez_compressed(stream, allow_pickle=False, **findings.arrays)
 
 
 def questions(task: Task, limit: int) -> Iterator[Asked]:

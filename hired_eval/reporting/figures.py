@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -64,7 +65,7 @@ class Drawing:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def _line(i: int) -> dict[str, object]:
+def _line(i: int) -> dict[str, Any]:
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
@@ -85,8 +86,12 @@ def figure2(store: Store) -> Drawing:
     figure = Figure(figsize=(8.4, 3.1))
     left, middle, right = figure.subplots(1, 3)
     places = np.arange(len(kinds))
-    left.bar(places, per_token.mean(axis=0) * 100, color=COLOURS[0], hatch="//", edgecolor="white", zorder=2)
+    percents = per_token.mean(axis=0) * 100
+    left.plot(places, percents, linestyle="none", marker="D", color=COLOURS[0], markersize=7)
+    # at least a decade each way, so that small differences look small
     left.set_yscale("log")
+    left.set_ylim(percents.min() / 10, percents.max() * 10)
+    left.set_xlim(-0.5, len(kinds) - 0.5)
     left.set(title="(a) attention a token gets", ylabel="% of the prompt's attention, log scale")
     left.set_xticks(places, kinds, rotation=30, ha="right")
     width = 0.4

@@ -137,8 +137,8 @@ def _accuracy(
     notes = ["Score [95 % interval, bootstrap over images]."]
     if any(cell.difference for row in body for cell in row.cells):
         notes.append(
-            'Line "- Full": difference to full execution on the same documents [95 % interval]; '
-            "! beyond noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
+            'Line "- Full": difference to full execution on the same documents [95 % interval]; ! beyond '
+            "noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
         )
     if paper:
         models = {r["model"] for r in used if r["model"] in PAPER_MODELS}

@@ -81,7 +81,7 @@ class Store:
 
     def picture(self, record: Record, name: str) -> Path:
         """A picture that a measurement kept."""
-        return self.runs / record["run"] / PICTURES / name
+        return self.runs / str(record["run"]) / PICTURES / name
 
     def difference(self, record: Record, reference: Record) -> Difference | None:
         """A run's score minus another's on the same documents, paired; None where they share none."""
