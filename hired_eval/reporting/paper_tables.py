@@ -36,9 +36,9 @@ EFFICIENCY = (
     ("memory_gigabytes", "peak memory, GB", 2, 1.0),
 )
 MARKS = {
-    "*": "* on a part of the benchmark; the published number is for all of it.",
-    "+": "+ dummy weights: a number without meaning as accuracy.",
-    "#": "# a share of the questions in %: OCRBench's points need all of its questions.",
+    "*": "Mark *: on a part of the benchmark; the published number is for all of it.",
+    "+": "Mark +: dummy weights, a number without meaning as accuracy.",
+    "#": "Mark #: a share of the questions in %: OCRBench's points need all of its questions.",
 }
 
 
@@ -169,13 +169,16 @@ def _accuracy(
 
 
 def _merged(reasons: Sequence[str]) -> list[str]:
-    """'A on X: not run', 'A on Y: not run' as 'A on X, Y: not run'."""
-    merged: dict[tuple[str, str], list[str]] = {}
+    """'A on X: not run', 'A on Y: not run', 'B on X: ...' with equal benchmarks and reasons put together."""
+    benchmarks: dict[tuple[str, str], list[str]] = {}
     for reason in reasons:
         where, why = reason.split(": ", 1)
         row, benchmark = where.split(" on ", 1)
-        merged.setdefault((row, why), []).append(benchmark)
-    return [f"{row} on {', '.join(where)}: {why}" for (row, why), where in merged.items()]
+        benchmarks.setdefault((row, why), []).append(benchmark)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for (row, why), found in benchmarks.items():
+        rows.setdefault((", ".join(found), why), []).append(row)
+    return [f"{', '.join(found)} on {where}: {why}" for (where, why), found in rows.items()]
 
 
 def table4(store: Store) -> Table:

@@ -14,6 +14,7 @@ from hired_eval.reporting.__main__ import main
 from hired_eval.reporting.overlay import LINE, overlay
 from hired_eval.reporting.store import Store
 from hired_eval.reporting.write import REPORTS, write
+from hired_eval.show import main as show
 from tests.reporting import synthetic
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} \x07 \u202e"
@@ -148,3 +149,37 @@ def test_the_overlay_marks_kept_tokens_and_fades_the_others() -> None:
     assert full_image[12, 12].min() > 200
     single = overlay(partitions[:1], (0, 0), kept, side=2)
     assert single.size == (8, 8)
+
+
+def test_show_writes_the_overlay_and_prints_the_answer(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, out = tmp_path / "a.png", tmp_path / "overlay.png"
+    synthetic.picture(120, 80, 0).save(picture)
+    model = ["--model-path", str(tiny_checkpoint), "--device", "cpu"]
+    show([str(picture), *model, "--budget", "0.2", "--question", "what?", "--out", str(out), "alpha=0.3"])
+    printed = capsys.readouterr().out
+    assert re.search(r"answer: .*\nvisual tokens: \d+ of \d+, budget \d+\noverlay: ", printed)
+    with Image.open(out) as drawn:
+        assert drawn.width > drawn.height > 200
+    show([str(picture), *model, "--method", "prumerge", "--out", str(out)])
+    assert "of them made of many" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/no/picture.png"], r"/no/picture\.png cannot be opened: No such file"),
+        ([__file__], "is not a picture that Pillow can read"),
+        (["{picture}", "alpha"], "'alpha' is no option; write name=value"),
+        (["{picture}", "--method", "hird"], "there is no method 'hird'; did you mean hired"),
+        (["{picture}", "--method", "full", "--budget", "0.2"], "method full has no option 'budget'"),
+        (["{picture}", "--model", "minni"], "there is no model 'minni'; known: "),
+        (["{picture}", "--budget", "2"], "budget must be above 0 and at most 1, got 2"),
+    ],
+)
+def test_mistakes_in_show_are_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    picture = tmp_path / "a.png"
+    synthetic.picture(20, 20, 0).save(picture)
+    with pytest.raises(SystemExit, match=message):
+        show([argument.replace("{picture}", str(picture)) for argument in arguments])

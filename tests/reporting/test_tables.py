@@ -46,7 +46,7 @@ def test_a_missing_cell_is_a_dash_with_its_reason(runs: Path) -> None:
     synthetic.write_failure(runs, "prumerge", "docvqa", "no space left on device")
     text = render.markdown(table3(Store(runs)))
     assert "PruMerge on DocVQA: failed (no space left on device)" in text
-    assert "HiRED 20 % on VQAv2, ScienceQA, TextVQA, DocVQA, OCRBench, MME, POPE, ChartQA: not run" in text
+    assert "Spatial 40 %, PruMerge+, HiRED 20 %, HiRED 40 % on VQAv2, ScienceQA" in text
     assert "python -m hired_eval -m +experiment=table3" in text
     row = next(line for line in text.splitlines() if line.startswith("| PruMerge "))
     assert {cell.strip() for cell in row.split("|")[3:-1]} == {"-"}
@@ -57,8 +57,8 @@ def test_partial_and_dummy_results_are_marked(runs: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa", answered=20, weights="dummy", model="llava_next_7b")
     text = render.markdown(table3(Store(runs)))
     assert "*#" in text
-    assert "* on a part of the benchmark" in text
-    assert "# a share of the questions in %" in text
+    assert "Mark *: on a part of the benchmark" in text
+    assert "Mark #: a share of the questions in %" in text
     assert "*+" in text
     assert "llava_next_7b, bundled data, dummy weights" in text
     ocrbench = cells(table3(Store(runs)))["Full", "OCRBench"]
