@@ -36,14 +36,15 @@ PROFILE ?= mini
 LAUNCHER ?= basic
 # More of Hydra's overrides, e.g. OVERRIDES='limit=100 batch_size=16'
 OVERRIDES ?=
-REPORTS := results/reports
+RUNS ?= results/runs
+REPORTS ?= results/reports
 
 EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
 .PHONY: reproduce-all bench efficiency $(REPRODUCE)
-RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) $(OVERRIDES)
+RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(OVERRIDES)
 # A run that fails is named in the report; the report is written all the same, and make fails at its end
-REPORT = failed=$$?; $(BIN)/python -m hired_eval.reporting --out $(REPORTS) $(1) && exit $$failed
+REPORT = failed=$$?; $(BIN)/python -m hired_eval.reporting --runs-dir $(RUNS) --out $(REPORTS) $(1) && exit $$failed
 
 define FIRST_LINE
 @if [ "$(PROFILE)" = mini ]; then \

@@ -151,6 +151,10 @@ def _accuracy(
             )
     marks = {mark for row in body for cell in row.cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
+    if store.superseded:
+        notes.append(
+            f"Left out: {len(store.superseded)} runs of an earlier checkpoint or of earlier documents."
+        )
     reasons = list(dict.fromkeys(c.reason for row in body for c in row.cells if c.reason))
     if reasons:
         notes.append(

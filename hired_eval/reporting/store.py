@@ -47,8 +47,21 @@ class Store:
         ]
 
     def accuracy(self) -> list[Record]:
-        """Complete runs that have a score."""
+        """Complete runs that have a score, of the checkpoint and the documents that were used last."""
+        earlier = {r["run"] for r in self.superseded}
+        return [r for r in self._scored if r["run"] not in earlier]
+
+    @cached_property
+    def _scored(self) -> list[Record]:
         return [r for r in self.measuring("accuracy") if r["score"] is not None]
+
+    @cached_property
+    def superseded(self) -> list[Record]:
+        """Runs of an earlier checkpoint of a model, or on earlier documents: no match for later ones."""
+        latest: dict[tuple[str, ...], str | None] = {}
+        for record in sorted(self._scored, key=lambda r: str(r["finished"])):
+            latest.update(_origins(record))
+        return [r for r in self._scored if any(latest[k] != v for k, v in _origins(r).items())]
 
     def failed(self) -> list[Record]:
         """Runs that ended with an error or with samples that failed."""
@@ -89,6 +102,15 @@ class Store:
         return paired_difference(
             self.samples(record), self.samples(reference), benchmark["scoring"], score_scale(record)
         )
+
+
+def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
+    """What a run was made of: the content of its checkpoint, and of its documents."""
+    identity = record["identity"]
+    return {
+        ("checkpoint", record["model"], record["weights"]): identity.get("checkpoint"),
+        ("documents", record["data"], record["benchmark"]["name"]): identity.get("documents"),
+    }
 
 
 def score_scale(record: Record) -> float:

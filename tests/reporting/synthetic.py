@@ -61,6 +61,7 @@ def write_run(
     weights: str = "pretrained",
     finished: str = "2026-01-01T00:00:00+00:00",
     question: str = "what is it?",
+    checkpoint: str = "one",
     **options: Any,
 ) -> dict[str, Any]:
     """A complete run: harder documents are answered wrong first, so that runs are paired as real ones are."""
@@ -120,7 +121,7 @@ def write_run(
             "full": {"mean": float(samples["full"].mean()), "max": int(samples["full"].max())},
         },
         "timings": {"machine": "synthetic", "seconds": 1.0, "questions_per_second": 1.0},
-        "identity": identity(),
+        "identity": {**identity(), "checkpoint": checkpoint},
         "config": {"budget": None},
     }
     folder = runs / name

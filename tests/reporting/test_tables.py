@@ -71,6 +71,16 @@ def test_a_complete_run_goes_before_a_newer_part(runs: Path) -> None:
     assert cells(table3(Store(runs)))["Full", "DocVQA"].run == whole["run"]
 
 
+def test_runs_of_an_earlier_checkpoint_are_left_out(runs: Path) -> None:
+    """Full with old weights beside HiRED with new ones would be no comparison."""
+    synthetic.write_run(runs, "full", "docvqa", checkpoint="old")
+    synthetic.write_run(runs, "hired", "docvqa", checkpoint="new", finished="2026-03-01")
+    made = table3(Store(runs))
+    assert cells(made)["Full", "DocVQA"].value is None
+    assert cells(made)["HiRED 20 %", "DocVQA"].difference is None
+    assert "Left out: 1 runs of an earlier checkpoint" in render.markdown(made)
+
+
 def test_design_choices_do_not_leak_into_the_default_row(runs: Path) -> None:
     default = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.8)
     synthetic.write_run(runs, "hired", "docvqa", accuracy=0.3, finished="2026-02-01", alpha=0.25)
