@@ -1,6 +1,7 @@
 """Several processes on one run give what one process gives."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,17 +26,12 @@ def test_two_processes_give_what_one_gives(
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes=2",
-        "--num_machines=1",
-    ]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}", "--module"]
+    # accelerate launch runs torch's launcher where there are GPUs; on a CPU it would want MPI for it
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launch += [f"--master_port={port}", "--module"]
     command = [*launch, "hired_eval", *options, f"runs_dir={tmp_path / 'two'}"]
-    finished = subprocess.run(command, capture_output=True, text=True)
+    settings = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, capture_output=True, text=True, env=settings)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("record: ") == 1
     (folder,) = [path.parent for path in (tmp_path / "two").glob("*/record.json")]
