@@ -39,8 +39,8 @@ the words, shapes, charts and forms that `hired_eval/mini/` draws.
 
 The bundled weights came out of the script's stages, in more pieces than a run of it from nothing: the vision
 tower learned 15,000 steps on 16,000 pages and 8,000 more on 40,000; the language model had 2,800 joint steps
-on the earlier tower and 270 on this one, then 1,100 steps of lookup pages and 2,000 joint steps on 16,000 pages
-that the tower has not seen. A run from nothing has not been compared with them.
+on the earlier tower and 270 on this one, then 1,100 steps of lookup pages and 2,000 joint steps on 16,000
+pages that the tower has not seen. A run from nothing has not been compared with them.
 
 ## Measured on the mini benchmarks' test splits
 
