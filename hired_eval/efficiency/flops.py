@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hired_eval.llava.memory import head_dimension
+
 
 @dataclass(frozen=True)
 class Work:
@@ -125,14 +127,13 @@ class Decoder:
     def of(cls, config: Any) -> Decoder:
         """Shapes of a LLaVA config."""
         text = config.text_config
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             text.hidden_size,
             text.intermediate_size,
             text.num_hidden_layers,
             text.num_attention_heads,
             text.num_key_value_heads,
-            head,
+            head_dimension(text),
             text.vocab_size,
         )
 

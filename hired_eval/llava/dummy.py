@@ -27,6 +27,7 @@ from transformers.models.clip import CLIPImageProcessor
 PICTURE, PATCH = 336, 14
 SMALL = "dummy/clip-l-small"
 VOCABULARY, IMAGE_ID, PAD_ID, EMBEDDINGS = 32000, 32000, 32001, 32064
+TOKENS = {"vocab_size": EMBEDDINGS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": PAD_ID}
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 # the words that prompts and questions are made of, a token each; other words take several tokens
 WORDS = """
@@ -57,23 +58,19 @@ def vicuna(size: str) -> LlamaConfig:
     """Vicuna 1.5, '7b' or '13b': the shapes of LLaMA 2 (Touvron et al. 2023)."""
     hidden, inner, layers, heads = {"7b": (4096, 11008, 32, 32), "13b": (5120, 13824, 40, 40)}[size]
     return LlamaConfig(
-        vocab_size=EMBEDDINGS,
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=PAD_ID,
+        **TOKENS,
     )
 
 
 def mistral() -> MistralConfig:
     """Mistral 7B Instruct 0.2 (Jiang et al. 2023): grouped queries, no sliding window."""
     return MistralConfig(
-        vocab_size=EMBEDDINGS,
         hidden_size=4096,
         intermediate_size=14336,
         num_hidden_layers=32,
@@ -83,24 +80,19 @@ def mistral() -> MistralConfig:
         rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         sliding_window=None,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=PAD_ID,
+        **TOKENS,
     )
 
 
 def small_llama() -> LlamaConfig:
     """A Llama of 0.2 billion parameters, for efficiency on machines without a GPU."""
     return LlamaConfig(
-        vocab_size=EMBEDDINGS,
         hidden_size=1024,
         intermediate_size=2816,
         num_hidden_layers=12,
         num_attention_heads=16,
         max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=PAD_ID,
+        **TOKENS,
     )
 
 

@@ -14,6 +14,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(m in str(error) for m in CPU_MESSAGES)
 
 
+def head_dimension(text: PretrainedConfig) -> int:
+    """Numbers in an attention head of a language model: as its config says, else its width over its heads."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """Bytes of the KV cache of one sequence: 2 * layers * KV heads * head dimension * tokens * bytes.
 
@@ -23,7 +28,7 @@ def kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
         dtype: of the cache.
     """
     text = config.text_config
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    head = head_dimension(text)
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens * dtype.itemsize)
 
 
