@@ -70,9 +70,16 @@ def _hydra_app(show_only: bool) -> list[str]:
                 # a worker of a cluster: its list of problems stays with it, its exceptions do not
                 raise RunFailedError(problem)
 
-    if not show_only:
-        _quiet_libraries()
-    app()
+    if show_only:
+        app()
+        return problems
+    from hired_eval.processes import Processes
+
+    _quiet_libraries()
+    try:
+        app()
+    finally:
+        Processes.part()
     return problems
 
 

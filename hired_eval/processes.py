@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -41,3 +42,9 @@ class Processes:
         """Every process's value, by rank; all processes meet here."""
         values: list[T] = gather_object([value])
         return values
+
+    @staticmethod
+    def part() -> None:
+        """End the launch's connections, after the last run: left open, their threads can abort the exit."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
