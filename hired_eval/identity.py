@@ -8,10 +8,13 @@ import json
 import platform
 import re
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hired_eval.benchmarks import DataSource
+from hired_eval.dropping import TokenDropper
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE
 
@@ -20,19 +23,18 @@ PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "num
 TAIL = 1 << 20
 
 
-def run_identity(config: dict[str, Any], checkpoint: str, data: DataSource) -> dict[str, Any]:
+def run_identity(
+    config: dict[str, Any], checkpoint: str, data: DataSource, method: type[TokenDropper]
+) -> dict[str, Any]:
     """What the record says about the origin of a run; all but the git commit is part of its name.
 
     Args:
         config: resolved.
         checkpoint: a folder, or an id on the hub.
         data: where the documents come from.
+        method: class of the dropping method.
     """
     relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_THE_RUN}
-    code = hashlib.sha256()
-    for room in ("dropping", "llava"):
-        for file in sorted((PACKAGE / room).glob("*.py")):
-            code.update(file.read_bytes())
     documents: str | None = None
     if data.path is not None:
         documents = fingerprint(data.path.expanduser(), "*.parquet")
@@ -40,7 +42,7 @@ def run_identity(config: dict[str, Any], checkpoint: str, data: DataSource) -> d
         documents = json.loads(HASHES.read_text()).get(config["task"]["name"])
     return {
         "config_sha256": hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest(),
-        "code_sha256": code.hexdigest(),
+        "code_sha256": code_hash(method),
         "checkpoint": fingerprint(Path(checkpoint), "*") if Path(checkpoint).is_dir() else None,
         "data": data.source,
         "documents": documents,
@@ -50,6 +52,32 @@ def run_identity(config: dict[str, Any], checkpoint: str, data: DataSource) -> d
         },
         "git_commit": git_commit(),
     }
+
+
+@cache
+def code_hash(method: type[TokenDropper]) -> str:
+    """A hash of the code that drops and answers; of a plugin's method, its package as well.
+
+    Read once a process: what is edited while a sweep runs is not what the sweep runs.
+    """
+    files = [file for room in ("dropping", "llava") for file in sorted((PACKAGE / room).glob("*.py"))]
+    modules = dict.fromkeys(base.__module__ for base in method.__mro__ if issubclass(base, TokenDropper))
+    for name in modules:
+        if name.partition(".")[0] != PACKAGE.name:
+            files += _files_of(name)
+    code = hashlib.sha256()
+    for file in files:
+        code.update(file.read_bytes())
+    return code.hexdigest()
+
+
+def _files_of(module: str) -> list[Path]:
+    """The Python files of the package that a loaded module belongs to, or the module's own file."""
+    package = getattr(sys.modules[module.partition(".")[0]], "__file__", None)
+    if package and Path(package).name == "__init__.py":
+        return sorted(Path(package).parent.rglob("*.py"))
+    own = getattr(sys.modules[module], "__file__", None)
+    return [Path(own)] if own else []
 
 
 def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:

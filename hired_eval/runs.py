@@ -84,7 +84,7 @@ def planned(config: dict[str, Any]) -> Plan:
     data = data_source(config["data"], config["model"])
     dropper = build_dropper(config)
     source = checkpoint_source(config["model"])
-    identity = run_identity(config, source, data)
+    identity = run_identity(config, source, data, type(dropper))
     folder = RunFolder(Path(config["runs_dir"]), run_name(config, identity))
     facts = {
         "run": folder.path.name,

@@ -1,0 +1,68 @@
+"""What makes two runs the same: the code of a method, also of one in somebody else's package."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hired_eval.runs import planned
+from tests.spine import config
+
+METHOD = """
+from dataclasses import dataclass
+from hired_eval.dropping import SelectingDropper
+from outside_methods.helper import POWER
+
+@dataclass(frozen=True, kw_only=True)
+class Brightest(SelectingDropper):
+    def score(self, encoding, layout):
+        return encoding.features.norm(dim=-1) ** POWER
+"""
+CHILD = """
+from outside_methods.brightest import Brightest
+
+class Child(Brightest):
+    pass
+"""
+
+
+def name_of_run(target: str) -> str:
+    """The run's name in a process that has just started."""
+    for name in [m for m in sys.modules if m.startswith("outside_")]:
+        del sys.modules[name]
+    options = ["method=full", f"method._target_={target}", "method.newline=none", "+method.budget=0.2"]
+    return planned(config(*options)).folder.path.name
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "outside_methods"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "brightest.py").write_text(METHOD)
+    (folder / "helper.py").write_text("POWER = 1")
+    (tmp_path / "outside_child.py").write_text(CHILD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "file", "counts"),
+    [
+        ("outside_methods.brightest.Brightest", "brightest.py", True),
+        ("outside_methods.brightest.Brightest", "helper.py", True),
+        ("outside_methods.brightest.Brightest", "../outside_child.py", False),
+        ("outside_child.Child", "../outside_child.py", True),
+        ("outside_child.Child", "helper.py", True),
+        ("hired_eval.dropping.Random", "helper.py", False),
+    ],
+)
+def test_changed_code_of_a_plugin_s_method_is_another_run(
+    package: Path, target: str, file: str, counts: bool
+) -> None:
+    before = name_of_run(target)
+    assert name_of_run(target) == before
+    with (package / file).open("a") as stream:
+        stream.write("\n# changed\n")
+    assert (name_of_run(target) != before) == counts
