@@ -1,21 +1,28 @@
-"""The checkpoint that the runs of a process share."""
+"""The checkpoint and the vision encodings that the runs of a process share."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hired_eval.errors import UserError
 
 if TYPE_CHECKING:
     from hired_eval.llava.checkpoint import Checkpoint
+    from hired_eval.llava.encoding_cache import EncodingStore
 
 LOADING = ("revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer")
 
 
 class Models:
-    """Loads checkpoints and keeps the last one, so that a sweep loads its model once."""
+    """Keeps the last checkpoint and the last cache of vision encodings, so that a sweep loads them once."""
 
     def __init__(self) -> None:
         self._asked: dict[str, Any] | None = None
         self._loaded: Checkpoint | None = None
+        self._cache: tuple[str, float] | None = None
+        self._encodings: EncodingStore | None = None
 
     def get(self, source: str, model: dict[str, Any], device: str, seed: int) -> Checkpoint:
         """The checkpoint of a model config.
@@ -37,3 +44,24 @@ class Models:
             self._loaded = load_checkpoint(**asked)
             self._asked = asked
         return self._loaded
+
+    def encodings(self, folder: str | None, gib: float) -> EncodingStore | None:
+        """The cache of vision encodings; None where no folder is named.
+
+        Args:
+            folder: where it lies on disk.
+            gib: its limit on disk in GiB.
+
+        Raises:
+            UserError: the limit is not a number above 0, or the folder is a file.
+        """
+        if folder is None:
+            return None
+        if isinstance(gib, bool) or not isinstance(gib, int | float) or not 0 < gib < math.inf:
+            raise UserError(f"encoding_cache_gib must be a number above 0, got {gib!r}")
+        from hired_eval.llava.encoding_cache import GIB, EncodingStore
+
+        if self._encodings is None or self._cache != (folder, gib):
+            self._encodings = EncodingStore(Path(folder).expanduser(), int(gib * GIB))
+            self._cache = (folder, gib)
+        return self._encodings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 from hired_eval.efficiency import STOCK, efficiency
@@ -41,14 +43,19 @@ def measure(config: dict[str, Any], say: Say, models: Models) -> Outcome:
         raise UserError(
             f"measure={config['measure']} runs in one process; start it without accelerate launch"
         )
-    try:
+
+    def leave_failure(
+        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):  # the user's Ctrl-C is no failure
+            _record_failure(config, error)
+
+    with ExitStack() as stack:
+        stack.push(leave_failure)
         return MEASURES[config["measure"]](config, say, models)
-    except Exception as error:
-        _leave_failure(config, error)
-        raise
 
 
-def _leave_failure(config: dict[str, Any], error: Exception) -> None:
+def _record_failure(config: dict[str, Any], error: Exception) -> None:
     """A record that names the error; none where the config is wrong or another process is at the run."""
     try:
         plan = planned(config)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,6 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
-from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.mini import checkpoint_path
@@ -112,6 +110,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
     Raises:
         UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
     """
+    models = models or Models()
     plan = planned(config)
     benchmark, data, folder = plan.benchmark, plan.data, plan.folder
     processes = Processes()
@@ -122,13 +121,13 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
         say(f"model {config['model']['name']}: loading")
-        checkpoint = (models or Models()).get(plan.source, config["model"], config["device"], config["seed"])
+        checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
         llava = DroppingLlava(
             checkpoint,
             plan.dropper,
             config["model"]["prompt"],
             share_prefix=config["share_prefix"],
-            encodings=encoding_store(config["encoding_cache"], config["encoding_cache_gib"]),
+            encodings=models.encodings(config["encoding_cache"], config["encoding_cache_gib"]),
         )
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
@@ -267,20 +266,6 @@ def checkpoint_source(model: dict[str, Any]) -> str:
             f"model {model['name']} names no checkpoint; set model.path=FOLDER or model.hub_id=ID"
         )
     return str(model["hub_id"])
-
-
-@lru_cache(maxsize=1)
-def encoding_store(folder: str | None, gib: float) -> EncodingStore | None:
-    """The cache of vision encodings, one for all runs of a process; None where no folder is named.
-
-    Raises:
-        UserError: the limit is not positive, or the folder is a file.
-    """
-    if folder is None:
-        return None
-    if gib <= 0:
-        raise UserError(f"encoding_cache_gib must be above 0, got {gib}")
-    return EncodingStore(Path(folder).expanduser(), int(gib * GIB))
 
 
 def sample_table(

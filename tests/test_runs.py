@@ -14,10 +14,11 @@ import pytest
 
 from hired_eval.errors import UserError
 from hired_eval.llava.answering import Answer, DroppingLlava, Prepared
-from hired_eval.runs import Outcome
+from hired_eval.loading import Models
+from hired_eval.runs import Outcome, run
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
-from tests.spine import held_elsewhere, run_quietly
+from tests.spine import config, held_elsewhere, run_quietly
 
 
 def samples_of(outcome: Outcome) -> pd.DataFrame:
@@ -165,6 +166,24 @@ def test_a_killed_process_loses_one_batch_at_most(
     pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
 
 
+def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    cached = [*tiny_run, f"runs_dir={tmp_path / 'runs'}", f"encoding_cache={tmp_path / 'cache'}"]
+
+    def sources(models: Models, budget: float) -> dict[str, int]:
+        outcome = run(config(*cached, f"budget={budget}"), lambda line: None, models)
+        use: dict[str, int] = outcome.record["timings"]["encodings"]
+        return {source: count for source, count in use.items() if count}
+
+    models = Models()
+    assert sources(models, 0.1) == {"computed": 6}
+    assert sources(models, 0.2) == {"memory": 6}
+    assert sources(Models(), 0.3) == {"disk": 6}
+    with pytest.raises(UserError, match="encoding_cache_gib must be a number above 0, got 0"):
+        run(config(*cached, "encoding_cache_gib=0"), lambda line: None, models)
+
+
 def test_two_processes_do_not_run_the_same(tiny_run: list[str], tmp_path: Path) -> None:
     options = [*tiny_run, f"runs_dir={tmp_path}", "limit=1"]
     folder = run_quietly(*options).folder
@@ -218,8 +237,8 @@ def test_ocrbench_is_scored_right_in_every_run_of_a_process(
     monkeypatch.chdir(tmp_path)
     options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=ocrbench"]
     options.append(f"data.path={write_ocrbench(tmp_path / 'data', right=3, wrong=1)}")
-    for run in (["method=full"], ["method=hired"], ["method=hired", "rerun=true"]):
-        record = run_quietly(*options, *run).record
+    for repeated in (["method=full"], ["method=hired"], ["method=hired", "rerun=true"]):
+        record = run_quietly(*options, *repeated).record
         assert record["score"]["value"] == 750
         assert record["lmms_eval_metrics"]["ocrbench_accuracy,none"] == 0.003
     limited = run_quietly(*options, "limit=2").record
