@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from hired_eval.dropping.base import BudgetedDropper, TokenDropper, even_counts
 from hired_eval.dropping.layout import PartitionLayout
@@ -140,8 +140,8 @@ def merge(encoding: VisionEncoding, attention: Tensor, centres: list[Tensor]) ->
         similarity = keys[i, centre] @ keys[i].T
         similarity.scatter_(1, centre[:, None], -torch.inf)
         nearest = similarity.topk(min(NEIGHBOURS, len(tokens) - 1), dim=1).indices
-        weights = torch.zeros_like(similarity).scatter(1, nearest, attention[i][nearest])
-        merged = tokens[centre] + weights @ tokens
+        near = embedding_bag(nearest, tokens, per_sample_weights=attention[i][nearest], mode="sum")
+        merged = tokens[centre] + near
         index = centre
         if len(centre) < len(tokens):
             dropped = attention[i].index_fill(0, centre, 0)

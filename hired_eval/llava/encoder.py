@@ -68,9 +68,10 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
     """
     partitions, length, channels = keys.shape
     per_head = channels // heads
-    q = query.float().view(partitions, heads, per_head)
+    q = query.float().view(partitions, 1, heads, per_head) * per_head**-0.5
     k = keys.float().view(partitions, length, heads, per_head)
-    return torch.einsum("phd,pnhd->phn", q * per_head**-0.5, k).softmax(dim=-1)[..., 1:]
+    # a product and a sum read the keys where they are; a matrix product would copy them head by head first
+    return (k * q).sum(dim=-1).transpose(1, 2).softmax(dim=-1)[..., 1:]
 
 
 class VisionEncoder:
