@@ -240,7 +240,8 @@ def _recorded_projections(layers: list[Any]) -> Iterator[list[dict[str, Tensor]]
     recorded: list[dict[str, Tensor]] = [{} for _ in layers]
 
     def record_query(store: dict[str, Tensor]) -> Any:
-        return lambda module, args, output: store.__setitem__("query", output[:, 0])
+        # a copy, so that the other rows need not stay in memory
+        return lambda module, args, output: store.__setitem__("query", output[:, 0].clone())
 
     def record_keys(store: dict[str, Tensor]) -> Any:
         return lambda module, args, output: store.__setitem__("keys", output)
