@@ -292,8 +292,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
             document = self.task_dict[task][split][doc_id]
             # before the task's own conversion to RGB, which hides what was lost
             for value in document.values():
-                if isinstance(value, Image.Image):
-                    refuse_deep(value)
+                for picture in value if isinstance(value, list) else [value]:
+                    if isinstance(picture, Image.Image):
+                        refuse_deep(picture)
             visuals = doc_to_visual(document)
         except UNREADABLE as error:
             raise UserError(f"its image cannot be read: {error}") from error

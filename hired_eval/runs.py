@@ -158,7 +158,8 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
                 numpy_random_seed=config["seed"],
                 torch_random_seed=config["seed"],
                 verbosity="ERROR",
-                cli_args=Namespace(output_path=scratch, process_with_media=True),
+                # a picture that cannot be read is a failed sample by now: scoring must not stumble over it
+                cli_args=Namespace(output_path=scratch, process_with_media=config["on_error"] == "stop"),
             )
         seconds = time.perf_counter() - start
         replies = {key: reply for part in processes.gathered(model.replies) for key, reply in part.items()}
