@@ -71,7 +71,8 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
     q = query.float().view(partitions, 1, heads, per_head) * per_head**-0.5
     k = keys.float().view(partitions, length, heads, per_head)
     # a product and a sum read the keys where they are; a matrix product would copy them head by head first
-    return (k * q).sum(dim=-1).transpose(1, 2).softmax(dim=-1)[..., 1:]
+    logits: Tensor = (k * q).sum(dim=-1).transpose(1, 2)
+    return logits.softmax(dim=-1)[..., 1:]
 
 
 class VisionEncoder:
