@@ -18,18 +18,45 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
   python -m hired_eval +experiment=table3                       a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
+  python -m hired_eval --config-dir FOLDER method=mine          with a method, model or task of one's own
   hired-eval report table3                                      the report of the runs that are there
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of a picture of one's own
 """
 
 
-def groups() -> dict[str, dict[str, str]]:
-    """The config groups: name -> option -> its one line."""
+def groups(own: Path | None = None) -> dict[str, dict[str, str]]:
+    """The config groups: name -> option -> its one line.
+
+    Args:
+        own: the user's folder of configs, whose options come first in each group.
+    """
     folders = sorted(p for p in config_folder().iterdir() if p.is_dir() and p.name != "hydra")
     return {
-        folder.name: {file.stem: _first_comment(file) for file in sorted(folder.glob("*.yaml"))}
+        folder.name: {
+            file.stem: _first_comment(file)
+            for parent in ([own / folder.name] if own else []) + [folder]
+            for file in sorted(parent.glob("*.yaml"))
+        }
         for folder in folders
     }
+
+
+def own_folder(arguments: list[str]) -> Path | None:
+    """The user's folder of configs (`--config-dir FOLDER`), None where none is named.
+
+    Raises:
+        UserError: it is not there.
+    """
+    named = None
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            named = value if equals else "".join(arguments[i + 1 : i + 2])
+    if named is not None and not Path(named).is_dir():
+        raise UserError(
+            f"--config-dir {named} is not a folder; it holds method/, model/ or task/ with configs"
+        )
+    return None if named is None else Path(named)
 
 
 def _first_comment(file: Path) -> str:
@@ -59,7 +86,8 @@ def check_names(arguments: list[str]) -> None:
     Raises:
         UserError: naming what was asked for, and the close names that exist.
     """
-    known = groups()
+    own = own_folder(arguments)
+    known = groups(own)
     single = [k for k in _keys(config_folder() / "config.yaml") if k not in ("defaults", "hydra")]
     sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
     for argument in arguments:
@@ -82,6 +110,8 @@ def check_names(arguments: list[str]) -> None:
     for match in assignments:
         name, _, option = match[1].partition(".")
         file = config_folder() / name / f"{chosen.get(name)}.yaml"
+        if own and (own / name / file.name).is_file():
+            file = own / name / file.name
         # a method of another package may have options that no config here names
         if name == "hydra" or (option and match[0].startswith("+")):
             continue

@@ -1,5 +1,7 @@
 """Names are checked before anything is composed."""
 
+from pathlib import Path
+
 import pytest
 
 from hired_eval import help as help_text
@@ -37,3 +39,29 @@ def test_a_name_that_does_not_exist_is_refused(arguments: list[str], message: st
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "hydra" not in str(refused.value)
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path) -> str:
+    """A folder with a method of the user's own."""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "brightest.yaml").write_text("_target_: my_package.Brightest\nbudget: 0.2\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--config-dir", "-cd"])
+def test_a_config_of_the_users_own_is_known(own_configs: str, flag: str) -> None:
+    help_text.check_names([flag, own_configs, "method=brightest", "method.budget=0.3"])
+    help_text.check_names(["-m", f"{flag}={own_configs}", "method=full,brightest"])
+
+
+def test_options_of_the_users_own_config_are_checked(own_configs: str) -> None:
+    with pytest.raises(UserError, match=r"there is no option 'alpha' of method brightest; .*known: budget"):
+        help_text.check_names(["--config-dir", own_configs, "method=brightest", "method.alpha=1"])
+    with pytest.raises(UserError, match="there is no method 'brightest'"):
+        help_text.check_names(["method=brightest"])
+
+
+def test_a_config_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="--config-dir nowhere is not a folder"):
+        help_text.check_names(["--config-dir", "nowhere", "method=full"])
