@@ -107,7 +107,8 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "samples": len(asked),
             "documents": len(task.eval_docs),
-            "partial": False,
+            # one question a picture
+            "partial": len(asked) < len(task.eval_docs),
             "timings": {"machine": machine(), "device": str(checkpoint.model.device)},
         }
         _keep(folder, findings)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.errors import UserError
+from hired_eval.reporting.paper_tables import NothingYetError
 from hired_eval.reporting.store import Store
 from hired_eval.reporting.write import REPORTS, write
 
@@ -21,9 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="folder of run records")
     parser.add_argument("--out", type=Path, default=Path("results/reports"), help="folder the files go to")
     chosen = parser.parse_args(arguments)
+    store = Store(chosen.runs_dir)
     try:
-        for line in write(Store(chosen.runs_dir), chosen.report, chosen.out):
+        for line in write(store, chosen.report, chosen.out):
             print(line)
+    except NothingYetError as error:
+        failed = [str(r.get("error") or "samples failed") for r in store.failed()]
+        why = f"; {len(failed)} runs failed, one of them with: {failed[-1]}" if failed else ""
+        sys.exit(f"error: {error}{why}")
     except UserError as error:
         sys.exit(f"error: {error}")
 

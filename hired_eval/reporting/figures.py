@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hired_eval.reporting.paper_tables import newest, nothing_yet
+from hired_eval.reporting.paper_tables import newest, nothing_yet, of_one_model
 from hired_eval.reporting.rows import (
     HIRED_20,
     HIRED_40,
@@ -179,18 +179,16 @@ def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 def figure5(store: Store) -> Drawing:
     """Figure 5: visual tokens given to the LLM for each of 100 samples of TextVQA."""
-    records = [r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa"]
+    records = of_one_model([r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa"])
     rows = [row for row in (TABLE3[0], *TABLE3[2:4], HIRED_20, HIRED_40) if row.of(records)]
     if not rows:
         raise nothing_yet("figure5")
-    model = best(rows[0].of(records))["model"]  # type: ignore[index]
     figure = Figure(figsize=(6.4, 3.2))
     axis = figure.subplots()
     used = []
     for i, row in enumerate(rows):
-        record = best(r for r in row.of(records) if r["model"] == model)
-        if record is None:
-            continue
+        record = best(row.of(records))
+        assert record is not None, "rows without runs were left out"
         used.append(record)
         samples = store.samples(record)
         kept = samples[samples["images"] > 0].sort_values("doc_id")["kept"].to_numpy()[:100]
@@ -210,7 +208,8 @@ def figure5(store: Store) -> Drawing:
 
 def figure6(store: Store) -> Drawing:
     """Figure 6: accuracy of HiRED over alpha."""
-    runs = [r for r in store.accuracy() if target_of(r) == "HiRED" and not set(options_of(r)) - {"alpha"}]
+    hired = [r for r in store.accuracy() if target_of(r) == "HiRED" and not set(options_of(r)) - {"alpha"}]
+    runs = of_one_model(hired)
     tasks = [t for t in ("vqav2", "scienceqa", "textvqa", "docvqa") if len(_alphas(_on(runs, t))) > 1]
     budgets = [b for b in (0.2, 0.4) if any(len(_alphas(_on(runs, t, b))) > 1 for t in tasks)]
     if not budgets:
@@ -249,18 +248,27 @@ def _alphas(records: Sequence[Record]) -> dict[float, Record]:
     return {a: found for a in alphas if (found := best(r for r in records if r["method"]["alpha"] == a))}
 
 
-def _scores(axis: Axes, points: Sequence[tuple[float, Record]], label: str, i: int) -> None:
+def _scores(
+    axis: Axes, points: Sequence[tuple[float, Record]], label: str, i: int, prominent: bool = True
+) -> None:
     """A line of scores with their intervals."""
     x = [p for p, _ in points]
     scores = [r["score"] for _, r in points]
     y = np.array([s["value"] for s in scores])
     errors = np.array([[s["value"] - s["low"] for s in scores], [s["high"] - s["value"] for s in scores]])
-    axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
+    drawn = axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
+    if prominent:
+        drawn.lines[0].set(linewidth=2.2, zorder=5)
+    else:
+        for part in (*drawn.lines[1], *drawn.lines[2]):
+            part.set_alpha(0.35)
 
 
 def baselines(store: Store) -> Drawing:
     """The accuracy-token curve: every method with default options, over the tokens it kept."""
-    plain = [r for r in store.accuracy() if not set(options_of(r)) - {"newline"} and r["tokens"]["kept"]]
+    plain = of_one_model(
+        [r for r in store.accuracy() if not set(options_of(r)) - {"newline"} and r["tokens"]["kept"]]
+    )
     curves = {t for t in map(target_of, plain) if len({budget_of(r) for r in plain if target_of(r) == t}) > 1}
     tasks = [t for t in BENCHMARK_LABELS if any(target_of(r) in curves for r in _on(plain, t))]
     if not tasks:
@@ -278,8 +286,10 @@ def baselines(store: Store) -> Drawing:
             points = sorted(((_kept_share(r), r) for r in found if r is not None), key=lambda p: p[0])
             used += [r for _, r in points]
             if points:
-                _scores(axis, points, LABELS[target], i)
+                # eleven lines: HiRED's stands out, and only its bars are drawn dark
+                _scores(axis, points, LABELS[target], i, prominent=target == "HiRED")
         axis.set_title(BENCHMARK_LABELS[task])
+        axis.set(xlim=(0, 104), xticks=range(0, 101, 20))
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_axis_off()
     figure.supxlabel("visual tokens kept, % of full execution", fontsize="medium")

@@ -20,46 +20,59 @@ a { color: var(--focus); }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-style: none; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: .5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding: .25rem 0; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--ink); }
-tbody tr:nth-child(even) { background: var(--stripe); } tbody th { font-weight: 600; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
+tbody th { font-weight: 600; }
+tr { background: var(--paper); } tbody tr:nth-child(even) { background: var(--stripe); }
+th:first-child { position: sticky; left: 0; background: inherit; }
+th button { all: unset; cursor: pointer; font-weight: 600; white-space: nowrap; }
+th button:hover { text-decoration: underline; }
+th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }
 th button:focus-visible, a:focus-visible, summary:focus-visible, .scroll:focus-visible
   { outline: 3px solid var(--focus); outline-offset: 2px; }
-th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
+th[aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
+th[aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
 .range, .published, .note { color: var(--quiet); font-size: .82rem; } td div { line-height: 1.35; }
+.note { margin: .2rem 0; max-width: 62rem; overflow-wrap: anywhere; }
+summary { cursor: pointer; overflow-wrap: anywhere; padding: .35rem 0; }
+details { border-bottom: 1px solid var(--line); } details[open] { padding-bottom: 1rem; }
 .difference { font-size: .82rem; } .worse { color: var(--worse); font-weight: 600; }
 .better { color: var(--better); font-weight: 600; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
-.shown { display: flex; flex-wrap: wrap; gap: 1rem; } .shown figure { margin: 0; max-width: 100%; }
-figcaption { font-size: .85rem; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; }
+.shown { display: grid; gap: 1.25rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
+.shown figure { margin: 0; min-width: 0; } .shown img { display: block; }
+figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.answer { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 SCRIPT = """
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0];
+  const printed = [...body.rows];
   heads.forEach((head, column) => {
+    const key = (row) => row.cells[column].dataset.value ?? "";
+    const numbers = printed.every((row) => !isNaN(Number(key(row))));
+    // numbers from the highest, words from a to z, and the third time as printed
+    const orders = numbers ? ["descending", "ascending"] : ["ascending", "descending"];
     head.querySelector("button").addEventListener("click", () => {
-      const ascending = head.getAttribute("aria-sort") === "descending";
+      const order = orders[orders.indexOf(head.getAttribute("aria-sort")) + 1];
       heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-      const key = (row) => row.cells[column].dataset.value ?? "";
-      const sign = ascending ? 1 : -1;
+      if (order === undefined) { body.append(...printed); return; }
+      head.setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
       const compare = (a, b) => {
         const [x, y] = [key(a), key(b)];
         if (x === "" || y === "") { return (x === "") - (y === ""); }
-        const numbers = !isNaN(Number(x)) && !isNaN(Number(y));
         return sign * (numbers ? Number(x) - Number(y) : x.localeCompare(y));
       };
-      for (const body of table.tBodies) {
-        body.append(...[...body.rows].sort(compare));
-      }
+      body.append(...[...printed].sort(compare));
     });
   });
 }

@@ -51,24 +51,22 @@ def _row(row: TableRow) -> str:
 
 def _cell(cell: Cell) -> str:
     value = "" if cell.value is None else f"{cell.value:.6g}"
-    lines = [f"<div>{text('–' if cell.value is None and not cell.text else _number(cell))}</div>"]
-    if cell.low is not None and cell.high is not None:
-        lines.append(f'<div class="range">{cell.low:.{cell.digits}f} to {cell.high:.{cell.digits}f}</div>')
+    lines = [f"<div>{text(cell.number_text())}</div>"]
+    known = cell.low is not None and cell.high is not None
+    interval = f"{cell.low:.{cell.digits}f} to {cell.high:.{cell.digits}f}" if known else ""
+    if interval or cell.n_text():
+        lines.append(f'<div class="range">{" ".join([interval, cell.n_text().strip()]).strip()}</div>')
     if cell.difference is not None:
         d = cell.difference
         kind = ("better" if d.value > 0 else "worse") if d.beyond_noise else ""
         meaning = "beyond noise" if d.beyond_noise else "within noise"
         lines.append(
-            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">{d.value:+.{cell.digits}f} '
-            f"[{d.low:+.{cell.digits}f}, {d.high:+.{cell.digits}f}] {'!' if d.beyond_noise else '~'}</div>"
+            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">vs Full '
+            f"{text(cell.difference_text())}</div>"
         )
     if cell.published:
         lines.append(f'<div class="published">published {text(cell.published)}</div>')
     return f'<td data-value="{value}">{"".join(lines)}</td>'
-
-
-def _number(cell: Cell) -> str:
-    return cell.text or "" if cell.value is None else f"{cell.value:.{cell.digits}f}{cell.marks}"
 
 
 def figure(drawing: Drawing, source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hired_eval.errors import UserError
@@ -17,7 +18,7 @@ from hired_eval.reporting.rows import (
     options_of,
     percent,
 )
-from hired_eval.reporting.store import Record, Store, best
+from hired_eval.reporting.store import Record, Store, best, measure_of
 from hired_eval.reporting.tables import (
     BENCHMARK_LABELS,
     Cell,
@@ -58,6 +59,7 @@ def table2(store: Store) -> Table:
         cells = [
             Cell(
                 value=100 * float(n) / total,
+                marks="*" * record["partial"],
                 published=_share_of(paper.value(top_share=f"{share:g}", partition=p), share),
             )
             for n, p in zip(counts, PARTITIONS, strict=True)
@@ -67,10 +69,12 @@ def table2(store: Store) -> Table:
                 _block(record), f"top {percent(share)}", f"{total / len(arrays['top_tokens']):.0f}", cells
             )
         )
+    partial = [f"Mark *: from {record['samples']} of {record['documents']} documents."] * record["partial"]
     notes = [
         "Share in % of the most attended visual tokens that each partition holds, over "
         f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many, mean of a picture.",
         "The paper counts on one picture (its Figure 1): its numbers are its counts as shares.",
+        *partial,
         *ODDITIES["table2"],
     ]  # fmt: skip
     return Table(
@@ -91,18 +95,34 @@ def _share_of(count: str | None, top_share: float) -> str | None:
 
 def table3(store: Store) -> Table:
     """Table 3: accuracy of six methods on eight benchmarks."""
-    return _accuracy(store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS))
+    return _accuracy(store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS), _high_resolution)
 
 
 def table5(store: Store) -> Table:
     """Table 5: HiRED's design choices."""
-    return _accuracy(store, "table5", "Table 5: design choices of HiRED, 20 % budget", (FULL, *TABLE5), FOUR)
+    title = "Table 5: design choices of HiRED, 20 % budget"
+    return _accuracy(store, "table5", title, (FULL, *TABLE5), FOUR, _high_resolution)
 
 
 def table6(store: Store) -> Table:
     """Table 6: models with one partition."""
     title = "Table 6: models with one partition"
-    return _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: r["model"] in SINGLE_PARTITION)
+    return _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: not _high_resolution(r))
+
+
+def _high_resolution(record: Record) -> bool:
+    return record["model"] not in SINGLE_PARTITION
+
+
+def of_one_model(records: Sequence[Record]) -> list[Record]:
+    """The runs of one model, for a figure that shows one: high resolution first, then most runs."""
+    runs = Counter(_model(r) for r in records)
+    order = sorted(runs, key=lambda model: (model[0] in SINGLE_PARTITION, -runs[model], model))
+    return [r for r in records if _model(r) == order[0]]
+
+
+def _model(record: Record) -> tuple[str, str, str]:
+    return record["model"], record["weights"], record["data"]
 
 
 def baselines(store: Store) -> Table:
@@ -117,7 +137,7 @@ def baselines(store: Store) -> Table:
         )
     ]
     columns = [b for b in BENCHMARK_LABELS if any(r["benchmark"]["name"] == b for r in plain)]
-    return _accuracy(store, "baselines", "HiRED and its baselines", rows, columns)
+    return _accuracy(store, "baselines", "HiRED and its baselines", rows, columns, all_rows=False)
 
 
 def _accuracy(
@@ -127,6 +147,7 @@ def _accuracy(
     rows: Sequence[Row],
     benchmarks: Sequence[str],
     wanted: Callable[[Record], bool] = lambda record: True,
+    all_rows: bool = True,
 ) -> Table:
     records = [r for r in store.accuracy() if wanted(r) and r["benchmark"]["name"] in benchmarks]
     used = [r for row in rows for r in row.of(records)]
@@ -134,10 +155,12 @@ def _accuracy(
         raise nothing_yet(name)
     paper = published(name) if name in ODDITIES else None
     body = accuracy_rows(store, records, rows, benchmarks, paper)
+    if not all_rows:
+        body = [row for row in body if any(cell.run for cell in row.cells)]
     notes = ["Score [95 % interval, bootstrap over images]."]
     if any(cell.difference for row in body for cell in row.cells):
         notes.append(
-            'Line "- Full": difference to full execution on the same documents [95 % interval]; ! beyond '
+            'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond '
             "noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
         )
     if paper:
@@ -151,10 +174,9 @@ def _accuracy(
             )
     marks = {mark for row in body for cell in row.cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
-    if store.superseded:
-        notes.append(
-            f"Left out: {len(store.superseded)} runs of an earlier checkpoint or of earlier documents."
-        )
+    earlier = [r for r in store.superseded if measure_of(r) == "accuracy"]
+    if earlier:
+        notes.append(f"Left out: {len(earlier)} runs of an earlier checkpoint or of earlier documents.")
     reasons = list(dict.fromkeys(c.reason for row in body for c in row.cells if c.reason))
     if reasons:
         notes.append(

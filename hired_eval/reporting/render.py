@@ -9,7 +9,7 @@ from itertools import groupby
 
 from hired_eval.reporting.tables import Cell, Table, TableRow
 
-DIFFERENCE, PUBLISHED = "  - Full", "  published"
+DIFFERENCE, PUBLISHED = "  vs Full", "  published"
 CSV_COLUMNS = (
     "table block row column value low high n documents marks difference_to_full difference_low "
     "difference_high p published reason run"
@@ -79,6 +79,9 @@ def latex(table: Table) -> str:
             lines.append(
                 " & ".join([escaped(row.label), escaped(row.tokens), *map(_latex_cell, row.cells)]) + " \\\\"
             )
+            if any(cell.difference for cell in row.cells):
+                differences = map(_latex_difference, row.cells)
+                lines.append(" & ".join(["\\quad vs Full", "", *differences]) + " \\\\")
             if any(cell.published for cell in row.cells):
                 printed = [f"\\textcolor{{gray}}{{{escaped(c.published or '')}}}" for c in row.cells]
                 lines.append(" & ".join(["\\quad\\textcolor{gray}{published}", "", *printed]) + " \\\\")
@@ -89,11 +92,25 @@ def latex(table: Table) -> str:
 def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return escaped(cell.text or "--")
-    text = escaped(f"{cell.value:.{cell.digits}f}{cell.marks}")
-    if cell.low is not None and cell.high is not None:
-        half = max(cell.high - cell.value, cell.value - cell.low)
-        text += f" {{\\scriptsize$\\pm${half:.{cell.digits}f}}}"
-    return f"\\textbf{{{text}}}" if cell.difference and cell.difference.beyond_noise else text
+    text = escaped(cell.number_text()) + _plus_minus(cell.value, cell.low, cell.high, cell.digits)
+    return f"{text} {{\\scriptsize{cell.n_text()}}}" if cell.n_text() else text
+
+
+def _plus_minus(value: float, low: float | None, high: float | None, digits: int) -> str:
+    """The larger half of an interval; nothing where there is no interval."""
+    if low is None or high is None or low == high:
+        return ""
+    return f" {{\\scriptsize$\\pm${max(high - value, value - low):.{digits}f}}}"
+
+
+def _latex_difference(cell: Cell) -> str:
+    """The difference to full execution, bold where it is beyond noise."""
+    d = cell.difference
+    if d is None:
+        return ""
+    text = f"${d.value:+.{cell.digits}f}$"
+    spread = _plus_minus(d.value, d.low, d.high, cell.digits)
+    return (f"\\textbf{{\\boldmath {text}}}" if d.beyond_noise else text) + spread
 
 
 def _latex_notes(table: Table) -> str:

@@ -41,31 +41,40 @@ class Store:
         return [record for record in read if record is not None]
 
     def measuring(self, measure: str) -> list[Record]:
-        """Complete records of one kind of measurement: accuracy, generation_attention, ..."""
-        return [
-            r for r in self.records if r["status"] == "complete" and r.get("measure", "accuracy") == measure
-        ]
+        """Complete records of one kind of measurement: accuracy, generation_attention, ...
+
+        Of the checkpoint and the documents that were used last.
+        """
+        earlier = {r["run"] for r in self.superseded}
+        return [r for r in self._complete if measure_of(r) == measure and r["run"] not in earlier]
 
     def accuracy(self) -> list[Record]:
         """Complete runs that have a score, of the checkpoint and the documents that were used last."""
-        earlier = {r["run"] for r in self.superseded}
-        return [r for r in self._scored if r["run"] not in earlier]
+        return [r for r in self.measuring("accuracy") if r["score"] is not None]
 
     @cached_property
-    def _scored(self) -> list[Record]:
-        return [r for r in self.measuring("accuracy") if r["score"] is not None]
+    def _complete(self) -> list[Record]:
+        """Oldest first."""
+        complete = [r for r in self.records if r["status"] == "complete"]
+        return sorted(complete, key=lambda r: (str(r["finished"]), r["run"]))
 
     @cached_property
     def superseded(self) -> list[Record]:
         """Runs of an earlier checkpoint of a model, or on earlier documents: no match for later ones."""
         latest: dict[tuple[str, ...], str | None] = {}
-        for record in sorted(self._scored, key=lambda r: str(r["finished"])):
+        for record in self._complete:
             latest.update(_origins(record))
-        return [r for r in self._scored if any(latest[k] != v for k, v in _origins(r).items())]
+        return [r for r in self._complete if any(latest[k] != v for k, v in _origins(r).items())]
 
     def failed(self) -> list[Record]:
-        """Runs that ended with an error or with samples that failed."""
-        return [r for r in self.records if r["status"] != "complete"]
+        """Runs that ended with an error or with samples that failed, and were not made good later."""
+        good = {r["identity"].get("config_sha256"): str(r["finished"]) for r in self._complete}
+        return [
+            r
+            for r in self.records
+            if r["status"] != "complete"
+            and str(r["finished"]) > good.get(r["identity"].get("config_sha256") or "none", "")
+        ]
 
     def samples(self, record: Record) -> pd.DataFrame:
         """The samples of a run, one row a document.
@@ -102,6 +111,12 @@ class Store:
         return paired_difference(
             self.samples(record), self.samples(reference), benchmark["scoring"], score_scale(record)
         )
+
+
+def measure_of(record: Record) -> str:
+    """What a record measured; accuracy where it does not say."""
+    measure: str = record.get("measure", "accuracy")
+    return measure
 
 
 def _origins(record: Record) -> dict[tuple[str, ...], str | None]:

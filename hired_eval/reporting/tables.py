@@ -57,12 +57,18 @@ class Cell:
 
     def measured_text(self) -> str:
         """The measured number with its interval, or a dash."""
-        if self.value is None:
-            return self.text or DASH
-        number = f"{self.value:.{self.digits}f}{self.marks}"
+        number = self.number_text()
         if self.low is None or self.high is None:
-            return number
-        return f"{number} [{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]"
+            return f"{number}{self.n_text()}"
+        return f"{number} [{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]{self.n_text()}"
+
+    def n_text(self) -> str:
+        """' n=16' where only a part of the benchmark was answered."""
+        return f" n={self.n}" if "*" in self.marks and self.n is not None else ""
+
+    def number_text(self) -> str:
+        """The measured number with its marks, or a dash."""
+        return self.text or DASH if self.value is None else f"{self.value:.{self.digits}f}{self.marks}"
 
     def difference_text(self) -> str:
         """The difference with its interval, and whether it is beyond noise."""
@@ -70,7 +76,9 @@ class Cell:
         if d is None:
             return ""
         interval = f"[{d.low:+.{self.digits}f}, {d.high:+.{self.digits}f}]"
-        return f"{d.value:+.{self.digits}f} {interval} {'!' if d.beyond_noise else '~'}"
+        # one image, or the same difference on every image, has no interval
+        known = f" {interval}" if d.low < d.high else ""
+        return f"{d.value:+.{self.digits}f}{known} {'!' if d.beyond_noise else '~'}"
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,15 @@ def accuracy_cell(
         return Cell(published=published, reason=reason)
     score = record["score"]
     share = score_scale(record) != record["benchmark"]["scale"]
+    # nothing is known of the spread where all questions are about one image
+    spread = score["clusters"] > 1
     points = record["benchmark"]["scale"] == 1000 and not share
     marks = "*" * record["partial"] + "+" * (record["weights"] == "dummy") + "#" * share
     same = full is None or full["run"] == record["run"]
     return Cell(
         value=score["value"],
-        low=score["low"],
-        high=score["high"],
+        low=score["low"] if spread else None,
+        high=score["high"] if spread else None,
         n=score["n"],
         documents=record["documents"],
         digits=0 if points or record["benchmark"]["scoring"] == "mme" else 1,

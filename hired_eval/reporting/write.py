@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hired_eval.reporting.html_parts import failures, figure, gallery, table
 from hired_eval.reporting.paper_tables import TABLES, NothingYetError, nothing_yet
 from hired_eval.reporting.render import comma_separated, latex, markdown
 from hired_eval.reporting.store import Store
+from hired_eval.reporting.tables import Table
 
 DOTS_PER_INCH = 150
 NAMES = tuple(dict.fromkeys([*TABLES, *FIGURES]))
@@ -39,29 +41,32 @@ def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
     wanted = list(dict.fromkeys(names))
     with explained_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        if "all" in wanted:
-            written, missing = [], []
-            for name in NAMES:
-                try:
-                    written += list(_one(store, name, out))
-                except NothingYetError as error:
-                    missing.append(f"{name}: {error}")
-            yield from written
-            yield from missing
-            wanted = ["html"]
         for name in wanted:
-            if name == "html":
-                yield _overview(store, out)
+            if name in ("html", "all"):
+                yield from _overview(store, out, files=name == "all")
             elif name == "gallery":
                 yield _page(out / "gallery.html", "Gallery", [_gallery(store)])
             else:
-                yield from _one(store, name, out)
+                yield from _one(_made(store, name), name, out)
 
 
-def _one(store: Store, name: str, out: Path) -> Iterator[str]:
-    """A table, a figure, or both under one name."""
-    if name in TABLES:
-        made = TABLES[name](store)
+def _made(store: Store, name: str) -> tuple[Table | None, Drawing | None]:
+    """A table, a figure, or both under one name.
+
+    Raises:
+        NothingYetError: it has no runs.
+    """
+    with matplotlib.rc_context(STYLE):
+        return (
+            TABLES[name](store) if name in TABLES else None,
+            FIGURES[name](store) if name in FIGURES else None,
+        )
+
+
+def _one(parts: tuple[Table | None, Drawing | None], name: str, out: Path) -> Iterator[str]:
+    """The files of a table, a figure, or both; what to print comes back."""
+    made, drawing = parts
+    if made is not None:
         for suffix, text in (
             ("md", markdown(made) + "\n"),
             ("tex", latex(made)),
@@ -71,44 +76,48 @@ def _one(store: Store, name: str, out: Path) -> Iterator[str]:
                 temporary.write_text(text)
         yield markdown(made)
         yield _page(out / f"{name}.html", made.title, [table(made)])
-    if name in FIGURES:
-        drawing, files = _drawn(store, name, out)
+    if drawing is not None:
+        files = [out / f"{name}.png", out / f"{name}.pdf"]
+        for file in files:
+            with replacing(file) as temporary:
+                temporary.write_bytes(_picture(drawing, file.suffix[1:]))
         yield "\n".join([drawing.title, *drawing.notes])
         yield f"written: {', '.join(map(str, files))}"
 
 
-def _drawn(store: Store, name: str, out: Path) -> tuple[Drawing, list[Path]]:
-    """A figure as PNG and PDF."""
-    files = [out / f"{name}.png", out / f"{name}.pdf"]
+def _picture(drawing: Drawing, kind: str) -> bytes:
+    """A figure as PNG or PDF."""
+    metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {}
+    stream = BytesIO()
     with matplotlib.rc_context(STYLE):
-        drawing = FIGURES[name](store)
-        for file in files:
-            with replacing(file) as temporary:
-                metadata: dict[str, Any] = {"CreationDate": None} if file.suffix == ".pdf" else {}
-                drawing.figure.savefig(
-                    temporary, format=file.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata
-                )
-    return drawing, files
+        drawing.figure.savefig(stream, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    return stream.getvalue()
 
 
-def _overview(store: Store, out: Path) -> str:
-    """One page of everything that has runs."""
+def _overview(store: Store, out: Path, files: bool) -> Iterator[str]:
+    """One page of everything that has runs; with `files`, the files of each table and figure as well."""
     parts: list[str] = []
+    missing: list[str] = []
     for name in NAMES:
         try:
-            if name in TABLES:
-                parts.append(table(TABLES[name](store)))
-            if name in FIGURES:
-                drawing, files = _drawn(store, name, out)
-                parts.append(figure(drawing, picture_source(files[0].read_bytes(), "png")))
-        except NothingYetError:
+            made = _made(store, name)
+        except NothingYetError as error:
+            missing.append(f"{name}: {error}")
             continue
+        if files:
+            yield from _one(made, name, out)
+        if made[0] is not None:
+            parts.append(table(made[0]))
+        if made[1] is not None:
+            parts.append(figure(made[1], picture_source(_picture(made[1], "png"), "png")))
+    if files:
+        yield from missing
     if store.measuring("gallery"):
         parts.append(_gallery(store))
     parts += failures(store.failed())
     if not parts:
         raise nothing_yet("table3")
-    return _page(out / "report.html", "Visual-token dropping: results", parts)
+    yield _page(out / "report.html", "Visual-token dropping: results", parts)
 
 
 def _gallery(store: Store) -> str:

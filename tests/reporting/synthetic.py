@@ -191,6 +191,7 @@ def write_measurement(
     arrays: dict[str, np.ndarray],
     task: str = "docvqa",
     method: str = "full",
+    checkpoint: str = "one",
     **extra: Any,
 ) -> Path:
     """A record with arrays, as the measurements of attention and of kept tokens write them."""
@@ -210,7 +211,7 @@ def write_measurement(
         "samples": samples,
         "documents": samples,
         "partial": False,
-        "identity": identity(),
+        "identity": {**identity(), "checkpoint": checkpoint},
         "config": {"budget": None},
         **extra,
     }
