@@ -21,7 +21,11 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval --config-dir FOLDER method=mine          with a method, model or task of one's own
   hired-eval report table3                                      the report of the runs that are there
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of a picture of one's own
+  hired-eval regress                                            compare with the committed reference results
 """
+
+NO_GROUPS = ("hydra", "regression")
+"""Folders of configs that a run does not choose from."""
 
 
 def groups(own: Path | None = None) -> dict[str, dict[str, str]]:
@@ -30,7 +34,7 @@ def groups(own: Path | None = None) -> dict[str, dict[str, str]]:
     Args:
         own: the user's folder of configs, whose options come first in each group.
     """
-    folders = sorted(p for p in config_folder().iterdir() if p.is_dir() and p.name != "hydra")
+    folders = sorted(p for p in config_folder().iterdir() if p.is_dir() and p.name not in NO_GROUPS)
     return {
         folder.name: {
             file.stem: _first_comment(file)
@@ -88,7 +92,7 @@ def check_names(arguments: list[str]) -> None:
     """
     own = own_folder(arguments)
     known = groups(own)
-    single = [k for k in _keys(config_folder() / "config.yaml") if k not in ("defaults", "hydra")]
+    single = [k for k in _keys(config_folder() / "config.yaml") if k != "hydra"]
     sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
@@ -123,7 +127,11 @@ def check_names(arguments: list[str]) -> None:
 
 
 def _keys(file: Path) -> list[str]:
-    return [*yaml.safe_load(file.read_text())]
+    """The options of a config, with those of the packaged configs of its group that it builds on."""
+    content = yaml.safe_load(file.read_text())
+    bases = [config_folder() / file.parent.name / f"{base}.yaml" for base in content.get("defaults", [])]
+    inherited = [key for base in bases if base.is_file() for key in _keys(base)]
+    return [key for key in dict.fromkeys([*content, *inherited]) if key != "defaults"]
 
 
 def _unknown(what: str, name: str, names: list[str]) -> str:

@@ -62,6 +62,15 @@ def test_options_of_the_users_own_config_are_checked(own_configs: str) -> None:
         help_text.check_names(["method=brightest"])
 
 
+def test_a_config_has_the_options_of_the_one_it_builds_on(own_configs: str) -> None:
+    (Path(own_configs) / "model").mkdir()
+    file = Path(own_configs) / "model" / "own.yaml"
+    file.write_text("defaults:\n  - llava_next_7b\n  - _self_\nname: own\n")
+    help_text.check_names(["--config-dir", own_configs, "model=own", "model.alpha=0.3", "model.path=x"])
+    with pytest.raises(UserError, match="there is no option 'pth' of model own; did you mean path"):
+        help_text.check_names(["--config-dir", own_configs, "model=own", "model.pth=x"])
+
+
 def test_a_config_folder_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="--config-dir nowhere is not a folder"):
         help_text.check_names(["--config-dir", "nowhere", "method=full"])
