@@ -153,6 +153,7 @@ def write_failure(runs: Path, method: str, task: str, error: str, model: str = "
     (folder / "record.json").write_text(json.dumps(record))
 
 
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} </script> \x07 \u202e"
 ACCURACIES = {
     ("full", None): (0.85, 1.0),
     ("spatial", 0.4): (0.6, 0.39),

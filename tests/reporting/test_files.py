@@ -13,11 +13,10 @@ from hired_eval.reporting import html
 from hired_eval.reporting.__main__ import main
 from hired_eval.reporting.overlay import LINE, overlay
 from hired_eval.reporting.store import Store
-from hired_eval.reporting.write import REPORTS, write
+from hired_eval.reporting.write import REPORTS
 from hired_eval.show import main as show
 from tests.reporting import synthetic
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} \x07 \u202e"
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -42,21 +41,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
-
-
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All reports of a folder of runs with hostile text in it."""
-    runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
-    for task in ("docvqa", "textvqa"):
-        for (method, budget), (accuracy, share) in synthetic.ACCURACIES.items():
-            synthetic.write_run(runs, method, task, accuracy=accuracy, share=share, budget=budget)
-    synthetic.write_figure6(runs)
-    synthetic.write_attention(runs)
-    synthetic.write_gallery(runs, question=HOSTILE, prediction=HOSTILE)
-    synthetic.write_failure(runs, "random", "docvqa", HOSTILE)
-    assert list(write(Store(runs), ["all"], out))
-    return out
 
 
 @pytest.mark.parametrize("name", ["figure2", "figure3", "figure5", "figure6", "baselines"])
