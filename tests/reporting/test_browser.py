@@ -76,7 +76,8 @@ def test_nothing_is_refused_nothing_of_the_data_runs_and_every_picture_shows(pag
 
 def test_the_policy_stops_a_script_that_is_not_the_pages_own(page: webdriver.Chrome) -> None:
     page.execute_script(
-        "const s = document.createElement('script'); s.textContent = 'window.ran = true'; document.body.append(s)"
+        "const script = document.createElement('script'); script.textContent = 'window.ran = true';"
+        "document.body.append(script)"
     )
     assert page.execute_script("return window.ran") is None
     assert any("Content Security Policy" in entry["message"] for entry in page.get_log("browser"))
