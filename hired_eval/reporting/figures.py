@@ -146,7 +146,8 @@ def figure3(store: Store) -> Drawing:
     """Figure 3: CLS-attention maps of the full-image, layer by layer."""
     record = newest(store, "cls_attention", "figure3")
     arrays = store.arrays(record)
-    maps, layers = arrays["maps"], [int(i) for i in arrays["layers"]]
+    # more pictures do not fit a page
+    maps, layers = arrays["maps"][:4], [int(i) for i in arrays["layers"]]
     rows = len(maps)
     pictures = []
     for i in range(rows):

@@ -29,6 +29,7 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2
 tbody th { font-weight: 600; }
 tr { background: var(--paper); } tbody tr:nth-child(even) { background: var(--stripe); }
 th:first-child { position: sticky; left: 0; background: inherit; }
+@media (max-width: 40rem) { body { padding: 1rem; } tbody th { white-space: normal; min-width: 7rem; } }
 th button { all: unset; cursor: pointer; font-weight: 600; white-space: nowrap; }
 th button:hover { text-decoration: underline; }
 th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }

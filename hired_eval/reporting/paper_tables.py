@@ -126,8 +126,8 @@ def _model(record: Record) -> tuple[str, str, str]:
 
 
 def baselines(store: Store) -> Table:
-    """Every method at every budget that was run, default options."""
-    plain = [r for r in store.accuracy() if not set(options_of(r)) - {"newline"}]
+    """Every method at every budget that was run, default options, on one model as the figure has it."""
+    plain = of_one_model([r for r in store.accuracy() if not set(options_of(r)) - {"newline"}])
     found = {(r["method"]["_target_"].rsplit(".", 1)[-1], budget_of(r)) for r in plain}
     order = list(LABELS)
     rows = [
@@ -137,7 +137,10 @@ def baselines(store: Store) -> Table:
         )
     ]
     columns = [b for b in BENCHMARK_LABELS if any(r["benchmark"]["name"] == b for r in plain)]
-    return _accuracy(store, "baselines", "HiRED and its baselines", rows, columns, all_rows=False)
+    models = {_model(r) for r in plain}
+    return _accuracy(
+        store, "baselines", "HiRED and its baselines", rows, columns, lambda r: _model(r) in models, False
+    )
 
 
 def _accuracy(
@@ -179,9 +182,12 @@ def _accuracy(
         notes.append(f"Left out: {len(earlier)} runs of an earlier checkpoint or of earlier documents.")
     reasons = list(dict.fromkeys(c.reason for row in body for c in row.cells if c.reason))
     if reasons:
+        missing = _merged(reasons)
+        if not all_rows:
+            # rows and columns by the dozen: the dashes show which
+            missing = ["not run", *(reason for reason in missing if not reason.endswith(": not run"))]
         notes.append(
-            f"A dash: {'; '.join(_merged(reasons))}. "
-            f"python -m hired_eval -m +experiment={name} runs what is missing."
+            f"A dash: {'; '.join(missing)}. python -m hired_eval -m +experiment={name} runs what is missing."
         )
     if name in ("table3",):
         notes += [

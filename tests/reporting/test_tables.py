@@ -189,3 +189,37 @@ def test_latex_is_booktabs_and_inert(runs: Path, tmp_path: Path) -> None:
 def test_a_bar_in_a_cell_does_not_break_markdown() -> None:
     text = render.aligned([["a", "b"], ["x|y", "line\nbreak"]])
     assert text.splitlines()[2] == r"| x\|y | line break |"
+
+
+def test_the_baselines_are_those_of_one_model_and_their_dashes_are_not_listed_one_by_one(runs: Path) -> None:
+    for method, budget in (("hired", 0.2), ("random", 0.2), ("random", 0.4)):
+        synthetic.write_run(runs, method, "docvqa", budget=budget)
+    synthetic.write_run(runs, "hired", "vqav2", budget=0.2)
+    synthetic.write_run(runs, "full", "docvqa", model="mini_1_5")
+    synthetic.write_failure(runs, "random", "vqav2", "no space left on device")
+    made = baselines(Store(runs))
+    assert {row.block for row in made.rows} == {"mini, bundled data"}
+    (note,) = (note for note in made.notes if note.startswith("A dash: "))
+    assert note.startswith("A dash: not run; Random 20 % on VQAv2: failed (no space left on device). python")
+
+
+def test_a_partial_number_has_its_n_in_every_format(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa", answered=20)
+    made = table3(Store(runs))
+    assert "n=20" in render.markdown(made)
+    assert "n=20" in render.latex(made)
+    synthetic.write_run(runs, "full", "docvqa")
+    assert "n=" not in render.markdown(table3(Store(runs)))
+
+
+def test_latex_has_the_differences_to_full_execution(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa", accuracy=0.9)
+    synthetic.write_run(runs, "prumerge", "docvqa", accuracy=0.2)
+    line = next(line for line in render.latex(table3(Store(runs))).splitlines() if "vs Full" in line)
+    assert "\\textbf{\\boldmath $-" in line
+
+
+def test_a_measurement_with_an_earlier_checkpoint_is_left_out(runs: Path) -> None:
+    synthetic.write_measurement(runs, "gallery", {}, samples=2, checkpoint="old")
+    synthetic.write_run(runs, "full", "docvqa", checkpoint="new", finished="2027-03-01")
+    assert Store(runs).measuring("gallery") == []
