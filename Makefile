@@ -3,6 +3,9 @@
 #                         PROFILE=paper: the paper's models and the hub; LAUNCHER=ray|submitit_slurm
 # make test               the test suite
 # make check              formatting, lint, types
+# make docs               the pages as a site in build/site
+# make measured           the measured tables of README.md and docs/
+# make audit lock smoke-wheel   see CONTRIBUTING.md
 # make setup              the virtual environment alone, made again only when the pins change
 
 PYTHON ?= python3
@@ -10,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check train-mini clean
+.PHONY: setup test check docs audit lock smoke-wheel measured train-mini clean
 
 setup: $(READY)
 
@@ -72,6 +75,33 @@ bench: $(READY)
 # Every efficiency record, measured beside what arithmetic and machine allow
 efficiency: $(READY)
 	@$(BIN)/python -m hired_eval.efficiency
+
+# The pages as a site in build/site; a broken link fails
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet --strict
+
+# Known vulnerabilities among the pinned packages; asks a service on the network
+audit: $(READY)
+	@$(BIN)/python scripts/audit.py
+
+# The pinned packages with their hashes, for Linux on x86-64 and Python 3.11
+lock: $(READY)
+	$(BIN)/python scripts/lock.py
+
+# Wheel and sdist, and the wheel in a clean environment
+smoke-wheel: $(READY)
+	$(BIN)/python scripts/smoke_wheel.py
+
+# What the measured tables of README.md and docs/ are filled from, then those tables
+MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) encoding_cache=build/encodings $(OVERRIDES)
+measured: $(READY)
+	$(MEASURE) method=full,prumerge,prumerge_plus
+	$(MEASURE) method=full method.newline=none
+	$(MEASURE) budget=0.2 method=hired,hired_released,spatial,spatial_sampling,prumerge_budget
+	$(MEASURE) budget=0.2 method=random,topk_cls,even_split,downsample,visionzip,fastervlm,divprune
+	$(MEASURE) budget=0.2 method=hired method.newline=rows
+	$(MEASURE) budget=0.2 method=hired method.spend_leftover=true
+	$(BIN)/python scripts/fill_docs.py --runs $(RUNS)
 
 train-mini: $(READY)
 	$(BIN)/python scripts/train_mini.py

@@ -1,0 +1,191 @@
+"""Fills in the measured tables of README.md and docs/, so that no score in them is written by hand.
+
+`--runs FOLDER` first renews results/mini/methods.csv and results/mini/fidelity.csv from run records, which
+`make measured` makes. Without it, the tables are filled from the files in results/mini/.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hired_eval.errors import UserError
+from hired_eval.reporting.rows import budget_of, options_of, target_of
+from hired_eval.reporting.store import Record, Store, best
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "results" / "mini"
+START, END = "<!-- {}, made by make measured: start -->", "<!-- {}: end -->"
+BENCHMARK = "docvqa"
+BUDGET = 0.2
+METHODS = {
+    "full": ("Full", {}),
+    "spatial": ("Spatial", {}),
+    "spatial_sampling": ("Spatial", {"mode": "sampling"}),
+    "prumerge": ("PruMerge", {}),
+    "prumerge_plus": ("PruMergePlus", {}),
+    "prumerge_budget": ("PruMergeBudget", {}),
+    "hired": ("HiRED", {}),
+    "hired_released": ("HiREDReleased", {}),
+    "random": ("Random", {}),
+    "topk_cls": ("TopKCLS", {}),
+    "even_split": ("EvenSplit", {}),
+    "downsample": ("Downsample", {}),
+    "visionzip": ("VisionZip", {}),
+    "fastervlm": ("FasterVLM", {}),
+    "divprune": ("DivPrune", {}),
+}
+# what is compared -> the two ways: class of the method and the options that differ from the tables' defaults
+COMPARISONS = {
+    "the released code's selection, against Algorithm 1": (("HiREDReleased", {}), ("HiRED", {})),
+    "newline tokens within the budget, against none": (("HiRED", {"newline": "rows"}), ("HiRED", {})),
+    "leftover budget spent, against the paper's floors": (("HiRED", {"spend_leftover": True}), ("HiRED", {})),
+    "full execution without newline tokens, against the stock model": (
+        ("Full", {}),
+        ("Full", {"newline": "rows"}),
+    ),
+    "Spatial by sampling, against pooling": (("Spatial", {"mode": "sampling"}), ("Spatial", {})),
+    "PruMerge held to the budget, against its own count": (("PruMergeBudget", {}), ("PruMerge", {})),
+}
+
+Row = dict[str, str]
+
+
+def chosen(records: list[Record], target: str, options: dict[str, object]) -> Record:
+    """The run of a method with these options, at the budget of the tables where it has one.
+
+    Raises:
+        UserError: it has not been run.
+    """
+    found = [
+        r
+        for r in records
+        if target_of(r) == target and budget_of(r) in (None, BUDGET) and options_of(r) == options
+    ]
+    record = best(found)
+    if record is None:
+        raise UserError(
+            f"no complete run of {target} with {options or 'its defaults'}; start with make measured"
+        )
+    return record
+
+
+def renew(runs: Path) -> None:
+    """Write what the tables are made of from the run records of the bundled model."""
+    store = Store(runs)
+    records = [
+        r
+        for r in store.accuracy()
+        if r["model"] == "mini" and r["benchmark"]["name"] == BENCHMARK and not r["partial"]
+    ]
+    stock = {"Full": {"newline": "rows"}}
+    rows = []
+    for name, (target, options) in METHODS.items():
+        r = chosen(records, target, options or stock.get(target, {}))
+        score, tokens = r["score"], r["tokens"]
+        rows.append(
+            {
+                "method": name,
+                "kept": f"{tokens['kept']['mean']:.0f}",
+                "full": f"{tokens['full']['mean']:.0f}",
+                **{k: f"{score[k]:.1f}" for k in ("value", "low", "high")},
+                "run": r["run"],
+            }
+        )
+    write_rows(MEASURED / "methods.csv", rows)
+    rows = []
+    for what, (one, other) in COMPARISONS.items():
+        first, second = (chosen(records, target, options) for target, options in (one, other))
+        difference = store.difference(first, second)
+        assert difference is not None, "both answer the whole benchmark"
+        rows.append(
+            {
+                "what": what,
+                "kept": f"{first['tokens']['kept']['mean']:.0f}",
+                "kept_other": f"{second['tokens']['kept']['mean']:.0f}",
+                "score": f"{first['score']['value']:.1f}",
+                "score_other": f"{second['score']['value']:.1f}",
+                **{k: f"{getattr(difference, k):+.1f}" for k in ("value", "low", "high")},
+                "beyond_noise": str(difference.beyond_noise),
+            }
+        )
+    write_rows(MEASURED / "fidelity.csv", rows)
+
+
+def write_rows(file: Path, rows: list[Row]) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(name: str) -> list[Row]:
+    with (MEASURED / name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def table3() -> Iterator[list[str]]:
+    """Scores alone; tokens and scores as results/mini/table3.md prints them."""
+    labels = {row["row"] for row in read_rows("table3.csv")}
+    lines = [
+        [cell.strip() for cell in line.strip("|\n").split("|")]
+        for line in (MEASURED / "table3.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    yield ["method", "tokens kept", *lines[0][2:]]
+    yield from (
+        [line[0], line[1], *(c.split(" [")[0] for c in line[2:])] for line in lines if line[0] in labels
+    )
+
+
+def methods() -> Iterator[list[str]]:
+    yield ["`method=`", "tokens kept", "of", "score", "95 % interval"]
+    for row in read_rows("methods.csv"):
+        interval = f"{row['low']} to {row['high']}"
+        yield [f"`{row['method']}`", row["kept"], row["full"], row["value"], interval]
+
+
+def fidelity() -> Iterator[list[str]]:
+    yield ["what, against what", "tokens kept", "scores", "difference [95 % interval]", ""]
+    for row in read_rows("fidelity.csv"):
+        yield [
+            row["what"],
+            f"{row['kept']} against {row['kept_other']}",
+            f"{row['score']} against {row['score_other']}",
+            f"{row['value']} [{row['low']}, {row['high']}]",
+            "beyond noise" if row["beyond_noise"] == "True" else "within noise",
+        ]
+
+
+TABLES: dict[str, tuple[Path, Callable[[], Iterator[list[str]]]]] = {
+    "table3": (ROOT / "README.md", table3),
+    "methods": (ROOT / "docs" / "methods.md", methods),
+    "fidelity": (ROOT / "docs" / "fidelity.md", fidelity),
+}
+
+
+def filled(name: str, text: str) -> str:
+    """A page's text with its table as measured."""
+    head, *body = TABLES[name][1]()
+    lines = [head, ["---"] * len(head), *body]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    start, end = START.format(name), END.format(name)
+    return f"{text.split(start)[0]}{start}\n\n{table}\n\n{end}{text.split(end)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, help="renew results/mini from the records in this folder first")
+    options = parser.parse_args()
+    if options.runs:
+        try:
+            renew(options.runs)
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from error
+    for name, (page, _) in TABLES.items():
+        page.write_text(filled(name, page.read_text()))
+        print(f"written: {name} in {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""README and docs: links lead somewhere, code runs, commands exist, measured tables are up to date."""
+
+import argparse
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from hired_eval.dropping.registry import build
+from hired_eval.help import check_names
+from hired_eval.paths import config_folder
+from hired_eval.reporting.write import REPORTS
+from tests.spine import command_line, config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TESTED_BY_HAND = {"bibtex", "toml"}
+FREE = ("python3.11 -m venv", "clean/bin/pip", "pip install", "hf download")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """(page, command) of every bash block, continued lines joined."""
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.strip() and not line.startswith("#"):
+                    yield name_of(page), " ".join(line.split())
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    found = re.findall(r"(\w+\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert set(found) == {page.name for page in (ROOT / "docs").glob("*.md")}
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"docs/{page.name}" in (ROOT / "README.md").read_text(), page.name
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "extending.html").is_file()
+
+
+def test_every_block_has_a_language_that_is_tested() -> None:
+    known = {"python", "yaml", "bash", *TESTED_BY_HAND}
+    for page in PAGES:
+        assert {language for language, _ in FENCE.findall(page.read_text())} <= known, page
+
+
+def checked_run(arguments: list[str]) -> None:
+    """Names exist, and the config composes with the first of every option's values."""
+    if "--config-dir" in arguments:
+        return  # the examples of docs/extending.md, run below
+    check_names(arguments)
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("hydra/launcher=", "hydra.launcher"))]
+    config(
+        *(re.sub(r",[\w./-]+", "", a) if re.fullmatch(r"\+*[\w.]+=[\w.,/-]+", a) else a for a in overrides)
+    )
+
+
+def checked_lmms(arguments: list[str]) -> None:
+    given = dict(pair.split("=") for pair in arguments[arguments.index("--model_args") + 1].split(","))
+    assert arguments[arguments.index("--model") + 1] == "hired_llava"
+    build(given.pop("method"), budget=float(given.pop("budget")))
+    assert set(given) == {"pretrained"}
+
+
+def checked_make(arguments: list[str]) -> None:
+    targets = [a for a in arguments if "=" not in a]
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        name = "reproduce-%" if target.startswith("reproduce-") and target != "reproduce-all" else target
+        assert re.search(rf"^(\$\(REPRODUCE\): )?{re.escape(name)}:", makefile, re.MULTILINE), target
+        if name == "reproduce-%":
+            assert (config_folder() / "experiment" / f"{target.removeprefix('reproduce-')}.yaml").is_file()
+    for variable in (a.partition("=") for a in arguments if "=" in a):
+        assert re.search(rf"^{variable[0]} [?]?=", makefile, re.MULTILINE), variable
+        if variable[0] == "OVERRIDES":
+            checked_run(variable[2].split())
+
+
+@pytest.mark.parametrize(("page", "command"), list(commands()))
+def test_commands_exist(page: str, command: str) -> None:
+    words = shlex.split(command.removeprefix(".venv/bin/"), comments=True)
+    if words[0] == "make":
+        checked_make(words[1:])
+    elif words[0] == "lmms-eval":
+        checked_lmms(words)
+    elif words[0] == "hired-eval" and words[1] == "show":
+        assert set(words) & {"--method", "--budget"}
+    elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
+        assert words[-1] in REPORTS
+    elif words[0] == "hired-eval" and words[1] == "regress":
+        assert all(a.startswith("--") for a in words[2:])
+    elif "hired_eval" in words:
+        checked_run(words[words.index("hired_eval") + 1 :])
+    elif words[0] == "python" and words[1].startswith("scripts/"):
+        options = (ROOT / words[1]).read_text()
+        assert all(f'"{a}"' in options for a in words[2:] if a.startswith("--"))
+    elif words[0] == "python":
+        assert any(f"# {words[1]}\n" in block for block in blocks(ROOT / page, "python"))
+    else:
+        assert command.startswith(FREE), f"{page}: nothing here checks {command}"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p, "python") and p.name != "extending.md"], ids=name_of
+)
+def test_python_runs(
+    page: Path, llava_next: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of a page run one after another, with a tiny model where they speak of one."""
+    monkeypatch.chdir(tmp_path)
+    model, processor = llava_next
+    names = {
+        "model": model,
+        "processor": processor,
+        "image": Image.new("RGB", (90, 60)),
+        "prompt": "<image>a",
+    }
+    for block in blocks(page, "python"):
+        exec(compile(block, name_of(page), "exec"), names)
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The files of docs/extending.md in a folder of their own, and its command line there."""
+    page = ROOT / "docs" / "extending.md"
+    for block in chain(blocks(page, "python"), blocks(page, "yaml")):
+        file = tmp_path / block.splitlines()[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block)
+        assert len(block.splitlines()) < 30, "an example stays short"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield lambda *arguments: command_line(monkeypatch, *arguments)
+    sys.modules.pop("my_package", None)
+
+
+def test_the_examples_of_extending_run_as_written(
+    examples: Callable[..., int],
+    tiny_checkpoint: Path,
+    docvqa_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A tiny model and a few documents stand for the bundled ones."""
+    (tmp_path / "my_llava").symlink_to(tiny_checkpoint)
+    runpy.run_path("test_my_package.py")
+    runpy.run_path("my_questions.py")
+    for command in (command for page, command in commands() if page == "docs/extending.md"):
+        words = shlex.split(command)
+        if "hired_eval.reporting" in words:
+            assert examples("report", *words[3:]) == 0
+        elif "hired_eval" in words:
+            model = [] if "model=my_llava" in words else [f"model.path={tiny_checkpoint}"]
+            data = [] if "data.path=" in command else [f"data.path={docvqa_folder}"]
+            kept = [w for w in words[3:] if w != "data=bundled" and not w.startswith("limit=")]
+            assert examples(*kept, *model, *data, "limit=2") == 0, command
+    printed = capsys.readouterr().out
+    assert re.search(r"\| docvqa +\| Brightest 20 % +\|", printed), "the table of the run"
+    assert re.search(r"^\| Brightest 20 % +\|", printed, re.MULTILINE), "the report"
+    assert re.search(r"\| infovqa +\| HiRED 20 % +\|", printed)
+
+
+def test_measured_tables_are_those_of_the_committed_results() -> None:
+    """After a change of results/mini: python scripts/fill_docs.py, or make measured."""
+    script = argparse.Namespace(**runpy.run_path(str(ROOT / "scripts" / "fill_docs.py")))
+    for name, (page, _) in script.TABLES.items():
+        assert script.filled(name, page.read_text()) == page.read_text(), (
+            f"{page.name}: {name} is out of date"
+        )
+
+
+def test_the_citation_file_names_what_it_must() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= cited.keys()
+    paper = cited["preferred-citation"]
+    assert paper["authors"][0]["family-names"] == "Arif"
+    assert paper["title"].replace("HiRED: ", "") in " ".join((ROOT / "README.md").read_text().split())
