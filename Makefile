@@ -78,7 +78,7 @@ efficiency: $(READY)
 
 # The pages as a site in build/site; a broken link fails
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/mkdocs build --quiet --strict && echo "written: build/site/index.html"
 
 # Known vulnerabilities among the pinned packages; asks a service on the network
 audit: $(READY)

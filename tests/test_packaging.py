@@ -1,15 +1,19 @@
 """What an installed package must hold: the build configuration names it, and nothing ignores it."""
 
 import importlib.metadata
+import re
 import subprocess
 import tomllib
 from pathlib import Path
+
+import yaml
 
 from hired_eval.mini import HASHES, checkpoint_path
 from hired_eval.paths import PACKAGE, config_folder
 
 ROOT = Path(__file__).parents[1]
-BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BUILD = CONFIG["tool"]["hatch"]["build"]["targets"]
 
 
 def test_a_wheel_holds_package_configs_and_bundled_data() -> None:
@@ -31,6 +35,7 @@ def test_an_sdist_holds_what_a_wheel_is_made_of() -> None:
 def test_git_ignores_none_of_the_bundled_files() -> None:
     """Hatch leaves out what git ignores."""
     bundled = [
+        "../py.typed",
         "hashes.json",
         *(f"checkpoint/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")),
     ]
@@ -38,6 +43,7 @@ def test_git_ignores_none_of_the_bundled_files() -> None:
     command = ["git", "-C", str(ROOT), "check-ignore", *paths]
     ignored = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ignored.stdout == ""
+    assert all((ROOT / path).is_file() for path in paths)
 
 
 def test_the_entry_points_are_registered() -> None:
@@ -46,3 +52,21 @@ def test_the_entry_points_are_registered() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="hired-eval")
     assert callable(script.load())
     assert (config_folder() / "config.yaml").is_file()
+
+
+def test_the_lock_has_every_pin_with_a_hash_and_no_index() -> None:
+    """After a change of constraints.txt: make lock."""
+    pins = set((ROOT / "constraints.txt").read_text().split())
+    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+ --hash=sha256:[0-9a-f]{64}", line) for line in lock)
+
+    def comparable(pin: str) -> str:
+        return re.sub(r"[-_.]+(?=.*==)", "-", pin.lower())
+
+    assert {comparable(line.split()[0]) for line in lock} == {comparable(pin) for pin in pins}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = CONFIG["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
