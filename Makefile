@@ -5,6 +5,7 @@
 # make check              formatting, lint, types
 # make docs               the pages as a site in build/site
 # make measured           the measured tables of README.md and docs/
+# make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
 # make audit lock smoke-wheel   see CONTRIBUTING.md
 # make setup              the virtual environment alone, made again only when the pins change
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check docs audit lock smoke-wheel measured train-mini clean
+.PHONY: setup test check docs audit lock smoke-wheel measured results-mini train-mini clean
 
 setup: $(READY)
 
@@ -78,7 +79,7 @@ efficiency: $(READY)
 
 # The pages as a site in build/site; a broken link fails
 docs: $(READY)
-	@$(BIN)/mkdocs build --quiet --strict && echo "written: build/site/index.html"
+	@$(BIN)/zensical build --strict && echo "written: build/site/index.html"
 
 # Known vulnerabilities among the pinned packages; asks a service on the network
 audit: $(READY)
@@ -102,6 +103,11 @@ measured: $(READY)
 	$(MEASURE) budget=0.2 method=hired method.newline=rows
 	$(MEASURE) budget=0.2 method=hired method.spend_leftover=true
 	$(BIN)/python scripts/fill_docs.py --runs $(RUNS)
+
+# What make reproduce-all wrote, to results/mini, which is committed; then the tables of README.md and docs/
+results-mini: $(READY)
+	$(BIN)/python scripts/copy_results.py --runs $(RUNS) --reports $(REPORTS)
+	$(BIN)/python scripts/fill_docs.py
 
 train-mini: $(READY)
 	$(BIN)/python scripts/train_mini.py
