@@ -15,7 +15,7 @@ from hired_eval.reporting.store import Record, Store, best
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "mini"
-START, END = "<!-- {}, made by make measured: start -->", "<!-- {}: end -->"
+START, END = "<!-- {}, made by scripts/fill_docs.py: start -->", "<!-- {}: end -->"
 BENCHMARK = "docvqa"
 BUDGET = 0.2
 METHODS = {
