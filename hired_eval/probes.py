@@ -147,11 +147,21 @@ def questions(task: Task, limit: int) -> Iterator[Asked]:
         if key in seen:
             continue
         seen.add(key)
-        yield Asked(doc_id, text, picture, str(task.doc_to_target(document)), dict(generation))
+        yield Asked(doc_id, text, picture, accepted(task, document), dict(generation))
         if len(seen) == limit:
             return
     if not seen:
         raise UserError(f"{task.config.task} has no questions about a single picture")
+
+
+def accepted(task: Task, document: dict[str, Any]) -> str:
+    """The accepted answers of a document, each once, separated by commas."""
+    target = task.doc_to_target(document)
+    if target == task.config.doc_to_target and "answers" in document:
+        # of VQAv2 and TextVQA lmms-eval gives the name of a column that is not there
+        target = document["answers"]
+    answers = target if isinstance(target, list) else [target]
+    return ", ".join(dict.fromkeys(str(a["answer"] if isinstance(a, dict) else a) for a in answers))
 
 
 def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:

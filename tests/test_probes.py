@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hired_eval.llava.answering import DroppingLlava, Question
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.loading import Models
 from hired_eval.measuring import measure
-from hired_eval.probes import GENERATED, attended, partition_of_placeholders, partitions_of
+from hired_eval.probes import GENERATED, accepted, attended, partition_of_placeholders, partitions_of
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.store import Store
@@ -148,3 +150,23 @@ def test_a_sweep_loads_its_model_once(
 def test_an_unknown_measurement_is_refused(tiny_run: list[str]) -> None:
     with pytest.raises(UserError, match=r"measure must be one of accuracy, .*gallery.*, got 'speed'"):
         measure(config(*tiny_run, "measure=speed"), say, Models())
+
+
+@pytest.mark.parametrize(
+    ("named", "target", "document", "shown"),
+    [
+        ("answer", "answer", {"answers": [{"answer": "star"}, {"answer": "star"}, {"answer": "a star"}]},
+         "star, a star"),
+        ("answer", "answer", {"answers": ["stop", "stop", "STOP"]}, "stop, STOP"),
+        ("answers", ["42", "forty-two"], {"answers": ["42", "forty-two"]}, "42, forty-two"),
+        ("answer", "yes", {"answer": "yes"}, "yes"),
+    ],
+    ids=["vqav2", "textvqa", "docvqa", "chartqa"],
+)  # fmt: skip
+def test_accepted_answers_are_shown_once_each(
+    named: str, target: Any, document: dict[str, Any], shown: str
+) -> None:
+    task: Any = SimpleNamespace(
+        config=SimpleNamespace(doc_to_target=named), doc_to_target=lambda document: target
+    )
+    assert accepted(task, document) == shown

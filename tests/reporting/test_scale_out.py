@@ -52,7 +52,7 @@ def test_jobs_make_the_same_table_and_a_failed_one_stops_no_other(
     plugin = launcher.split("_")[0]
     if importlib.util.find_spec(plugin) is None:
         pytest.skip(f"{plugin} is not installed (pip install 'hired-eval[cluster]')")
-    damaged = write_docvqa(tmp_path / "damaged", 2, [tiny.picture(60, 60), truncated_png()])
+    damaged = write_docvqa(tmp_path / "damaged", 4, [tiny.picture(60, 60), truncated_png()])
     folders = [damaged, docvqa_folder]
     assert swept(tiny_checkpoint, folders, tmp_path / "serial") == 1
     options = [f"hydra/launcher={launcher}", *LAUNCHERS[launcher]]
