@@ -1,4 +1,4 @@
-"""What is done once a sweep has ended."""
+"""What is done beside the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from hired_eval.records import replacing
 class WithoutHome(Callback):
     """Writes the home folder as ~ in the config that Hydra leaves of a sweep."""
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first run, so that a sweep that is killed leaves no home folder either."""
+        _hide_home(config)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Rewrite `multirun.yaml` in the sweep's folder, where Hydra has left one."""
-        file = Path(config.hydra.sweep.dir) / "multirun.yaml"
-        if file.is_file():
-            text = file.read_text().replace(str(Path.home()), "~")
-            with replacing(file) as temporary:
-                temporary.write_text(text)
+        """Where no run was started."""
+        _hide_home(config)
+
+
+def _hide_home(config: DictConfig) -> None:
+    """Rewrite `multirun.yaml` in the sweep's folder, where Hydra has left one with the home folder in it."""
+    file = Path(config.hydra.sweep.dir) / "multirun.yaml"
+    text = file.read_text() if file.is_file() else ""
+    if str(Path.home()) in text:
+        with replacing(file) as temporary:
+            temporary.write_text(text.replace(str(Path.home()), "~"))

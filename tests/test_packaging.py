@@ -1,11 +1,14 @@
 """What an installed package must hold: the build configuration names it, and nothing ignores it."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from hired_eval.mini import HASHES, checkpoint_path
@@ -70,3 +73,21 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = CONFIG["project"]["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "said"),
+    [
+        ('[{"name": "a", "version": "1", "skip_reason": "not reached"}]', 1, "error: nothing was audited"),
+        ('[{"name": "a", "version": "1", "vulns": [{"id": "V-1"}]}]', 1, "a 1: V-1\n1 of 1 packages audited"),
+        ('[{"name": "a", "version": "1", "vulns": []}]', 0, "1 of 1 packages audited, 0 found"),
+    ],
+)
+def test_an_audit_says_what_it_reached(tmp_path: Path, packages: str, status: int, said: str) -> None:
+    """A stand-in for pip-audit, which asks a service on the network."""
+    (tmp_path / "pip_audit.py").write_text(f"print('{{\"dependencies\": {packages}}}')")
+    command = [sys.executable, str(ROOT / "scripts" / "audit.py")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
