@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
+from hired_eval.paths import config_folder
 from hired_eval.records import read_record
 from hired_eval.reporting.paper_tables import table3
 from hired_eval.reporting.render import comma_separated
@@ -43,6 +45,12 @@ def outcomes(runs: Path) -> dict[str, Any]:
         rows = pd.read_parquet(samples).to_csv() if record["status"] == "complete" else None
         found[folder.name] = (record["status"], record.get("score"), record.get("error"), rows)
     return found
+
+
+def test_a_ray_that_runs_already_can_be_joined() -> None:
+    """It refuses any size of its memory, and where the key is absent the plugin fills one in."""
+    launcher = yaml.safe_load((config_folder() / "hydra" / "launcher" / "ray.yaml").read_text())
+    assert launcher["ray"]["init"] == {"address": None, "object_store_memory": None}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
