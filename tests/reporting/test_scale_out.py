@@ -50,7 +50,7 @@ def outcomes(runs: Path) -> dict[str, Any]:
 def test_a_ray_that_runs_already_can_be_joined() -> None:
     """It refuses any size of its memory, and where the key is absent the plugin fills one in."""
     launcher = yaml.safe_load((config_folder() / "hydra" / "launcher" / "ray.yaml").read_text())
-    assert launcher["ray"]["init"] == {"address": None, "object_store_memory": None}
+    assert launcher["ray"]["init"] == {"address": "local", "object_store_memory": None}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
