@@ -4,6 +4,7 @@
 # make test               the test suite
 # make check              formatting, lint, types
 # make docs               the pages as a site in build/site
+# make faults             a sweep killed at 60 random moments; the result goes to docs/faults.md
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
 # make audit lock smoke-wheel   see CONTRIBUTING.md
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check docs audit lock smoke-wheel measured results-mini train-mini clean
+.PHONY: setup test check docs faults audit lock smoke-wheel measured results-mini train-mini clean
 
 setup: $(READY)
 
@@ -76,6 +77,11 @@ bench: $(READY)
 # Every efficiency record, measured beside what arithmetic and machine allow
 efficiency: $(READY)
 	@$(BIN)/python -m hired_eval.efficiency
+
+# A sweep ended by SIGKILL again and again, and what was left each time; some minutes
+KILLS ?= 60
+faults: $(READY)
+	@$(BIN)/python -m tests.faults.campaign --kills $(KILLS) --write docs/faults.md
 
 # The pages as a site in build/site; a broken link fails
 docs: $(READY)

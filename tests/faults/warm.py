@@ -1,0 +1,8 @@
+"""Imported once by the server process, so that every child inherits lmms-eval's index of tasks."""
+
+import gc
+
+from hired_eval.benchmarks import task_manager
+
+task_manager()
+gc.freeze()  # half a second spared each time that lmms-eval collects
