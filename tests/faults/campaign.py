@@ -20,7 +20,7 @@ from hired_eval.reporting.store import Store
 from hired_eval.reporting.write import write
 from tests.faults.child import Conditions, Key, journal_of, start
 
-SWEEP = ["model=mini", "method=full,hired,prumerge_plus", "task=docvqa,pope", "limit=36", "batch_size=4"]
+SWEEP = ["model=mini", "method=full,hired,prumerge_plus", "task=docvqa,pope", "limit=36", "batch_size=9"]
 SLOW_DISK = 0.2
 KILLS_A_SWEEP = 6
 """Attempts that one sweep would need if each ended as late as a kill may come."""
