@@ -19,7 +19,7 @@ from pyarrow import ArrowException
 from pyarrow.parquet import read_metadata
 from tenacity import RetryError
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.hub import offline, unreachable
 from hired_eval.mini import data_files
 
@@ -111,7 +111,7 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
             task = get_task_dict([{"task": benchmark.lmms_task, **overrides}], manager)[benchmark.lmms_task]
     except (OSError, ValueError, DatasetsError, RetryError, DecompressionBombError) as error:
         cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = first_line(cause)
         if data.source == "bundled" or data.path is not None:
             raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
         raise UserError(
@@ -152,7 +152,7 @@ def _parquet(files: dict[str, list[str]], remedy: str) -> dict[str, Any]:
         try:
             read_metadata(file)
         except (OSError, ArrowException) as error:
-            raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
+            raise UserError(f"{file} is damaged ({first_line(error)}); {remedy}") from error
     return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
 
 

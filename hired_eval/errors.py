@@ -1,8 +1,16 @@
 """Errors that a user can cause and mend."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake the user can mend: one clear line that names the cause and the remedy.
 
     The command line prints the message without a traceback and exits non-zero.
     """
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of what a library says, without objects' addresses; its class where it says nothing."""
+    said = re.sub(r"\s*<\S+ object at 0x\w+>", "", str(error)).strip()
+    return (said or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hired_eval.dropping.registry import build
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
 from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
@@ -297,7 +297,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
                         refuse_deep(picture)
             visuals = doc_to_visual(document)
         except UNREADABLE as error:
-            raise UserError(f"its image cannot be read: {error}") from error
+            raise UserError(f"its image cannot be read: {first_line(error)}") from error
         question = Question(context, tuple(visuals or ()))
         continuation = ""
         if request.request_type == "loglikelihood":

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.hub import unreachable
 from hired_eval.llava.dummy import dummy_model, dummy_processor, published_config
 from hired_eval.processes import Processes
@@ -253,9 +253,9 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
     except (SafetensorError, UnpicklingError) as error:
         raise UserError(f"the weights in {source} are damaged ({error}); copy them again") from error
     except ImportError as error:
-        raise UserError(f"{source} cannot be loaded here: {error}".splitlines()[0]) from error
+        raise UserError(f"{source} cannot be loaded here: {first_line(error)}") from error
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        reason = no_hub or (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         raise UserError(

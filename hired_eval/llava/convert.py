@@ -33,7 +33,7 @@ from transformers import (
 from transformers.models.clip import CLIPImageProcessor
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.llava.dummy import clip_large
 
 Renaming = tuple[tuple[str, str], ...]
@@ -390,5 +390,5 @@ def _explained(file: Path) -> Iterator[None]:
     except UnpicklingError as error:
         raise UserError(f"{file} holds more than tensors, and is not read: it could run code") from error
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{file} cannot be read: {reason}") from error

@@ -1,0 +1,353 @@
+"""The table of every error that a user can meet: what provokes it, and its text.
+
+… stands for what a library says or what a version decides; {model}, {data} and {tmp} for the tests' folders.
+A list is what follows `python -m hired_eval` with the tiny model and data; a function gets a `Place`.
+"""
+
+import torch
+from PIL import Image
+
+import hired_eval.mini
+from hired_eval import HiREDReleased
+from hired_eval.dropping.registry import build
+from hired_eval.dropping.types import refuse_nan
+from hired_eval.llava.answering import Question
+from hired_eval.llava.checkpoint import load_checkpoint, refuse_offloading
+from hired_eval.llava.encoder import VisionEncoder
+from hired_eval.llava.images import as_rgb
+from hired_eval.reporting.store import Store
+from tests import provocations as p
+from tests.provocations import Provocation, applied, encoding, hired_llava, record, reported, shown, tower
+
+DTYPES = "float32, float16, bfloat16"
+RUN_AGAIN = "delete its folder or set rerun=true to run it again"
+FREE_SPACE = (
+    "free space or choose another folder with runs_dir=FOLDER, then start again: what was answered is kept"
+)
+LESS_MEMORY = (
+    "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), or "
+    "another device"
+)
+MESSAGES: list[tuple[Provocation, str]] = [
+    # names and options on the command line
+    (["method=hird"], "there is no method 'hird'; did you mean hired or hired_released…? known: …"),
+    (["task=docvq"], "there is no task 'docvq'; did you mean docvqa…? known: …"),
+    (["model=llava_next_7"], "there is no model 'llava_next_7'; did you mean llava_next_7b…? known: …"),
+    (["data=hubb"], "there is no data 'hubb'; did you mean hub? known: auto, bundled, hub"),
+    (["profile=papr"], "there is no profile 'papr'; did you mean paper? known: mini, paper"),
+    (["budgt=0.2"], "there is no option 'budgt'; did you mean budget…? known: …"),
+    (["+budgt=0.2"], "there is no option 'budgt'; did you mean budget…? known: …"),
+    (["method.alfa=0.2"], "there is no option 'alfa' of method hired; did you mean alpha…? known: …"),
+    (
+        ["--config-dir", "/no/folder"],
+        "--config-dir /no/folder is not a folder; it holds method/, model/ or task/ with configs",
+    ),
+    (
+        ["experiment=table3"],
+        "experiment=table3 is added to a config, not part of it; write +experiment=table3",
+    ),
+    (["~limit"], "~limit: an option cannot be taken away; set it to null instead"),
+    (["method=full,hired"], "method=full,hired names several values; add -m to run them all"),
+    (["budget=0.2,0.4"], "budget=0.2,0.4 names several values; add -m to run them all"),
+    (["budget=0"], "budget must be above 0 and at most 1, got 0"),
+    (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
+    (["budget=1.5"], "budget must be above 0 and at most 1, got 1.5"),
+    (["budget=nan"], "budget must be above 0 and at most 1, got nan"),
+    (["budget=x"], "budget must be a number above 0 and at most 1, got 'x'"),
+    (["budget=true"], "budget must be a number above 0 and at most 1, got True"),
+    (["method.alpha=2"], "alpha must be from 0 to 1, got 2"),
+    (["model.alpha=-0.1"], "alpha must be from 0 to 1, got -0.1"),
+    (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, got 'x'"),
+    (["method=full", "budget=0.4"], "Full has no token budget of its own; leave budget=0.4 out"),
+    (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
+    (["method._target_=hired_eval.Nothing"], "Error locating target 'hired_eval.Nothing'…"),
+    (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
+    (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
+    (["limit=0"], "limit must be a whole number of at least 1, got 0"),
+    (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
+    (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),
+    (["on_error=ignore"], "on_error must be 'stop' or 'record', got 'ignore'"),
+    (
+        ["measure=speed"],
+        "measure must be one of accuracy, efficiency, efficiency_stock, generation_attention, cls_attention, "
+        "gallery, got 'speed'",
+    ),
+    (
+        ["measure=efficiency_stock"],
+        "measure=efficiency_stock times the stock model, which drops nothing; set method=full",
+    ),
+    (
+        ["measure=efficiency", "efficiency.width=0"],
+        "efficiency.width must be a whole number of at least 1, got 0",
+    ),
+    (
+        p.probe_twice,
+        "measure=gallery runs in one process; start it without accelerate launch",
+    ),
+    (
+        ["encoding_cache={tmp}", "encoding_cache_gib=-1"],
+        "encoding_cache_gib must be a number above 0, got -1",
+    ),
+    (["encoding_cache=/dev/null"], "encoding_cache=/dev/null is a file; name a folder"),
+    # data and benchmarks
+    (["data.source=x"], "data.source must be auto, bundled or hub, got 'x'"),
+    (["data=bundled"], "data=bundled and data.path={data} exclude each other; leave one out"),
+    (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
+    (
+        ["data.path={tmp}"],
+        "data.path={tmp} has no file validation*.parquet (splits found: none); it must hold the "
+        "parquet files "
+        "of lmms-lab-encoder/DocVQA",
+    ),
+    (p.damaged_inside, "the data of docvqa cannot be read: …"),
+    (p.cut_data, "{tmp}/validation-0.parquet is damaged (…); copy it again"),
+    (
+        p.data_of_the_hub,
+        "could not fetch the data set lmms-lab-encoder/DocVQA of docvqa from the hub (HF_HUB_OFFLINE "
+        "is set); point "
+        "to a local copy with data.path=FOLDER, or use data=bundled",
+    ),
+    (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
+    (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
+    (["task.scale=x"], "task.scale must be a number, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be mean or mme, got 'x'"),
+    (
+        lambda place: hired_eval.mini.data_files("nothing", place.tmp),
+        "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
+        "chartqa",
+    ),
+    (
+        p.drift,
+        "mini benchmark pope: this machine draws content 0, not … (pillow …, numpy …); results would not "
+        "compare. Install pillow==… and numpy==….",
+    ),
+    (p.no_picture, "t has no questions about a single picture"),
+    # pictures and questions
+    (
+        lambda place: as_rgb(Image.new("I", (2, 2))),
+        "an image of mode I has more than 8 bits a channel; convert it to 8 bits first",
+    ),
+    (
+        lambda place: as_rgb(Image.new("La", (2, 2))),
+        "the image cannot be decoded: conversion from La to L not supported",
+    ),
+    (p.not_a_picture, "docvqa_val document 2: its image cannot be read: cannot identify image file"),
+    (
+        lambda place: place.llava().prepare(Question("x" * 2100)),
+        "the prompt has 2100 tokens, visual tokens included, and the model's context holds 2048",
+    ),
+    (p.no_tokens, "the continuation ' yes' has no tokens to score"),
+    (
+        p.wrong_placeholders,
+        "the tokenizer makes 0 placeholders of 1 images; its image token must be '?' with id 4",
+    ),
+    (
+        lambda place: p.out_of_memory(place, "answer"),
+        f"docvqa_val document 0: memory ran out with one question; {LESS_MEMORY}",
+    ),
+    (
+        lambda place: p.out_of_memory(place, "prepare"),
+        f"docvqa_val document 0: memory ran out while its image was encoded; {LESS_MEMORY}",
+    ),
+    # checkpoints and where they run
+    (["model.path=/no/folder"], "model.path=/no/folder is not a folder"),
+    (["model.path=bundled:maxi"], "no bundled checkpoint 'maxi': choose one of mini, mini_1_5"),
+    (["model.path=null"], "model mini names no checkpoint; set model.path=FOLDER or model.hub_id=ID"),
+    (["model.dtype=int4"], f"dtype must be one of {DTYPES}, got 'int4'"),
+    (["model.weights=x"], "weights must be one of pretrained, pickle, dummy, got 'x'"),
+    (["model.feature_layer=x"], "feature_layer must be a whole number, e.g. -2, got 'x'"),
+    (
+        ["model.feature_layer=-20"],
+        "vision_feature_layer=-20 is outside the vision tower, which has 4 layers",
+    ),
+    (["model.quantization=x"], "quantization must be one of none, 8bit, 4bit, got 'x'"),
+    (["model.attention=x"], "attention must be one of sdpa, eager, flash_attention_2, got 'x'"),
+    (["model.prompt=hello"], "the prompt must hold {{images}} and {{question}} once each, got 'hello'"),
+    (["device=gpu"], "device 'gpu' is not known to PyTorch; try auto, cpu or cuda:0"),
+    (p.no_gpu, "device 'cuda:0': PyTorch finds no CUDA GPU here; try device=auto or device=cpu"),
+    (
+        ["model.device_map=x"],
+        "device_map must be one of auto, balanced, balanced_low_0, sequential, or null, got 'x'; one device "
+        "is chosen with device=cpu or device=cuda:0",
+    ),
+    (
+        p.spread_twice,
+        "device_map spreads one model over all GPUs, and several processes each have a GPU of their own; "
+        "leave device_map out, or start one process",
+    ),
+    (
+        lambda place: p.no_package(place, "attention", "flash_attention_2"),
+        "attention=flash_attention_2 needs the package flash-attn and a CUDA GPU; use attention=sdpa, which "
+        "runs everywhere",
+    ),
+    (
+        lambda place: p.no_package(place, "quantization", "8bit"),
+        "quantization=8bit needs bitsandbytes: pip install bitsandbytes; or set quantization=none",
+    ),
+    (
+        lambda place: load_checkpoint(str(place.model), weights="dummy", device_map="auto"),
+        "weights=dummy goes onto one device unquantized; leave device_map and quantization out, and name it "
+        "with device=",
+    ),
+    (
+        lambda place: refuse_offloading({"a": "cpu", "b": 0}),
+        "the model does not fit: 1 of its 2 parts would be copied in from memory or disk at every step; use "
+        "more GPUs, quantization=8bit or 4bit, or a smaller model",
+    ),
+    (
+        p.model_of_the_hub,
+        "could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy with "
+        "model.path=FOLDER, or use the bundled model with model=mini",
+    ),
+    (["model.path={tmp}"], "{tmp} is not a checkpoint that can be loaded: …"),
+    (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
+    (
+        lambda place: p.with_config(place, '{"model_type": "bert"}'),
+        "{tmp} holds a 'bert' model; supported are llava, llava_next (LLaVA-1.5, ShareGPT4V and LLaVA-Next "
+        "checkpoints in the layout of transformers)",
+    ),
+    (
+        lambda place: p.with_config(place, '{"model_type": "llava", "mm_vision_tower": "x"}'),
+        "{tmp} is in the original LLaVA layout; convert a local copy with python "
+        "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET",
+    ),
+    (p.cut_weights, "the weights in {tmp} are damaged (…); copy them again"),
+    (
+        p.other_weights,
+        "the weights in {tmp} do not fit its config.json: … tensors are missing or of another shape, e.g. …; "
+        "copy the checkpoint again",
+    ),
+    (
+        p.pickled,
+        "{tmp} holds its weights as pickle (*.bin), which can run code when it is loaded; convert them to "
+        "safetensors, or set model.weights=pickle if you trust their origin",
+    ),
+    (
+        lambda place: VisionEncoder(torch.nn.Linear(2, 2)),
+        "Linear is not a LLaVA model; token dropping works on LlavaNextForConditionalGeneration and "
+        "LlavaForConditionalGeneration",
+    ),
+    (p.siglip, "the vision tower is Identity, and token dropping needs the CLS token of a CLIP vision tower"),
+    (
+        tower(vision_feature_layer=[-2, -1]),
+        "vision_feature_layer=[-2, -1]: features of several layers are not supported; set one layer, e.g. "
+        "model.feature_layer=-2",
+    ),
+    (
+        tower(vision_feature_select_strategy="full"),
+        "only vision_feature_select_strategy='default' (CLS removed) is supported",
+    ),
+    # dropping methods
+    (
+        ["method.final_layer=9"],
+        "docvqa_val document 0: HiRED asks for CLS-attention of layer 9, and the vision tower has "
+        "layers 0 to 3",
+    ),
+    (
+        ["method.initial_layer=3"],
+        "docvqa_val document 0: initial_layer=3 lies behind the layer that feeds the projector (2); "
+        "name final_layer too",
+    ),
+    (
+        ["method.heads=single", "method.head=9"],
+        "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
+    ),
+    (
+        lambda place: HiREDReleased(budget=0.9, alpha=1.0).drop(encoding(), p.LAYOUT),
+        "alpha=1.0 leaves no token of the full-image to tell the sub-images apart, and 27 tokens of "
+        "the budget "
+        "are theirs: the released code divides 0 by 0 here; lower alpha",
+    ),
+    (lambda place: build("hird"), "there is no method 'hird'; did you mean hired…? known: …"),
+    (lambda place: build("full", budget=1), "method full has no option 'budget'; its options: newline"),
+    (lambda place: p.plugin(place, "x:X"), "method bright of x:X cannot be loaded: No module named 'x'"),
+    (
+        lambda place: p.plugin(place, "json:loads"),
+        "method bright: json:loads is not a subclass of TokenDropper",
+    ),
+    (
+        lambda place: refuse_nan("what is kept", torch.tensor(float("nan"))),
+        "what is kept holds NaN; try another dtype, e.g. model.dtype=float32",
+    ),
+    (
+        lambda place: encoding(cls_attention={}).attention_at(None),
+        "this dropping method needs CLS-attention, and the encoding has none",
+    ),
+    (
+        lambda place: encoding().attention_at(2),
+        "CLS-attention of layer 2 is not there; recorded layers: 0",
+    ),
+    (
+        lambda place: build("prumerge").drop(encoding(), p.LAYOUT),
+        "this dropping method needs keys and the CLS query, and the encoding lacks them",
+    ),
+    (applied(p.embeds), "token dropping needs input_ids beside pixel_values, not inputs_embeds"),
+    (
+        applied(lambda inputs: inputs["input_ids"].fill_(1)),
+        "the input has 0 image placeholders, and its 2 images need …; make inputs with the model's own "
+        "processor",
+    ),
+    (applied(p.spread_over_rows), "the placeholders of image 1 are spread over two rows of the batch"),
+    # the plugin of lmms-eval
+    (hired_llava(batch_size=0), "batch_size must be at least 1, got 0"),
+    (hired_llava(batch_size="many"), "batch_size must be a whole number, got 'many'"),
+    (hired_llava(on_error="x"), "on_error must be 'stop' or 'record', got 'x'"),
+    (
+        hired_llava(prompt="hello"),
+        "prompt 'hello' is neither a template with {{images}} and {{question}} nor the name of a "
+        "model config "
+        "(…)",
+    ),
+    (
+        hired_llava(prompt=None),
+        "no model config has the hub id {model}, and it has no chat template of its own; name the "
+        "prompt, e.g. "
+        "prompt=llava_next_7b for Vicuna v1",
+    ),
+    (
+        p.several_rounds,
+        "hired_llava answers single-round tasks; this task asks for several rounds",
+    ),
+    # records and reports
+    (["runs_dir=/dev/null/runs"], f"cannot write /dev/null/runs/…: Not a directory; {FREE_SPACE}"),
+    (p.full_disk, f"cannot write {{tmp}}/run: No space left on device; {FREE_SPACE}"),
+    (p.held, "another process is at this run ({tmp}/run); wait for it, or end it"),
+    (record("record.json", b"{{"), f"{{tmp}}/run/record.json is damaged (…); {RUN_AGAIN}"),
+    (record("record.json", None), "{tmp}/run/record.json cannot be read: Is a directory"),
+    (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 1; {RUN_AGAIN}"),
+    (
+        record("record.json", b'{"format": 1, "status": "complete", "samples_sha256": "0"}'),
+        f"{{tmp}}/run/samples.parquet is damaged; {RUN_AGAIN}",
+    ),
+    (
+        p.damaged_reply,
+        "line 1 of {tmp}/run/replies.jsonl is damaged; delete the file to answer all questions again",
+    ),
+    (
+        lambda place: Store(place.tmp).samples({"run": "x"}),
+        "{tmp}/x/samples.parquet cannot be read (…); run it again with rerun=true",
+    ),
+    (
+        lambda place: Store(place.tmp).arrays({"run": "x"}),
+        "{tmp}/x/arrays.npz cannot be read (…); run it again with rerun=true",
+    ),
+    (
+        reported("table6"),
+        "no complete run for table6 is there yet; start with python -m hired_eval -m +experiment=table6",
+    ),
+    (
+        p.table2_without_grid,
+        "gallery-1 has no picture with a grid of 2 x 2, which table2 counts; raise limit",
+    ),
+    (
+        p.efficiency_records,
+        "no efficiency records yet; make them with python -m hired_eval -m +experiment=table4, or with "
+        "measure=efficiency",
+    ),
+    # hired-eval show
+    (shown("{tmp}/none.png"), "{tmp}/none.png cannot be opened: No such file or directory"),
+    (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
+    (p.bomb, "{tmp}/a.png is too large: …"),
+    (shown("{tmp}/a.png", "alpha"), "'alpha' is no option; write name=value"),
+    (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
+]

@@ -1,0 +1,324 @@
+"""What provokes each error that a user can meet, for the table in test_messages.py."""
+
+import fcntl
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import hired_eval.mini
+from hired_eval import HiRED, PartitionLayout
+from hired_eval.benchmarks import Benchmark, DataSource, load_task
+from hired_eval.dropping.registry import build
+from hired_eval.dropping.types import VisionEncoding
+from hired_eval.efficiency.__main__ import main as efficiency
+from hired_eval.llava.answering import DroppingLlava, Question
+from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.lmms import HiredLlava
+from hired_eval.loading import Models
+from hired_eval.measuring import measure
+from hired_eval.probes import questions
+from hired_eval.records import RunFolder, explained_disk_errors
+from hired_eval.replies import ReplyFile
+from hired_eval.reporting.__main__ import main as report
+from hired_eval.reporting.paper_tables import table2
+from hired_eval.show import main as show
+from tests import tiny
+from tests.data import write_docvqa
+from tests.spine import config
+
+IMAGE = 4
+"""Id of the tiny tokenizer's image token."""
+PROMPT = "{images}\n{question}"
+DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", 100, "mean")
+LAYOUT = PartitionLayout(1, 2, 4, (56, 112))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a provocation may use.
+
+    Attributes:
+        model: folder of the tiny checkpoint.
+        data: folder of the tests' documents.
+        tmp: empty folder.
+        patch: undone behind it.
+    """
+
+    model: Path
+    data: Path
+    tmp: Path
+    patch: pytest.MonkeyPatch
+
+    def llava(self, change: Callable[[Any, Any], None] = lambda model, processor: None) -> DroppingLlava:
+        """The tiny model, changed."""
+        model, processor = tiny.llava_next()
+        change(model, processor)
+        return DroppingLlava(Checkpoint(model, processor), HiRED(), PROMPT)
+
+    def measure(self, *overrides: str) -> None:
+        """A run of the tiny model."""
+        base = [f"model.path={self.model}", f"data.path={self.data}", f"runs_dir={self.tmp}"]
+        measure(config(*base, *overrides), lambda line: None, Models())
+
+
+Provocation = list[str] | Callable[[Place], Any]
+
+
+def encoding(**changes: Any) -> VisionEncoding:
+    parts: dict[str, Any] = {"features": torch.ones(3, 16, 8), "cls_attention": {0: torch.ones(3, 2, 16)}}
+    return VisionEncoding(**parts | changes)
+
+
+def plugin(place: Place, value: str) -> None:
+    point = EntryPoint("bright", value, "hired_eval.methods")
+    place.patch.setattr("hired_eval.dropping.registry.entry_points", lambda group: [point])
+    build("bright")
+
+
+def unreachable(place: Place) -> None:
+    for module in ("hired_eval.llava.checkpoint", "hired_eval.benchmarks"):
+        place.patch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
+
+
+def without_waiting(place: Place) -> None:
+    """lmms-eval tries five times, and waits."""
+    place.patch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+
+
+def data_of_the_hub(place: Place) -> None:
+    unreachable(place)
+    without_waiting(place)
+    load_task(DOCVQA, DataSource("hub"))
+
+
+def cut_data(place: Place) -> None:
+    (source,) = place.data.rglob("*.parquet")
+    (place.tmp / "validation-0.parquet").write_bytes(source.read_bytes()[:-9])
+    load_task(DOCVQA, DataSource("hub", place.tmp))
+
+
+def not_a_picture(place: Place) -> None:
+    write_docvqa(place.tmp / "data", 4, [tiny.picture(9, 9), {"bytes": b"x", "path": None}])
+    place.measure(f"data.path={place.tmp / 'data'}")
+
+
+def damaged_inside(place: Place) -> None:
+    without_waiting(place)
+    (source,) = place.data.rglob("*.parquet")
+    content = bytearray(source.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    (place.tmp / "validation-0.parquet").write_bytes(content)
+    load_task(DOCVQA, DataSource("hub", place.tmp))
+
+
+def model_of_the_hub(place: Place) -> None:
+    unreachable(place)
+    load_checkpoint("nobody/nothing")
+
+
+def processes(place: Place) -> None:
+    for module in ("measuring", "llava.checkpoint"):
+        place.patch.setattr(
+            f"hired_eval.{module}.Processes", lambda: SimpleNamespace(count=2, main=True, rank=0)
+        )
+
+
+def spread_twice(place: Place) -> None:
+    processes(place)
+    load_checkpoint(str(place.model), device_map="auto")
+
+
+def probe_twice(place: Place) -> None:
+    processes(place)
+    place.measure("measure=gallery")
+
+
+def no_gpu(place: Place) -> None:
+    place.patch.setattr(torch.cuda, "is_available", lambda: False)
+    load_checkpoint(str(place.model), device="cuda:0")
+
+
+def no_package(place: Place, option: str, value: str) -> None:
+    for name in ("is_flash_attn_2_available", "is_bitsandbytes_available"):
+        place.patch.setattr(f"hired_eval.llava.checkpoint.{name}", lambda: False)
+    load_checkpoint(str(place.model), **{option: value})  # type: ignore[arg-type]
+
+
+def cannot_be_imported(place: Place) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise ImportError("this needs the package tiktoken\nand more")
+
+    place.patch.setattr("transformers.AutoProcessor.from_pretrained", refuse)
+    load_checkpoint(str(place.model))
+
+
+def with_config(place: Place, config: str) -> None:
+    (place.tmp / "config.json").write_text(config)
+    load_checkpoint(str(place.tmp))
+
+
+def other_weights(place: Place) -> None:
+    model, processor = tiny.llava()
+    model.save_pretrained(place.tmp)
+    processor.save_pretrained(place.tmp)
+    text = (place.tmp / "config.json").read_text().replace('"hidden_size": 48', '"hidden_size": 96')
+    (place.tmp / "config.json").write_text(text)
+    load_checkpoint(str(place.tmp), dtype="float32")
+
+
+def cut_weights(place: Place) -> None:
+    for file in place.model.iterdir():
+        content = file.read_bytes()
+        (place.tmp / file.name).write_bytes(content[:-9] if file.suffix == ".safetensors" else content)
+    load_checkpoint(str(place.tmp))
+
+
+def pickled(place: Place) -> None:
+    for file in place.model.iterdir():
+        if file.suffix != ".safetensors":
+            (place.tmp / file.name).write_bytes(file.read_bytes())
+    (place.tmp / "pytorch_model.bin").write_bytes(b"")
+    load_checkpoint(str(place.tmp))
+
+
+def wrong_placeholders(place: Place) -> None:
+    place.llava(lambda _, processor: setattr(processor, "image_token", "?")).prepare(
+        Question("what", (tiny.picture(9, 9),))
+    )
+
+
+def no_tokens(place: Place) -> None:
+    llava = place.llava()
+    llava.tokenizer = lambda text: {"input_ids": [1]}
+    llava.tokenizer.all_special_tokens = []
+    llava.prepare(Question("what"), " yes")
+
+
+def tower(**options: Any) -> Callable[[Place], Any]:
+    def provoke(place: Place) -> None:
+        place.llava(lambda model, _: [setattr(model.config, k, v) for k, v in options.items()])
+
+    return provoke
+
+
+def siglip(place: Place) -> None:
+    place.llava(lambda model, _: setattr(model.model, "vision_tower", torch.nn.Identity()))
+
+
+def applied(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
+    def provoke(place: Place) -> None:
+        model, processor = tiny.llava_next()
+        picture = tiny.picture(56, 112)
+        inputs = dict(processor(images=[picture] * 2, text=["<image>"] * 2, return_tensors="pt"))
+        change(inputs)
+        with HiRED()(model):
+            model(**inputs)
+
+    return provoke
+
+
+def embeds(inputs: dict[str, Any]) -> None:
+    inputs["inputs_embeds"] = torch.zeros(*inputs.pop("input_ids").shape, 48)
+
+
+def spread_over_rows(inputs: dict[str, Any]) -> None:
+    needed = int((inputs["input_ids"][0] == IMAGE).sum())
+    inputs["input_ids"] = torch.ones(2, 2 * needed, dtype=torch.long)
+    inputs["input_ids"][0, : needed + 1] = IMAGE
+    inputs["input_ids"][1, : needed - 1] = IMAGE
+    inputs.pop("attention_mask")
+
+
+def out_of_memory(place: Place, where: str) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    place.patch.setattr(DroppingLlava, where, refuse)
+    place.measure("limit=1")
+
+
+def several_rounds(place: Place) -> None:
+    HiredLlava.around(place.llava(), batch_size=1).generate_until_multi_round([])
+
+
+def no_picture(place: Place) -> None:
+    task = SimpleNamespace(instances=[], config=SimpleNamespace(task="t"), build_all_requests=lambda **_: 0)
+    list(questions(task, 1))
+
+
+def record(name: str, content: bytes | None) -> Callable[[Place], Any]:
+    """A run's folder with that file; None: a folder of that name."""
+
+    def provoke(place: Place) -> None:
+        folder = RunFolder(place.tmp, "run")
+        folder.path.mkdir()
+        (folder.path / "samples.parquet").write_bytes(b"")
+        if content is None:
+            (folder.path / name).mkdir()
+        else:
+            (folder.path / name).write_bytes(content)
+        folder.record()
+
+    return provoke
+
+
+def held(place: Place) -> None:
+    (place.tmp / ".locks").mkdir()
+    with (place.tmp / ".locks" / "run.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with RunFolder(place.tmp, "run").locked():
+            pass
+
+
+def damaged_reply(place: Place) -> None:
+    (place.tmp / "run").mkdir()
+    (place.tmp / "run" / "replies.jsonl").write_text("[]\n")
+    ReplyFile(RunFolder(place.tmp, "run"))
+
+
+def full_disk(place: Place) -> None:
+    with explained_disk_errors(place.tmp / "run"):
+        raise OSError(28, "No space left on device")
+
+
+def table2_without_grid(place: Place) -> None:
+    record = {"run": "gallery-1", "samples": 1, "finished": ""}
+    table2(SimpleNamespace(measuring=lambda _: [record], arrays=lambda _: {"top_tokens": []}))  # type: ignore[arg-type]
+
+
+def shown(*arguments: str) -> Callable[[Place], Any]:
+    def provoke(place: Place) -> None:
+        Image.new("RGB", (9, 9)).save(place.tmp / "a.png")
+        show([argument.format(tmp=place.tmp) for argument in arguments])
+
+    return provoke
+
+
+def bomb(place: Place) -> None:
+    place.patch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
+    shown("{tmp}/a.png")(place)
+
+
+def drift(place: Place) -> None:
+    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), "0"][1])
+    hired_eval.mini.data_files("pope", place.tmp)
+
+
+def efficiency_records(place: Place) -> None:
+    place.patch.setattr("sys.argv", ["x", "--runs-dir", str(place.tmp)])
+    efficiency()
+
+
+def reported(*arguments: str) -> Callable[[Place], Any]:
+    return lambda place: report([*arguments, "--runs-dir", str(place.tmp), "--out", str(place.tmp / "out")])
+
+
+def hired_llava(**options: Any) -> Callable[[Place], Any]:
+    return lambda place: HiredLlava(**{"pretrained": str(place.model), "prompt": "mini"} | options)

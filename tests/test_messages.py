@@ -1,0 +1,169 @@
+"""Every error a user can meet is listed with its text: in the table of tests/messages.py, or below."""
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from hired_eval.errors import UserError
+from hired_eval.paths import PACKAGE
+from tests.messages import MESSAGES
+from tests.provocations import Place
+from tests.spine import command_line
+
+CLASSES = {"UserError", "NothingYetError"}
+ELSEWHERE = {
+    # provoked in tests/llava/test_convert.py
+    "llava/convert.py": [
+        "… holds no weights (model*.safetensors or pytorch_model*.bin)",
+        "… exists already; choose another folder",
+        "… is not in the original LLaVA layout: its config.json must name mm_vision_tower and one of "
+        "the model "
+        "types …; its type is …",
+        "the weights are not those of a LLaVA-1.5 or ShareGPT4V; …",
+        "cannot write …: …",
+        "…: …=… is not supported, only … is",
+        "… has no tokenizer: neither tokenizer.json nor tokenizer.model",
+        "… holds its weights as pickle (…); add --allow-pickle to read tensors, and nothing but "
+        "tensors, from it",
+        "… cannot be read: …",
+        "… holds more than tensors, and is not read: it could run code",
+    ],
+    # in tests/test_regression.py
+    "regression/chosen.py": [
+        "--samples must be from 1 to …, as many as the set has",
+        "…",
+        "there is no set …; known: …, or a file NAME.yaml",
+        "… is not valid YAML: …",
+        "… is not a regression set: …; see configs/regression/mini.yaml",
+        "the set has no … …; it has …",
+    ],
+    "regression/command.py": [
+        "--update renews the whole reference; leave the options that take a part of it out",
+    ],
+    "regression/reference.py": [
+        "there is no reference in …; make one with --update, and commit it",
+        "… was made with the overrides …, and the set has …; …",
+        "… has … samples of each benchmark, and the set …; …",
+        "the weights are others (…) than those of … (…); …",
+        "… has another format than this version reads; renew it with --update",
+        "the reference in … is damaged (…); take it from version control again, or renew it with --update",
+        "… has … for …, and the set …; …",
+        "… lacks the benchmark …; …",
+        "the data of … is other (…) than that of … (…); …",
+    ],
+    "reporting/regression.py": [
+        "the reference lacks … of … samples, the first being … on … document …; renew it with --update",
+        "other questions than the reference's are asked: … differ, the first being … document …; install the "
+        "versions that the reference names, or renew it with --update",
+        "tolerance.… must be a number of at least 0, got …",
+    ],
+}
+"""Errors that other tests provoke: file of the package -> their texts, with … for what is filled in."""
+
+
+@dataclass(frozen=True)
+class Provoked:
+    """What a line of the table led to.
+
+    Attributes:
+        text: of the error.
+        expected: regular expression of the text.
+        raised: file and line of each UserError made on the way.
+    """
+
+    text: str
+    expected: str
+    raised: frozenset[tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def provoke(
+    tiny_checkpoint: Path, docvqa_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Provoked]:
+    """Provokes a line of the table, once."""
+
+    @cache
+    def provoked(line: int) -> Provoked:
+        provocation, expected = MESSAGES[line]
+        raised = set()
+
+        def noted(self: UserError, *arguments: object) -> None:
+            place = sys._getframe(1)
+            raised.add((place.f_code.co_filename, place.f_lineno))
+            Exception.__init__(self, *arguments)
+
+        tmp = tmp_path_factory.mktemp("place")
+        folders = {"model": str(tiny_checkpoint), "data": str(docvqa_folder), "tmp": str(tmp)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(UserError, "__init__", noted)
+            if isinstance(provocation, list):
+                text = printed(patch, folders, [argument.format(**folders) for argument in provocation])
+            else:
+                with pytest.raises((UserError, SystemExit)) as refused:
+                    provocation(Place(tiny_checkpoint, docvqa_folder, tmp, patch))
+                text = str(refused.value).removeprefix("error: ")
+        pieces = expected.format(**folders).split("…")
+        return Provoked(text, ".*".join(map(re.escape, pieces)), frozenset(raised))
+
+    return provoked
+
+
+def printed(patch: pytest.MonkeyPatch, folders: dict[str, str], arguments: list[str]) -> str:
+    """The one line in which the command line ends."""
+    named = {argument.split("=")[0] for argument in arguments}
+    base = [f"model.path={folders['model']}", f"data.path={folders['data']}", f"runs_dir={folders['tmp']}"]
+    screen = StringIO()
+    with redirect_stderr(screen), redirect_stdout(screen):
+        status = command_line(patch, *[o for o in base if o.split("=")[0] not in named], *arguments)
+    lines = screen.getvalue().splitlines()
+    assert status == 1
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], screen.getvalue()
+    return lines[-1].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("line", range(len(MESSAGES)), ids=[text[:50] for _, text in MESSAGES])
+def test_an_error_is_one_line_with_the_text_of_the_table(
+    line: int, provoke: Callable[[int], Provoked]
+) -> None:
+    found = provoke(line)
+    assert re.fullmatch(found.expected, found.text), found.text
+    assert found.raised
+
+
+def errors() -> Iterator[tuple[Path, ast.Call]]:
+    """Every place of the package that makes an error for the user."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES:
+                yield file, node
+
+
+def template(node: ast.expr) -> str:
+    """The text in the source, with … for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.BinOp):
+        return template(node.left) + template(node.right)
+    return "".join(map(template, node.values)) if isinstance(node, ast.JoinedStr) else "…"
+
+
+def test_every_error_of_the_package_is_in_the_table(provoke: Callable[[int], Provoked]) -> None:
+    raised = set().union(*(provoke(line).raised for line in range(len(MESSAGES))))
+    missing, pinned = [], []
+    for file, call in errors():
+        text, name = template(call.args[0]), str(file.relative_to(PACKAGE))
+        if text in ELSEWHERE.get(name, ()):
+            pinned.append((name, text))
+        elif not any((str(file), line) in raised for line in range(call.lineno, call.end_lineno + 1)):
+            missing.append(f"{name}:{call.lineno} {text}")
+    assert not missing
+    there = {(n, text) for n, texts in ELSEWHERE.items() if (PACKAGE / n).exists() for text in texts}
+    assert there == set(pinned), "a text pinned that the package has no more"
