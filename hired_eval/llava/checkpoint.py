@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its __all__, for users like this
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -254,7 +255,7 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"the weights in {source} are damaged ({error}); copy them again") from error
     except ImportError as error:
         raise UserError(f"{source} cannot be loaded here: {first_line(error)}") from error
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError, httpx.HTTPError) as error:
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
