@@ -32,6 +32,10 @@ def main() -> None:
         from hired_eval.show import main as show
 
         return show(arguments[1:])
+    if arguments[:1] == ["regress"]:
+        from hired_eval.regression.command import main as regress
+
+        return regress(arguments[1:])
     if "--help" in arguments or "-h" in arguments:
         print(help_text.text())
         return
@@ -74,8 +78,9 @@ def _hydra_app(show_only: bool) -> list[str]:
         app()
         return problems
     from hired_eval.processes import Processes
+    from hired_eval.quiet import quiet_libraries
 
-    _quiet_libraries()
+    quiet_libraries()
     try:
         app()
     finally:
@@ -119,21 +124,6 @@ def _say(line: str) -> None:
 
 def _hush(line: str) -> None:
     """What the main process says already."""
-
-
-def _quiet_libraries() -> None:
-    """Progress and results on the screen, not the libraries' chatter; warnings stay."""
-    import datasets
-
-    # lmms-eval adds a sink of its own on import, so it has to be imported before the sinks are replaced
-    import lmms_eval.models  # noqa: F401
-    import transformers
-    from loguru import logger
-
-    logger.remove()
-    logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -189,15 +189,17 @@ def test_damaged_files_of_the_encoding_cache_are_made_again(
     assert {file: file.read_bytes() for file in files} == whole
 
 
+@pytest.mark.parametrize("gone_at", ["model.safetensors", "processor_config.json"])
 def test_a_hub_that_goes_away_while_a_checkpoint_is_fetched(
     start: Start,
     error_line: ErrorLine,
     tiny_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    gone_at: str,
 ) -> None:
     options = ["model.path=null", "model.hub_id=nobody/tiny", "limit=2"]
-    hub = Hub(tiny_checkpoint, gone_at=".safetensors")
+    hub = Hub(tiny_checkpoint, gone_at)
     with local_hub(monkeypatch, hub, tmp_path / "hub"):
         line = error_line(*options)
         assert hub.gone

@@ -1,0 +1,1 @@
+"""Regression: a chosen set of runs, answered again and compared with committed results sample by sample."""

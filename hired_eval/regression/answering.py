@@ -1,0 +1,96 @@
+"""The runs of a set, answered from scratch in one process."""
+
+from __future__ import annotations
+
+import gc
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TextIO
+
+import pandas as pd
+
+from hired_eval.loading import Models
+from hired_eval.records import SAMPLES
+from hired_eval.regression.chosen import ChosenSet
+from hired_eval.regression.reference import Made, weights_of
+from hired_eval.reporting.regression import COLUMNS, Scoring
+from hired_eval.runs import machine, planned, run, without_home
+
+
+def made_here(chosen: ChosenSet) -> Made:
+    """What the set's results are made with here, before anything is loaded.
+
+    Raises:
+        UserError: the set names something that is not there.
+    """
+    documents, versions, commit, weights = {}, {}, None, ""
+    for benchmark in chosen.benchmarks:
+        for method in chosen.methods:
+            config = chosen.config(method, benchmark)
+            plan = planned(config)
+            identity = plan.facts["identity"]
+            documents[benchmark] = identity["documents"]
+            versions, commit = identity["versions"], identity["git_commit"]
+            weights = weights_of(plan.source, config["model"])
+    return Made(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        overrides=[without_home(override) for override in chosen.overrides],
+        methods=chosen.methods,
+        samples=chosen.samples,
+        weights=weights,
+        documents=documents,
+        versions=versions,
+        git_commit=commit,
+        machine=machine(),
+        speed={},
+    )
+
+
+def answered(
+    chosen: ChosenSet, models: Models, say: Callable[[str], None], log: TextIO
+) -> tuple[pd.DataFrame, dict[str, Scoring]]:
+    """Every run of the set; samples as `reporting.regression.COLUMNS`, and how each benchmark is scored.
+
+    Nothing of an earlier run is used, neither answers nor encodings, since the code may have changed.
+
+    Args:
+        chosen: the set.
+        models: loads the model once.
+        say: told in one line what is done.
+        log: takes the libraries' progress bars and warnings.
+
+    Raises:
+        UserError: see `runs.run`.
+    """
+    frames: list[pd.DataFrame] = []
+    scoring: dict[str, Scoring] = {}
+    for benchmark in chosen.benchmarks:
+        start = time.perf_counter()
+        # an encoding is read by the methods of one benchmark, and its memory is free before the next
+        with TemporaryDirectory(prefix="hired-eval-") as scratch:
+            here = {"runs_dir": f"{scratch}/runs", "encoding_cache": f"{scratch}/encodings"}
+            for method in chosen.methods:
+                with redirect_stderr(log):
+                    outcome = run({**chosen.config(method, benchmark), **here}, lambda line: None, models)
+                if not frames:
+                    # lmms-eval collects garbage after every run: half a second with a loaded model
+                    gc.freeze()
+                record = outcome.record
+                scoring[benchmark] = Scoring(record["benchmark"]["scoring"], record["score_scale"])
+                frames.append(_compact(outcome.folder, benchmark, method))
+        seconds = time.perf_counter() - start
+        say(f"{benchmark}: {len(chosen.methods)} methods answered in {seconds:.0f} s")
+    return pd.concat(frames, ignore_index=True), scoring
+
+
+def _compact(folder: Path, benchmark: str, method: str) -> pd.DataFrame:
+    samples = pd.read_parquet(folder / SAMPLES)
+    asked = samples["question"] + "\n" + samples["target"]
+    return samples.assign(
+        benchmark=benchmark, method=method, asked=[zlib.crc32(text.encode()) for text in asked]
+    )[COLUMNS]

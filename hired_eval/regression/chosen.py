@@ -1,0 +1,135 @@
+"""The chosen set: which methods on which benchmarks, and what may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hired_eval import help as help_text
+from hired_eval.errors import UserError
+from hired_eval.paths import config_folder
+from hired_eval.reporting.regression import Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What is timed against the stock model.
+
+    Attributes:
+        methods: names of runs of the set.
+        benchmark: whose questions are asked.
+        samples: number of questions, from the first on.
+        rounds: times that each is measured, after one to warm up.
+    """
+
+    methods: list[str]
+    benchmark: str
+    samples: int
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenSet:
+    """A file of `configs/regression/`.
+
+    Attributes:
+        overrides: Hydra's overrides of every run.
+        methods: name of a run -> the overrides that it adds, separated by spaces.
+        benchmarks: names of `configs/task/`.
+        samples: first documents of each benchmark.
+        reference: folder of the committed results.
+        tolerance: what may differ.
+        speed: what is timed.
+    """
+
+    methods: dict[str, str]
+    benchmarks: list[str]
+    samples: int
+    reference: str
+    tolerance: Tolerance
+    speed: Speed
+    overrides: list[str] = field(default_factory=list)
+
+    def config(self, method: str, benchmark: str) -> dict[str, Any]:
+        """The resolved config of one run, on the set's first documents.
+
+        Raises:
+            UserError: an override names nothing that is there.
+        """
+        of_method = _composed((*self.overrides, *self.methods[method].split()))
+        of_benchmark = _composed((*self.overrides, f"task={benchmark}"))
+        return {**of_method, "task": of_benchmark["task"], "limit": self.samples}
+
+    def part(
+        self, methods: Sequence[str] | None, benchmarks: Sequence[str] | None, samples: int | None
+    ) -> ChosenSet:
+        """The set cut down to some methods, benchmarks and documents.
+
+        Raises:
+            UserError: a name that the set does not have, or more documents than it has.
+        """
+        for kind, asked, known in (
+            ("method", methods, list(self.methods)),
+            ("benchmark", benchmarks, self.benchmarks),
+        ):
+            for name in asked or []:
+                if name not in known:
+                    raise UserError(f"the set has no {kind} {name!r}; it has {', '.join(known)}")
+        if samples is not None and not 1 <= samples <= self.samples:
+            raise UserError(f"--samples must be from 1 to {self.samples}, as many as the set has")
+        return replace(
+            self,
+            methods={m: o for m, o in self.methods.items() if methods is None or m in methods},
+            benchmarks=[b for b in self.benchmarks if benchmarks is None or b in benchmarks],
+            samples=samples or self.samples,
+        )
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The config that the command line makes of overrides; cached, since Hydra takes its time.
+
+    Raises:
+        UserError: an override names nothing that is there.
+    """
+    help_text.check_names([*overrides])
+    try:
+        with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+            config: Any = OmegaConf.to_container(compose("config", [*overrides]), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return dict(config)
+
+
+def chosen_set(name: str) -> ChosenSet:
+    """The set of a name under `configs/regression/`, or of a file.
+
+    Raises:
+        UserError: no such set, or a mistake in it.
+    """
+    folder = config_folder() / "regression"
+    file = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(f.stem for f in folder.glob("*.yaml")))
+        raise UserError(f"there is no set {name!r}; known: {known}, or a file NAME.yaml") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return ChosenSet(
+            **{**content, "tolerance": Tolerance(**content["tolerance"]), "speed": Speed(**content["speed"])}
+        )
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} is not a regression set: {error}; see configs/regression/mini.yaml"
+        ) from error
