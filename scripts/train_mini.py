@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: pages, vision tower, language model; resumes where it stopped.
+"""Train the bundled model from nothing: vision tower, language model, both; resumes where it stopped.
 
 Afterwards the eight mini benchmarks measure it, and the card beside the checkpoint says what they found.
 """
@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from hired_eval.mini.card import write_card
@@ -44,13 +43,12 @@ def card(checkpoint: Path, runs: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "mini", help="pages and checkpoints")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "mini", help="the stages' checkpoints")
     parser.add_argument("--target", type=Path, default=BUNDLED, help="folder of the finished checkpoint")
     parser.add_argument("--smoke", action="store_true", help="a minute through every stage; learns nothing")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="that train side by side, one thread each")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    train(options.work, options.target, SMOKE if options.smoke else Recipe(), options.threads)
+    train(options.work, options.target, SMOKE if options.smoke else Recipe(), options.processes)
     measure(options.target, options.work / "runs", limit=4 if options.smoke else None)
     card(options.target, options.work / "runs")
 

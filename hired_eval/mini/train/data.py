@@ -1,13 +1,14 @@
 """Training pages: partitions as the stock image processor makes them, patch labels, token order, questions.
 
-Pages are rendered once into shards (npy and json, memory-mapped) and read from there by every stage.
+No page is shown twice: they are drawn as a stage learns.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ from hired_eval.mini.canvas import PATCH, PINPOINTS, SIDE, Page
 from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all, scienceqa
 from hired_eval.mini.seeds import page_rng
+from hired_eval.mini.train import parallel
+from hired_eval.mini.train.model import build_image_processor
 from hired_eval.mini.vocabulary import GROUP_NAMES, MEMBER
 
 GRID = SIDE // PATCH  # patches a side of a partition
 TOKENS = GRID * GRID
 IGNORE = 255
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-MIX = {"form": 0.34, "signs": 0.2, "word": 0.1, "shapes": 0.2, "chart": 0.16}
+MIX = {"form": 0.28, "signs": 0.26, "word": 0.1, "shapes": 0.16, "chart": 0.2}
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
@@ -139,7 +142,7 @@ def token_order(size: tuple[int, int]) -> tuple[np.ndarray, int]:
 
 
 @dataclass
-class Shard:
+class Rendered:
     """Rendered pages: pixels (M, 3, SIDE, SIDE), labels (M, TOKENS, groups), letters, page records."""
 
     pixels: np.ndarray
@@ -148,27 +151,21 @@ class Shard:
     pages: list[dict[str, Any]]
 
 
-def render_shard(
-    folder: Path, purpose: str, start: int, count: int, processor: LlavaNextImageProcessor
-) -> None:
-    """Render pages ``start .. start + count`` of a purpose into a folder; done when pages.json exists."""
-    if (folder / "pages.json").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+def render(start: int, count: int) -> Rendered:
+    """The training pages ``start .. start + count``."""
     pixels, marks, letters, records, at = [], [], [], [], 0
     kinds = list(MIX)
     for index in range(start, start + count):
-        rng = page_rng(purpose, "mixed", index)
+        rng = page_rng("train", "mixed", index)
         page = KINDS[str(rng.choice(kinds, p=list(MIX.values())))](rng)
-        parts = partitions(page.image, processor)
+        parts = partitions(page.image, _image_processor())
         shown, drawn = labels(page)
         width, height = page.image.size
         questions = [(q.prompt, q.answer.strip(), q.benchmark, q.category) for q in ask_all(page, rng)]
         record = {
             "start": at,
             "parts": len(parts),
-            "size": [height, width],
-            "kind": page.kind,
+            "size": (height, width),
             "questions": questions,
         }
         if rng.random() < 0.1:
@@ -179,25 +176,17 @@ def render_shard(
         at += len(parts)
         pixels.append(parts)
         marks.append(shown)
-        letters.append(np.packbits(drawn, axis=-1))
-    np.save(folder / "pixels.npy", np.concatenate(pixels))
-    np.save(folder / "labels.npy", np.concatenate(marks))
-    np.save(folder / "letters.npy", np.concatenate(letters))
-    part = folder / "pages.json.part"
-    part.write_text(json.dumps(records))
-    part.rename(folder / "pages.json")
+        letters.append(drawn)
+    return Rendered(np.concatenate(pixels), np.concatenate(marks), np.concatenate(letters), records)
 
 
-def read_shard(folder: Path) -> Shard:
-    """A rendered shard, its pixels memory-mapped."""
-    return Shard(
-        np.load(folder / "pixels.npy", mmap_mode="r"),
-        np.load(folder / "labels.npy"),
-        np.load(folder / "letters.npy"),
-        json.loads((folder / "pages.json").read_text()),
-    )
+@cache
+def _image_processor() -> LlavaNextImageProcessor:
+    return build_image_processor()
 
 
-def shards(folder: Path) -> list[Path]:
-    """The finished shards of a folder, in order."""
-    return sorted(p.parent for p in folder.glob("*/pages.json"))
+def stream(first: int, count: int) -> Iterator[Rendered]:
+    """Endless pages from page ``first`` on, ``count`` at a time; every process has pages of its own."""
+    step = count * parallel.world()
+    for start in itertools.count(first + count * parallel.rank(), step):
+        yield render(start, count)

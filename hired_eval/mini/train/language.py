@@ -9,7 +9,7 @@ dropping method is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
-from hired_eval.mini.train.data import TOKENS, read_shard, shards, token_order
+from hired_eval.mini.train import parallel
+from hired_eval.mini.train.data import TOKENS, Rendered, token_order
 from hired_eval.mini.train.progress import Progress
-from hired_eval.mini.train.vision import patch_loss, target_embeddings, word_table
+from hired_eval.mini.train.vision import patch_loss, run_tower, target_embeddings, word_table
 from hired_eval.mini.vocabulary import GROUP_NAMES
 
 NEWLINE = -1
@@ -198,43 +199,58 @@ def page_example(
     return Example(own, newline, questions, shown)
 
 
+@torch.no_grad()
 def page_batches(
-    folder: Path, features: Path | None, size: int, seed: int, full_share: float, most: int = 6
+    model: LlavaNextForConditionalGeneration,
+    pages: Iterator[Rendered],
+    size: int,
+    seed: int,
+    full_share: float,
+    most: int = 6,
 ) -> Iterator[list[Example]]:
-    """Endless batches of rendered pages, one keep ratio a batch; now and then text-only questions."""
-    epoch = 0
-    while True:
-        rng = np.random.default_rng([seed, epoch])
-        paths = shards(folder)
-        for group in np.array_split(rng.permutation(len(paths)), max(1, len(paths) // 8)):
-            pool = []
-            for i in group:
-                shard = read_shard(paths[i])
-                own = None if features is None else np.load(features / f"{paths[i].name}.npy", mmap_mode="r")
-                pool += [(record, shard.labels, own) for record in shard.pages]
-            order = rng.permutation(len(pool))
-            at = 0
-            while at < len(order):
-                full = rng.random() < full_share
-                keep = None if full else float(np.exp(rng.uniform(np.log(0.04), 0)))
-                take = max(4, size // 4) if keep is None or keep > 0.5 else size // 2 if keep > 0.25 else size
-                batch = []
-                for i in order[at : at + take]:
-                    record, labels, own = pool[i]
-                    questions = draw_questions(record, rng, most)
-                    batch.append(page_example(record, labels, own, keep, questions, rng))
-                    if "text_only" in record:
-                        batch.append(text_example(record["text_only"]))
-                at += take
-                yield batch
-        epoch += 1
+    """Batches of rendered pages seen by the vision tower, one keep ratio a batch; now and then text alone.
+
+    Args:
+        model: whose vision tower gives the features.
+        pages: lots of rendered pages.
+        size: pages in a batch with few tokens; batches with many tokens are smaller.
+        seed: of the draws.
+        full_share: share of the batches with all tokens.
+        most: questions about a page.
+    """
+    rng = np.random.default_rng(seed)
+    for rendered in pages:
+        features = _features(model, rendered.pixels)
+        at = 0
+        while at < len(rendered.pages):
+            full = rng.random() < full_share
+            keep = None if full else float(np.exp(rng.uniform(np.log(0.04), 0)))
+            take = max(4, size // 4) if keep is None or keep > 0.5 else size // 2 if keep > 0.25 else size
+            batch = []
+            for record in rendered.pages[at : at + take]:
+                questions = draw_questions(record, rng, most)
+                batch.append(page_example(record, rendered.labels, features, keep, questions, rng))
+                if "text_only" in record:
+                    batch.append(text_example(record["text_only"]))
+            at += take
+            yield batch
+
+
+def _features(model: LlavaNextForConditionalGeneration, pixels: np.ndarray) -> np.ndarray:
+    """(M, TOKENS, C) of the feature layer."""
+    out = []
+    for at in range(0, len(pixels), 64):
+        part = torch.from_numpy(pixels[at : at + 64])
+        with torch.autocast("cpu", torch.bfloat16):
+            out.append(run_tower(model, part)[-2][:, 1:].float().numpy())
+    return np.concatenate(out)
 
 
 def train_language(
     model: LlavaNextForConditionalGeneration,
     batcher: Batcher,
     work: Path,
-    source: Iterator[tuple[list[Example], float]],
+    source: Callable[[int], Iterator[tuple[list[Example], float]]],
     steps: int,
     peak: float,
     align: float = 0.0,
@@ -247,7 +263,7 @@ def train_language(
         model: updated in place.
         batcher: builds the batches.
         work: the stage's checkpoint folder.
-        source: batches of examples with the noise on their embeddings.
+        source: from a step on, batches of examples with the noise on their embeddings.
         steps: in the stage.
         peak: learning rate after warm-up, then cosine down to ``final`` of it.
         align: weight of keeping projected patches readable through the token embeddings.
@@ -267,9 +283,10 @@ def train_language(
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), weight_decay=0.02)
     progress = Progress(work, parts, optimizer, steps)
     ids, table = batcher.ids, model.get_input_embeddings().weight.detach().float()
-    torch.manual_seed(progress.step + 5)
+    torch.manual_seed((progress.step + 5) * parallel.world() + parallel.rank())
+    batches = source(progress.step)
     while progress.step < steps:
-        examples, noise = next(source)
+        examples, noise = next(batches)
         share = progress.step / steps
         rate = min(1.0, (progress.step + 1) / 100) * (
             final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
@@ -286,6 +303,7 @@ def train_language(
             values["align"] = entropy.item()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        parallel.average_gradients(params)
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         verdicts = scores(logits.detach(), batch, examples)

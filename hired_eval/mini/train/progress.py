@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hired_eval.mini.train import parallel
+
 
 class Progress:
     """Counts the steps of one stage, prints, saves and resumes weights and optimizer state (safetensors)."""
@@ -33,7 +35,7 @@ class Progress:
         self._last = now
         for name, value in values.items():
             self._sums.setdefault(name, []).append(value)
-        if now - self._printed > every or self.step == self.steps:
+        if parallel.rank() == 0 and (now - self._printed > every or self.step == self.steps):
             left = (self.steps - self.step) * (now - self._printed) / max(1, self._since)
             means = "  ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._sums.items())
             print(
@@ -45,7 +47,12 @@ class Progress:
             self._saved = now
 
     def save(self) -> None:
-        """Write weights, optimizer moments and the step; the old checkpoint is replaced last."""
+        """Write weights, optimizer moments and the step; the old checkpoint is replaced last.
+
+        The first of several processes writes: all have the same.
+        """
+        if parallel.rank():
+            return
         tensors: dict[str, Tensor] = {
             f"w.{k}": v.detach().contiguous() for k, v in self.module.state_dict().items()
         }
