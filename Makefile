@@ -4,6 +4,8 @@
 # make test               the test suite
 # make check              formatting, lint, types
 # make docs               the pages as a site in build/site
+# make regression         every method x eight benchmarks, compared with the committed results sample by sample
+# make mutants            seeded faults, and whether tests and regression see them; the result goes to docs/regression.md
 # make faults             a sweep killed at 60 random moments; the result goes to docs/faults.md
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check docs faults audit lock smoke-wheel measured results-mini train-mini clean
+.PHONY: setup test check regression mutants docs faults audit lock smoke-wheel measured results-mini train-mini clean
 
 setup: $(READY)
 
@@ -34,6 +36,14 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# 0 the same, 1 different beyond the tolerance, 2 could not compare; OPTIONS=--update renews the reference
+OPTIONS ?=
+regression: $(READY)
+	@$(BIN)/python -m hired_eval regress --out $(REPORTS) $(OPTIONS)
+
+mutants: $(READY)
+	@$(BIN)/python -m tests.mutants.campaign --write docs/regression.md
 
 # PROFILE=mini: bundled model and data; PROFILE=paper: the paper's models and the hub's data, for a GPU
 PROFILE ?= mini

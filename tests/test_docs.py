@@ -20,6 +20,8 @@ from PIL import Image
 from hired_eval.dropping.registry import build
 from hired_eval.help import check_names
 from hired_eval.paths import config_folder
+from hired_eval.regression.chosen import chosen_set
+from hired_eval.regression.command import command_line as regression_options
 from hired_eval.reporting.write import REPORTS
 from tests.spine import command_line, config
 
@@ -135,7 +137,9 @@ def test_commands_exist(page: str, command: str) -> None:
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
         assert words[-1] in REPORTS
     elif words[0] == "hired-eval" and words[1] == "regress":
-        assert all(a.startswith("--") for a in words[2:])
+        asked = regression_options().parse_args(words[2:])
+        if not asked.set.endswith(".yaml"):
+            chosen_set(asked.set).part(asked.methods, asked.benchmarks, asked.samples)
     elif "hired_eval" in words:
         checked_run(words[words.index("hired_eval") + 1 :])
     elif words[0] == "python" and words[1].startswith("scripts/"):

@@ -17,8 +17,8 @@ exit status: 0 the same, 1 different beyond the tolerance of the set, 2 could no
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the set, print and write what changed, and exit with the outcome."""
+def command_line() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="hired-eval regress",
         description=__doc__,
@@ -41,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--update", action="store_true", help="make the results the new reference, showing the difference"
     )
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the set, print and write what changed, and exit with the outcome."""
+    chosen = command_line().parse_args(arguments)
     try:
         status = _regress(chosen)
     except UserError as error:

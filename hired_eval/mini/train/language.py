@@ -199,7 +199,6 @@ def page_example(
     return Example(own, newline, questions, shown)
 
 
-@torch.no_grad()
 def page_batches(
     model: LlavaNextForConditionalGeneration,
     pages: Iterator[Rendered],
@@ -236,6 +235,7 @@ def page_batches(
             yield batch
 
 
+@torch.no_grad()
 def _features(model: LlavaNextForConditionalGeneration, pixels: np.ndarray) -> np.ndarray:
     """(M, TOKENS, C) of the feature layer."""
     out = []

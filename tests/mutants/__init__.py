@@ -1,0 +1,1 @@
+"""Seeded faults, and what catches them."""
