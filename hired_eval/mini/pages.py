@@ -45,7 +45,7 @@ def form(rng: Rng, kind: str | None = None) -> Page:
     frame = random_frame(rng)
     canvas = Canvas(frame, background(rng, frame, rng.random() < 0.3))
     name = str(rng.choice(FONTS))
-    size = float(rng.choice([10, 10.5, 11]))
+    size = float(rng.choice([10.5, 11, 12]))
     pitch = size + float(rng.uniform(5, 8))
     ink, styles = dark(rng), str(rng.choice(["l", "T"]))
     crowded = rng.random() < 0.4
@@ -116,7 +116,7 @@ def signs(rng: Rng, count: int | None = None) -> Page:
     cells = frame.cells(2)
     for color in rng.permutation(list(COLORS))[:count]:
         word, name = random_value(rng), str(rng.choice(FONTS))
-        shown, size = cased(word, rng, "TU"), float(rng.choice([10, 10.5, 11, 12]))
+        shown, size = cased(word, rng, "TU"), float(rng.choice([11, 11.5, 12, 13]))
         w, h = canvas.width(shown, name, size) + 8, size + 9
         for _ in range(30):
             x0, y0, x1, y1 = cells[int(rng.integers(len(cells)))]
@@ -173,7 +173,7 @@ def word(rng: Rng, style: str | None = None) -> Page:
     frame = random_frame(rng)
     canvas = Canvas(frame, background(rng, frame, rng.random() < 0.5))
     value = pick(rng)
-    shown, size = cased(value, rng, "lTU"), float(rng.choice([10, 11, 12]))
+    shown, size = cased(value, rng, "lTU"), float(rng.choice([11, 12, 13]))
     colored = style in ("Artistic Text Recognition", "Irregular Text Recognition")
     ink = COLORS[str(rng.choice(["red", "blue", "purple", "green"]))] if colored else dark(rng)
     w, h = canvas.width(shown, name, size) + 2, size + 5
@@ -280,7 +280,7 @@ def chart(rng: Rng) -> Page:
     """Horizontal bars, each with its name and number at its left."""
     frame = random_frame(rng)
     canvas = Canvas(frame, background(rng, frame, rng.random() < 0.25))
-    name, size = str(rng.choice(FONTS)), float(rng.choice([10, 10.5, 11]))
+    name, size = str(rng.choice(FONTS)), float(rng.choice([10.5, 11, 12]))
     ink, pitch = dark(rng), float(rng.uniform(16, 24))
     left = frame.fit[0] + 3
     rows: list[float] = []

@@ -213,17 +213,18 @@ def page_batches(
         model: whose vision tower gives the features.
         pages: lots of rendered pages.
         size: pages in a batch with few tokens; batches with many tokens are smaller.
-        seed: of the draws.
+        seed: of the draws; processes draw pages and questions of their own, and the same keep ratios, so that
+            none waits for another.
         full_share: share of the batches with all tokens.
         most: questions about a page.
     """
-    rng = np.random.default_rng(seed)
+    ratios, rng = np.random.default_rng(seed), np.random.default_rng([seed, parallel.rank()])
     for rendered in pages:
         features = _features(model, rendered.pixels)
         at = 0
         while at < len(rendered.pages):
-            full = rng.random() < full_share
-            keep = None if full else float(np.exp(rng.uniform(np.log(0.04), 0)))
+            full = ratios.random() < full_share
+            keep = None if full else float(np.exp(ratios.uniform(np.log(0.04), 0)))
             take = max(4, size // 4) if keep is None or keep > 0.5 else size // 2 if keep > 0.25 else size
             batch = []
             for record in rendered.pages[at : at + take]:
