@@ -40,7 +40,7 @@ def target_embeddings(labels: Tensor, table: Tensor, ids: list[Tensor]) -> Tenso
     """The sum of the embeddings of what every patch shows.
 
     Args:
-        labels: (..., groups) as in a shard.
+        labels: (..., groups) as `data.labels` gives them.
         table: (vocabulary, D) token embeddings.
         ids: token ids per group.
     """
