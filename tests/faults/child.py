@@ -86,6 +86,8 @@ def _child(arguments: list[str], output: Path, conditions: Conditions) -> None:
     with output.open("wb") as stream:
         for standard in (1, 2):
             os.dup2(stream.fileno(), standard)
+    # a shell that starts the tests in the background has them ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = conditions.data_cache
     if conditions.journal is not None:
