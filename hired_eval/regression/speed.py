@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from statistics import median
@@ -12,7 +11,7 @@ import torch
 from lmms_eval.api.instance import Instance
 
 from hired_eval.benchmarks import load_task
-from hired_eval.efficiency.machine import synchronize
+from hired_eval.efficiency.machine import timed
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.images import as_rgb
@@ -54,18 +53,10 @@ def measured_speed(chosen: ChosenSet, models: Models, log: TextIO) -> dict[str, 
             ways[method] = _dropping(checkpoint, task, config, plan.dropper)
         rounds = []
         for number in range(1 + speed.rounds):
-            seconds = {name: _timed(way, checkpoint.model.device) for name, way in ways.items()}
+            seconds = {name: timed(way, checkpoint.model.device) for name, way in ways.items()}
             if number:
                 rounds.append({name: seconds[name] / seconds["stock"] for name in speed.methods})
     return {name: median(ratios[name] for ratios in rounds) for name in speed.methods}
-
-
-def _timed(way: Callable[[], Any], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    way()
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def _dropping(checkpoint: Checkpoint, task: Any, config: dict[str, Any], dropper: Any) -> Callable[[], Any]:
