@@ -20,7 +20,8 @@ from hired_eval.paths import PACKAGE
 
 NOT_PART_OF_THE_RUN = ("runs_dir", "rerun", "profile", "on_error", "encoding_cache", "encoding_cache_gib")
 PACKAGES = ("hired-eval", "lmms_eval", "transformers", "torch", "datasets", "numpy", "pillow")
-TAIL = 1 << 20
+READ_WHOLE = 64 << 20  # bytes; of larger files, slices
+SLICE, EVERY = 64 << 10, 16 << 20
 
 
 def run_identity(
@@ -91,17 +92,22 @@ def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:
 
 
 def fingerprint(folder: Path, pattern: str) -> str:
-    """A hash of the files under a folder: their names, sizes, and the last mebibyte of each.
+    """A hash of the files under a folder, prose (.md) left out: their names, sizes and contents.
 
-    Reading no more takes milliseconds where the weights are 26 GB; another training changes the tail as well.
+    Of files above 64 MiB, 64 KiB of every 16 MiB and the end are read: a second or so for the 26 GB of a 13B
+    model, and a matrix of 4096 x 4096 in 16 bits does not slip between the slices, whatever was trained.
     """
     content = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob(pattern) if f.is_file()):
+    for file in sorted(f for f in folder.rglob(pattern) if f.is_file() and f.suffix != ".md"):
         size = file.stat().st_size
         content.update(f"{file.relative_to(folder)} {size} ".encode())
         with file.open("rb") as stream:
-            stream.seek(max(0, size - TAIL))
-            content.update(stream.read())
+            if size <= READ_WHOLE:
+                content.update(stream.read())
+                continue
+            for start in (*range(0, size - SLICE, EVERY), size - SLICE):
+                stream.seek(start)
+                content.update(stream.read(SLICE))
     return content.hexdigest()
 
 

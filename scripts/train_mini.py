@@ -1,5 +1,7 @@
 """Train the bundled model from nothing: vision tower, language model, both; resumes where it stopped.
 
+``--start`` trains the language model of a finished checkpoint on, from the comparisons.
+
 Afterwards the eight mini benchmarks measure it, and the card beside the checkpoint says what they found.
 """
 
@@ -47,8 +49,11 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=BUNDLED, help="folder of the finished checkpoint")
     parser.add_argument("--smoke", action="store_true", help="a minute through every stage; learns nothing")
     parser.add_argument("--processes", type=int, default=2, help="that train side by side, one thread each")
+    parser.add_argument("--start", type=Path, help="a finished checkpoint to train on")
+    parser.add_argument("--joint-steps", type=int, default=Recipe.joint_steps, help="of the last stage")
     options = parser.parse_args()
-    train(options.work, options.target, SMOKE if options.smoke else Recipe(), options.processes)
+    recipe = SMOKE if options.smoke else Recipe(joint_steps=options.joint_steps)
+    train(options.work, options.target, recipe, options.processes, options.start)
     measure(options.target, options.work / "runs", limit=4 if options.smoke else None)
     card(options.target, options.work / "runs")
 

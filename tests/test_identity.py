@@ -1,10 +1,11 @@
-"""What makes two runs the same: the code of a method, also of one in somebody else's package."""
+"""What makes two runs the same: the weights, and the code of a method, also of one in another package."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from hired_eval.identity import READ_WHOLE, fingerprint
 from hired_eval.runs import planned
 from tests.spine import config
 
@@ -66,3 +67,24 @@ def test_changed_code_of_a_plugin_s_method_is_another_run(
     with (package / file).open("a") as stream:
         stream.write("\n# changed\n")
     assert (name_of_run(target) != before) == counts
+
+
+@pytest.mark.parametrize("size", [3 << 20, 70 << 20])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.999])
+def test_weights_trained_in_any_part_are_other_weights(tmp_path: Path, size: int, place: float) -> None:
+    """Also where the last part of the file, often a frozen vision tower, stays as it was."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(size))
+    before = fingerprint(tmp_path, "*")
+    changed = min(size - 4096, int(place * size))
+    with file.open("r+b") as stream:
+        stream.seek(changed)
+        stream.write(b"1" * min(17 << 20 if size > READ_WHOLE else 4096, size - changed))
+    assert fingerprint(tmp_path, "*") != before
+
+
+def test_a_checkpoint_s_card_is_not_part_of_its_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = fingerprint(tmp_path, "*")
+    (tmp_path / "README.md").write_text("# A card")
+    assert fingerprint(tmp_path, "*") == before

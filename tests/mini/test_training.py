@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from hired_eval.mini.canvas import PATCH, SIDE
@@ -56,6 +57,17 @@ def test_an_interrupted_stage_goes_on(trained: tuple[Path, Path], capsys: pytest
     (work / "joint" / "model.safetensors").unlink()
     train(work, checkpoint, SMOKE, processes=1)
     assert "joint: going on from step 3" in capsys.readouterr().out
+
+
+def test_a_finished_checkpoint_is_trained_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The vision tower and the token embeddings stay; the language model learns."""
+    _, checkpoint = trained
+    train(tmp_path, tmp_path / "checkpoint", SMOKE, processes=1, start=checkpoint)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "compare", "joint"]
+    before, after = (load_file(f / "model.safetensors") for f in (checkpoint, tmp_path / "checkpoint"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("vision_tower" in name or "embed_tokens" in name for name in changed)
+    assert sum("language_model" in name for name in changed) > 20
 
 
 def test_single_partition_weights_are_the_same(trained: tuple[Path, Path], tmp_path: Path) -> None:
@@ -122,10 +134,17 @@ def test_lookup_pages_hold_their_answers() -> None:
     for lines in (2, 5, 16) * 20:
         example = lookup_page(rng, lines)
         words = {VALUES[i - 1] for i in example.labels[:, value] if i}
-        asked |= {benchmark for _, _, benchmark in example.questions}
+        asked |= {sort.split()[0] for _, _, sort in example.questions}
         reading = [q for q in example.questions if q[2] in ("docvqa", "textvqa")]
         assert {answer for _, answer, _ in reading} <= words
     assert asked == set(POST_PROMPTS)
+
+
+def test_pages_for_comparing_ask_mostly_whether_words_agree() -> None:
+    rng = np.random.default_rng(0)
+    sorts = [q[2] for _ in range(60) for q in lookup_page(rng, 6, most=2, compare=True).questions]
+    assert sum(sort.startswith("mme") for sort in sorts) > len(sorts) / 2
+    assert {"mme posters", "mme code_reasoning", "mme numerical_calculation"} <= set(sorts)
 
 
 def test_questions_of_a_page_do_not_see_each_other() -> None:

@@ -9,7 +9,7 @@ dropping method is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from hired_eval.mini.vocabulary import GROUP_NAMES
 
 NEWLINE = -1
 PROJECTOR_RATE = 0.1  # of the learning rate: the vision stage has aligned the projector already
-# How often a question of each benchmark is drawn, where a page has several.
+# How often a question of each sort is drawn, where a page has several; MME's sorts are its categories.
 WEIGHTS = {
     "docvqa": 1.0, "textvqa": 1.0, "ocrbench": 1.0, "chartqa": 1.2,
-    "vqav2": 1.0, "pope": 1.2, "mme": 1.2, "scienceqa": 1.0,
+    "vqav2": 1.3, "pope": 1.0, "scienceqa": 1.2,
+    "mme existence": 0.1, "mme scene": 0.1, "mme count": 0.6, "mme color": 0.6, "mme position": 0.8,
+    "mme posters": 1.2, "mme OCR": 1.2, "mme code_reasoning": 0.8, "mme numerical_calculation": 0.8,
 }  # fmt: skip
 
 
@@ -41,7 +43,7 @@ class Example:
 
     ``labels`` (n, groups) and, where there is a picture, ``features`` (n, C); ``newline`` (n,) marks newline
     tokens.
-    Questions are (question text, answer, benchmark).
+    Questions are (question text, answer, sort): the sort is the benchmark, for MME with its category.
     """
 
     labels: np.ndarray
@@ -149,7 +151,7 @@ def forward(model: LlavaNextForConditionalGeneration, batch: dict[str, Any]) -> 
 
 
 def scores(logits: Tensor, batch: dict[str, Any], examples: list[Example]) -> list[tuple[str, bool]]:
-    """Per question: its benchmark, and whether every answer token is the likeliest one."""
+    """Per question: its sort, and whether every answer token is the likeliest one."""
     right = (logits.argmax(-1) == batch["wanted"]).tolist()
     verdict: dict[tuple[int, int], bool] = {}
     for owner, ok in zip(batch["owner"], right, strict=True):
@@ -157,20 +159,26 @@ def scores(logits: Tensor, batch: dict[str, Any], examples: list[Example]) -> li
     return [(examples[i].questions[s][2], ok) for (i, s), ok in verdict.items()]
 
 
+def sort_of(question: Sequence[str]) -> str:
+    """The sort of a question (prompt, answer, benchmark, category), as ``WEIGHTS`` names it."""
+    return f"mme {question[3]}" if question[2] == "mme" else question[2]
+
+
 def text_example(questions: list[list[str]]) -> Example:
     """Questions without a picture."""
     empty = np.zeros((0, len(GROUP_NAMES)), dtype=np.uint8)
-    return Example(empty, np.zeros(0, dtype=bool), [(q[0], q[1], q[2]) for q in questions])
+    return Example(empty, np.zeros(0, dtype=bool), [(q[0], q[1], sort_of(q)) for q in questions])
 
 
-def draw_questions(record: dict[str, Any], rng: np.random.Generator, most: int) -> list[tuple[str, str, str]]:
-    """Up to ``most`` of a page's questions, spread over the benchmarks."""
+def draw_questions(
+    record: dict[str, Any], rng: np.random.Generator, most: int, weights: Mapping[str, float] = WEIGHTS
+) -> list[tuple[str, str, str]]:
+    """Up to ``most`` of a page's questions, spread over their sorts."""
     asked = record["questions"]
-    weight = np.array([WEIGHTS[q[2]] for q in asked])
-    per = {b: sum(q[2] == b for q in asked) for b in WEIGHTS}
-    weight /= np.array([per[q[2]] for q in asked])
+    sorts = [sort_of(q) for q in asked]
+    weight = np.array([weights[sort] / sorts.count(sort) for sort in sorts])
     chosen = rng.choice(len(asked), min(most, len(asked)), replace=False, p=weight / weight.sum())
-    return [(asked[i][0], asked[i][1], asked[i][2]) for i in chosen]
+    return [(asked[i][0], asked[i][1], sorts[i]) for i in chosen]
 
 
 def page_example(

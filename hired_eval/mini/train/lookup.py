@@ -13,7 +13,7 @@ from PIL import Image
 
 from hired_eval.mini.canvas import Page
 from hired_eval.mini.questions import ask_all
-from hired_eval.mini.train.language import Example, draw_questions
+from hired_eval.mini.train.language import WEIGHTS, Example, draw_questions
 from hired_eval.mini.vocabulary import (
     COLORS,
     COUNTRIES,
@@ -29,6 +29,12 @@ from hired_eval.mini.vocabulary import (
 Rng = np.random.Generator
 Rows = list[list[tuple[str, ...]]]
 MANNERS = {"form": 0.16, "signs": 0.12, "chart": 0.17, "shapes": 0.55}
+# Pages and questions for learning whether a word of the question is the picture's word.
+COMPARE_MANNERS = {"form": 0.3, "signs": 0.3, "chart": 0.25, "shapes": 0.15}
+COMPARE_WEIGHTS = {
+    **WEIGHTS, "mme posters": 8.0, "mme code_reasoning": 8.0, "mme numerical_calculation": 8.0,
+    "mme position": 2.0,
+}  # fmt: skip
 
 
 def repeated(rng: Rng, least: int, most: int, *words: str) -> list[tuple[str, ...]]:
@@ -95,9 +101,13 @@ def shape_facts(rng: Rng, lines: int) -> tuple[Rows, dict[str, object]]:
 FACTS = {"form": form_facts, "signs": sign_facts, "chart": chart_facts, "shapes": shape_facts}
 
 
-def lookup_page(rng: Rng, lines: int, most: int = 6) -> Example:
-    """A page with up to ``lines`` lines and up to ``most`` of the questions that can be asked about it."""
-    kind = str(rng.choice(list(MANNERS), p=list(MANNERS.values())))
+def lookup_page(rng: Rng, lines: int, most: int = 6, compare: bool = False) -> Example:
+    """A page with up to ``lines`` lines and up to ``most`` of the questions that can be asked about it.
+
+    With ``compare``, mostly MME's: does the picture say what the question says?
+    """
+    manners, weights = (COMPARE_MANNERS, COMPARE_WEIGHTS) if compare else (MANNERS, WEIGHTS)
+    kind = str(rng.choice(list(manners), p=list(manners.values())))
     rows, facts = FACTS[kind](rng, lines)
     flat = [token for i in rng.permutation(len(rows)) for token in rows[i]]
     labels = np.zeros((len(flat), len(GROUP_NAMES)), dtype=np.uint8)
@@ -107,21 +117,23 @@ def lookup_page(rng: Rng, lines: int, most: int = 6) -> Example:
             labels[i, group] = member
     page = Page(kind, Image.new("RGB", (1, 1)), facts=facts)
     asked = [(q.prompt, q.answer.strip(), q.benchmark, q.category) for q in ask_all(page, rng)]
-    questions = draw_questions({"questions": asked}, rng, most)
+    questions = draw_questions({"questions": asked}, rng, most, weights)
     return Example(labels, np.zeros(len(flat), dtype=bool), questions)
 
 
 class Curriculum:
     """Lookup pages that start with 2 to 4 lines and grow by one whenever nine answers of ten are right."""
 
-    def __init__(self, size: int, longest: int, seed: int) -> None:
+    def __init__(self, size: int, longest: int, seed: int, compare: bool = False) -> None:
         self.size, self.longest, self.lines, self.mean = size, longest, 4, 0.0
+        self.compare = compare
         self.rng = np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[tuple[list[Example], float]]:
         while True:
             batch = [
-                lookup_page(self.rng, int(self.rng.integers(2, self.lines + 1))) for _ in range(self.size)
+                lookup_page(self.rng, int(self.rng.integers(2, self.lines + 1)), compare=self.compare)
+                for _ in range(self.size)
             ]
             yield batch, float(self.rng.uniform(0.005, 0.02 + 0.003 * self.lines))
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
 from hired_eval.mini.train import parallel
 from hired_eval.mini.train.data import stream
@@ -30,6 +31,7 @@ class Recipe:
     vision_pages: int = 16
     lookup_steps: int = 1584
     lookup_batch: int = 96
+    compare_steps: int = 500
     joint_steps: int = 2500
     joint_pages: int = 24
 
@@ -40,6 +42,7 @@ SMOKE = Recipe(
     vision_pages=2,
     lookup_steps=3,
     lookup_batch=8,
+    compare_steps=3,
     joint_steps=3,
     joint_pages=4,
 )
@@ -47,8 +50,8 @@ UNSEEN = 10_000_000  # the first page of the joint stage: behind all that the vi
 LOOKUP_EVERY = 4  # of the joint stage's batches, one is of lookup pages, so that the lookup is not unlearned
 
 
-def train(work: Path, target: Path, recipe: Recipe, processes: int = 2) -> None:
-    """Make the bundled checkpoint from nothing, with fixed seeds.
+def train(work: Path, target: Path, recipe: Recipe, processes: int = 2, start: Path | None = None) -> None:
+    """Make the bundled checkpoint from nothing, with fixed seeds, or train a finished one on.
 
     The language model learns on pages that the vision tower has not seen, whose features are as good and as
     bad as those of a test page.
@@ -58,15 +61,23 @@ def train(work: Path, target: Path, recipe: Recipe, processes: int = 2) -> None:
         target: folder the checkpoint and its processor are written to.
         recipe: how long every stage is.
         processes: that train side by side, one thread each.
+        start: a finished checkpoint; only the stages behind the lookup are run, from its weights.
     """
-    parallel.side_by_side(processes, _train, work, target, recipe)
+    parallel.side_by_side(processes, _train, work, target, recipe, start)
 
 
-def _train(work: Path, target: Path, recipe: Recipe) -> None:
-    tokenizer = build_tokenizer(recipe.tokenizer_pages)
-    model = build_model(tokenizer)
-    stage(model, work / "vision", lambda: _vision(model, tokenizer, work, recipe))
-    stage(model, work / "lookup", lambda: _lookup(model, tokenizer, work, recipe))
+def _train(work: Path, target: Path, recipe: Recipe, start: Path | None) -> None:
+    if start:
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        model = LlavaNextForConditionalGeneration.from_pretrained(start, dtype=torch.float32).train()
+    else:
+        tokenizer = build_tokenizer(recipe.tokenizer_pages)
+        model = build_model(tokenizer)
+        stage(model, work / "vision", lambda: _vision(model, tokenizer, work, recipe))
+        stage(model, work / "lookup", lambda: _lookup(model, tokenizer, work, recipe))
+    # quicker than sdpa at 65 tokens on a CPU
+    model.model.vision_tower.set_attn_implementation("eager")
+    stage(model, work / "compare", lambda: _compare(model, tokenizer, work, recipe))
     stage(model, work / "joint", lambda: _joint(model, tokenizer, work, recipe))
     if parallel.rank() == 0:
         save(model, tokenizer, target)
@@ -114,6 +125,18 @@ def _lookup(
     )  # fmt: skip
 
 
+def _compare(
+    model: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, work: Path, recipe: Recipe
+) -> None:
+    lessons = Curriculum(
+        recipe.lookup_batch // 2, longest=16, seed=4100 + 1000 * parallel.rank(), compare=True
+    )
+    train_language(
+        model, Batcher(model, tokenizer), work / "compare", lambda step: iter(lessons), recipe.compare_steps,
+        peak=2e-3, final=0.3, watch=lessons.watch,
+    )  # fmt: skip
+
+
 def _joint(
     model: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, work: Path, recipe: Recipe
 ) -> None:
@@ -127,7 +150,9 @@ def _mixed(
     model: LlavaNextForConditionalGeneration, step: int, recipe: Recipe
 ) -> Iterator[tuple[list[Example], float]]:
     """From a step on, batches of real pages, and every few a batch of lookup pages."""
-    lessons = Curriculum(recipe.lookup_batch // 4, longest=16, seed=22 + step + 1000 * parallel.rank())
+    lessons = Curriculum(
+        recipe.lookup_batch // 4, longest=16, seed=22 + step + 1000 * parallel.rank(), compare=True
+    )
     lessons.lines = lessons.longest
     easy = iter(lessons)
     # a step takes at most this many pages, so that after an interruption none comes again
