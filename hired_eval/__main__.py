@@ -36,10 +36,10 @@ def main() -> None:
         from hired_eval.regression.command import main as regress
 
         return regress(arguments[1:])
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text.text())
-        return
     try:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text.text(help_text.own_folder(arguments)))
+            return
         help_text.check_names(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")

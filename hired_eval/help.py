@@ -16,14 +16,19 @@ Evaluate visual-token dropping in LLaVA models.
 
   python -m hired_eval method=hired budget=0.4 task=docvqa      one run
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
-  python -m hired_eval +experiment=table3                       a table or figure of the paper (a sweep)
+  python -m hired_eval -m +experiment=table3                    a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
   python -m hired_eval --config-dir FOLDER method=mine          with a method, model or task of one's own
   hired-eval report table3                                      the report of the runs that are there
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of a picture of one's own
   hired-eval regress                                            compare with the committed reference results
+
+Without options: HiRED with its own budget, the bundled model, DocVQA. Defaults stand behind "=".
 """
 
+CHOSEN = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
+"""What a run chooses from each group where the command line does not say."""
+COMMANDS = ("report", "show", "regress")
 NO_GROUPS = ("hydra", "regression")
 """Folders of configs that a run does not choose from."""
 
@@ -68,11 +73,11 @@ def _first_comment(file: Path) -> str:
     return next((line[2:] for line in lines if not line.startswith("# @package")), "")
 
 
-def text() -> str:
-    """Every group with its options, and every single option, one line each."""
+def text(own: Path | None = None) -> str:
+    """Every group with its options, and every single option, one line each; `own` as in `groups`."""
     lines = [INTRODUCTION]
-    for group, options in groups().items():
-        lines.append(f"{group}=")
+    for group, options in groups(own).items():
+        lines.append(f"{group}={CHOSEN.get(group, '')}")
         lines += [f"  {name:<22} {description}" for name, description in options.items()]
         lines.append("")
     lines.append("Single options (name=value; the options of a group as group.name=value):")
@@ -94,6 +99,8 @@ def check_names(arguments: list[str]) -> None:
     known = groups(own)
     single = [k for k in _keys(config_folder() / "config.yaml") if k != "hydra"]
     sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
+    if arguments and re.fullmatch(r"\w+", arguments[0]):
+        raise UserError(_unknown(f"command {arguments[0]!r}", arguments[0], [*COMMANDS]))
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
             raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")
@@ -101,7 +108,7 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
             raise UserError(f"{argument} names several values; add -m to run them all")
-    chosen = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
+    chosen = dict(CHOSEN)
     assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a))]
     for name, value in (m.groups() for m in assignments):
         if name in known:

@@ -152,6 +152,6 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with "
-            "runs_dir=FOLDER, then start again: what was answered is kept"
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder "
+            "(runs_dir=FOLDER, or --out), then start again: what was answered is kept"
         ) from error

@@ -25,7 +25,7 @@ from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.benchmarks import Benchmark, DataSource, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.lmms import HiredLlava
@@ -228,6 +228,11 @@ def build_dropper(config: dict[str, Any]) -> TokenDropper:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, ImportError):
+            raise UserError(
+                f"{method['_target_']} cannot be found ({first_line(error.__cause__.__cause__)}); mend the "
+                "name, start python -m hired_eval in the folder of your module, or install it"
+            ) from error
         raise UserError(" ".join(str(error).split())) from error
     return dropper
 

@@ -11,10 +11,13 @@ import hired_eval.mini
 from hired_eval import HiREDReleased
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
+from hired_eval.help import check_names
 from hired_eval.llava.answering import Question
 from hired_eval.llava.checkpoint import load_checkpoint, refuse_offloading
 from hired_eval.llava.encoder import VisionEncoder
 from hired_eval.llava.images import as_rgb
+from hired_eval.reporting.__main__ import main as report
+from hired_eval.reporting.figures import baselines
 from hired_eval.reporting.store import Store
 from tests import provocations as p
 from tests.provocations import Provocation, applied, encoding, hired_llava, record, reported, shown, tower
@@ -22,7 +25,8 @@ from tests.provocations import Provocation, applied, encoding, hired_llava, reco
 DTYPES = "float32, float16, bfloat16"
 RUN_AGAIN = "delete its folder or set rerun=true to run it again"
 FREE_SPACE = (
-    "free space or choose another folder with runs_dir=FOLDER, then start again: what was answered is kept"
+    "free space or choose another folder (runs_dir=FOLDER, or --out), then start again: what was answered is "
+    "kept"
 )
 LESS_MEMORY = (
     "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), or "
@@ -60,7 +64,20 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, got 'x'"),
     (["method=full", "budget=0.4"], "Full has no token budget of its own; leave budget=0.4 out"),
     (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
-    (["method._target_=hired_eval.Nothing"], "Error locating target 'hired_eval.Nothing'…"),
+    (["method._target_=hired_eval.dropping"], "Expected a callable target, got…"),
+    (
+        lambda place: check_names(["shwo", "x.png"]),
+        "there is no command 'shwo'; did you mean show? known: report, show, regress",
+    ),
+    (
+        lambda place: baselines(Store(place.tmp)),
+        "the curve needs a method at two budgets; run it with -m budget=0.4,0.2",
+    ),
+    (
+        ["method._target_=hired_eval.Nothing"],
+        "hired_eval.Nothing cannot be found (…); mend the name, start python -m hired_eval in the folder of "
+        "your module, or install it",
+    ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
     (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
     (["limit=0"], "limit must be a whole number of at least 1, got 0"),
@@ -334,6 +351,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         reported("table6"),
         "no complete run for table6 is there yet; start with python -m hired_eval -m +experiment=table6",
+    ),
+    (
+        lambda place: report(["table6", "--runs-dir", str(place.tmp / "none")]),
+        "no complete run for table6 is there yet; start with python -m hired_eval -m +experiment=table6; "
+        "there is no folder {tmp}/none (--runs-dir names another)",
     ),
     (
         p.table2_without_grid,

@@ -80,7 +80,7 @@ def test_a_full_disk_keeps_what_was_answered(
     with full_disk(room):
         line = error_line()
     assert line.startswith(f"error: cannot write {tmp_path / 'runs'}/docvqa-")
-    assert "free space or choose another folder with runs_dir=FOLDER, then start again" in line
+    assert "free space or choose another folder (runs_dir=FOLDER, or --out), then start again" in line
     left = [path for path in (tmp_path / "runs").glob("docvqa-*/*") if not path.name.startswith("replies")]
     for file in left:
         assert file.name in ("record.json", "samples.parquet"), "no half file is left"

@@ -23,6 +23,7 @@ BAD = [
     (["-m", "task=docvqa,popo"], "there is no task 'popo'; did you mean pope"),
     (["method=full", "method.alpha=1"], "there is no option 'alpha' of method full"),
     (["++limt=3"], "there is no option 'limt'; did you mean limit"),
+    (["shwo", "x.png"], "there is no command 'shwo'; did you mean show"),
     (["+tasks=docvqa"], "there is no option 'tasks'; did you mean task"),
 ]
 
@@ -53,6 +54,12 @@ def own_configs(tmp_path: Path) -> str:
 def test_a_config_of_the_users_own_is_known(own_configs: str, flag: str) -> None:
     help_text.check_names([flag, own_configs, "method=brightest", "method.budget=0.3"])
     help_text.check_names(["-m", f"{flag}={own_configs}", "method=full,brightest"])
+
+
+def test_help_lists_configs_of_the_users_own_and_defaults(own_configs: str) -> None:
+    text = help_text.text(Path(own_configs))
+    assert "\nmethod=hired\n  brightest " in text
+    assert "brightest" not in help_text.text()
 
 
 def test_options_of_the_users_own_config_are_checked(own_configs: str) -> None:

@@ -1,8 +1,9 @@
-"""`python -m hired_eval.reporting table3`: a report from the run records that are there."""
+"""`hired-eval report table3`: a report from the run records that are there."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from hired_eval.reporting.write import REPORTS, write
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a report of the records in a folder of runs, and print its tables."""
-    parser = argparse.ArgumentParser(prog="python -m hired_eval.reporting", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hired-eval report", description=__doc__)
     parser.add_argument(
         "report", nargs="+", choices=REPORTS, help="what to write; all: everything that has runs"
     )
@@ -25,13 +26,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = Store(chosen.runs_dir)
     try:
         for line in write(store, chosen.report, chosen.out):
-            print(line)
+            _print(line)
     except NothingYetError as error:
         failed = [str(r.get("error") or "samples failed") for r in store.failed()]
         why = f"; {len(failed)} runs failed, one of them with: {failed[-1]}" if failed else ""
+        if not chosen.runs_dir.is_dir():
+            why = f"; there is no folder {chosen.runs_dir} (--runs-dir names another)"
         sys.exit(f"error: {error}{why}")
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _print(text: str) -> None:
+    """Print; where the reader, such as `head`, has left, go on in silence: the files are still to come."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hired_eval.reporting.paper_tables import newest, nothing_yet, of_one_model
+from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, of_one_model
 from hired_eval.reporting.rows import (
     HIRED_20,
     HIRED_40,
@@ -273,7 +273,7 @@ def baselines(store: Store) -> Drawing:
     curves = {t for t in map(target_of, plain) if len({budget_of(r) for r in plain if target_of(r) == t}) > 1}
     tasks = [t for t in BENCHMARK_LABELS if any(target_of(r) in curves for r in _on(plain, t))]
     if not tasks:
-        raise nothing_yet("baselines")
+        raise NothingYetError("the curve needs a method at two budgets; run it with -m budget=0.4,0.2")
     columns = min(4, len(tasks))
     lines = -(-len(tasks) // columns)
     figure = Figure(figsize=(max(4.2, 2.7 * columns) + 1.4, 2.7 * lines))

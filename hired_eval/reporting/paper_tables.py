@@ -164,7 +164,12 @@ def _accuracy(
     if any(cell.difference for row in body for cell in row.cells):
         notes.append(
             'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond '
-            "noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells)."
+            "noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells; over "
+            "few images it asks for more than the interval does)."
+        )
+    if any(cell.n_text() for row in body for cell in row.cells):
+        notes.append(
+            "n: scored questions, for MME pairs of them; of a difference, those that both runs answered."
         )
     if paper:
         models = {r["model"] for r in used if r["model"] in PAPER_MODELS}

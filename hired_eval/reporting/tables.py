@@ -78,7 +78,9 @@ class Cell:
         interval = f"[{d.low:+.{self.digits}f}, {d.high:+.{self.digits}f}]"
         # one image, or the same difference on every image, has no interval
         known = f" {interval}" if d.low < d.high else ""
-        return f"{d.value:+.{self.digits}f}{known} {'!' if d.beyond_noise else '~'}"
+        # where full execution answered another part of the benchmark, the difference stands on what both did
+        shared = "" if d.n == self.n else f" n={d.n}"
+        return f"{d.value:+.{self.digits}f}{known} {'!' if d.beyond_noise else '~'}{shared}"
 
 
 @dataclass(frozen=True)

@@ -50,22 +50,27 @@ def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
                 yield from _one(_made(store, name), name, out)
 
 
-def _made(store: Store, name: str) -> tuple[Table | None, Drawing | None]:
-    """A table, a figure, or both under one name.
+def _made(store: Store, name: str) -> tuple[Table | None, Drawing | None, str]:
+    """A table, a figure, or both under one name, and why there is no figure beside a table.
 
     Raises:
         NothingYetError: it has no runs.
     """
+    made = TABLES[name](store) if name in TABLES else None
+    if name not in FIGURES:
+        return made, None, ""
     with matplotlib.rc_context(STYLE):
-        return (
-            TABLES[name](store) if name in TABLES else None,
-            FIGURES[name](store) if name in FIGURES else None,
-        )
+        try:
+            return made, FIGURES[name](store), ""
+        except NothingYetError as error:
+            if made is None:
+                raise
+            return made, None, f"no figure: {error}"
 
 
-def _one(parts: tuple[Table | None, Drawing | None], name: str, out: Path) -> Iterator[str]:
+def _one(parts: tuple[Table | None, Drawing | None, str], name: str, out: Path) -> Iterator[str]:
     """The files of a table, a figure, or both; what to print comes back."""
-    made, drawing = parts
+    made, drawing, no_figure = parts
     if made is not None:
         for suffix, text in (
             ("md", markdown(made) + "\n"),
@@ -83,6 +88,8 @@ def _one(parts: tuple[Table | None, Drawing | None], name: str, out: Path) -> It
                 temporary.write_bytes(_picture(drawing, file.suffix[1:]))
         yield "\n".join([drawing.title, *drawing.notes])
         yield f"written: {', '.join(map(str, files))}"
+    if no_figure:
+        yield no_figure
 
 
 def _picture(drawing: Drawing, kind: str) -> bytes:

@@ -1,6 +1,7 @@
 """Reports as files: figures that open, a page that is inert, and messages for what is not there."""
 
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,6 +57,33 @@ def test_figures_are_drawn_as_png_and_pdf(everything: Path, name: str) -> None:
 def test_tables_are_written_in_every_format(everything: Path, name: str) -> None:
     for suffix in ("md", "tex", "csv", "html"):
         assert (everything / f"{name}.{suffix}").read_text().strip()
+
+
+def test_one_budget_gives_the_table_of_baselines_and_says_why_there_is_no_curve(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, budget in (("full", None), ("hired", 0.2), ("random", 0.2)):
+        synthetic.write_run(runs, method, "docvqa", budget=budget)
+    main(["baselines", "--runs-dir", str(runs), "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "| Random 20 %" in said
+    assert said.splitlines()[-1].startswith("no figure: the curve needs a method at two budgets")
+    assert sorted(f.suffix for f in tmp_path.glob("baselines.*")) == [".csv", ".html", ".md", ".tex"]
+
+
+def test_a_reader_who_leaves_early_does_no_harm(runs: Path, tmp_path: Path) -> None:
+    """As in `hired-eval report table3 | head -1`; every file is written all the same."""
+    synthetic.write_run(runs, "full", "docvqa")
+    command = [sys.executable, "-m", "hired_eval.reporting", "table3", "html"]
+    command += ["--runs-dir", str(runs), "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert "Error" not in said
+    assert process.returncode == 0
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_page_is_inert_and_needs_nothing_else(everything: Path) -> None:

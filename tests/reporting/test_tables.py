@@ -157,6 +157,15 @@ def test_baselines_has_a_row_for_each_method_and_budget(runs: Path) -> None:
     assert len(labels) == len(set(labels)) == 1 + 4 * 6
 
 
+def test_a_difference_over_fewer_samples_than_the_score_says_so(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa", documents=60, answered=20)
+    synthetic.write_run(runs, "hired", "docvqa", budget=0.2, documents=60)
+    found = cells(table3(Store(runs)))
+    assert found["Full", "DocVQA"].measured_text().endswith(" n=20")
+    assert not found["HiRED 20 %", "DocVQA"].n_text()
+    assert found["HiRED 20 %", "DocVQA"].difference_text().endswith(" n=20")
+
+
 def test_csv_holds_every_number_once(table3_store: Store) -> None:
     lines = list(csv.DictReader(io.StringIO(render.comma_separated(table3(table3_store)))))
     assert len(lines) == 48
