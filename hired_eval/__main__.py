@@ -55,9 +55,12 @@ def main() -> None:
 def _hydra_app(show_only: bool) -> list[str]:
     """Compose the config and run it, once or as a sweep; what went wrong comes back."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
 
     from hired_eval.loading import Models
+    from hired_eval.sweeps import of_a_sweep
 
     problems: list[str] = []
     models = Models()
@@ -66,6 +69,8 @@ def _hydra_app(show_only: bool) -> list[str]:
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            resolved = of_a_sweep(resolved, _say)
         problem = _run(resolved, models)
         if problem:
             problems.append(problem)

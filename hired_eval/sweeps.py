@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from hired_eval.records import replacing
+
+
+def of_a_sweep(config: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The config of one run of a sweep: budgets are for the methods that have one, others run once."""
+    if config["budget"] is None or "budget" in config["method"]:
+        return config
+    name = config["method"]["_target_"].rsplit(".", 1)[-1]
+    say(f"{name} has no token budget of its own: budget={config['budget']} is left out")
+    return {**config, "budget": None}
 
 
 class WithoutHome(Callback):

@@ -130,12 +130,22 @@ def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = ["-m", *tiny_run, f"runs_dir={tmp_path}", "limit=2", "method=full,hired"]
-    assert command_line(monkeypatch, *sweep, "budget=0.4") == 1
-    assert "leave budget=0.4 out" in capsys.readouterr().err
-    assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 1
+    assert command_line(monkeypatch, *sweep, "budget=2,0.4") == 1
+    assert "budget must be above 0 and at most 1, got 2" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 2
     assert command_line(monkeypatch, *sweep) == 0
     assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 3
     assert "| Full " in capsys.readouterr().out.split("HiRED")[-1], "full execution stands beside the method"
+
+
+def test_a_sweep_over_budgets_runs_a_method_without_one_once(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *tiny_run, f"runs_dir={tmp_path}", "limit=2", "method=full,hired", "budget=0.2,0.4"]
+    assert command_line(monkeypatch, *sweep) == 0
+    assert "Full has no token budget of its own: budget=0.2 is left out" in capsys.readouterr().err
+    names = sorted(f.parent.name.rpartition("-")[0] for f in tmp_path.glob("docvqa-*/record.json"))
+    assert [name.partition("-")[2].partition("-")[2] for name in names] == ["full", "hired-0.2", "hired-0.4"]
 
 
 def test_an_interrupted_run_says_so_and_goes_on(
