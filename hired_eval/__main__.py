@@ -60,7 +60,6 @@ def _hydra_app(show_only: bool) -> list[str]:
     from omegaconf import DictConfig, OmegaConf
 
     from hired_eval.loading import Models
-    from hired_eval.sweeps import of_a_sweep
 
     problems: list[str] = []
     models = Models()
@@ -69,9 +68,7 @@ def _hydra_app(show_only: bool) -> list[str]:
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            resolved = of_a_sweep(resolved, _say)
-        problem = _run(resolved, models)
+        problem = _run(resolved, models, sweep=HydraConfig.get().mode is RunMode.MULTIRUN)
         if problem:
             problems.append(problem)
             print(f"error: {problem}", file=sys.stderr)
@@ -93,14 +90,18 @@ def _hydra_app(show_only: bool) -> list[str]:
     return problems
 
 
-def _run(config: dict[str, Any], models: Models) -> str | None:
+def _run(config: dict[str, Any], models: Models, sweep: bool) -> str | None:
     """One run and its table; what went wrong, if anything."""
     from hired_eval.measuring import measure
     from hired_eval.processes import Processes
     from hired_eval.reporting.table import beside, read_records, run_table
+    from hired_eval.sweeps import of_a_sweep
 
     try:
-        outcome = measure(config, _say if Processes().main else _hush, models)
+        say = _say if Processes().main else _hush
+        if sweep:
+            config = of_a_sweep(config, say)
+        outcome = measure(config, say, models)
         records = read_records(Path(config["runs_dir"])) if config["measure"] == "accuracy" else []
     except UserError as error:
         if Processes().count > 1:

@@ -26,8 +26,6 @@ Evaluate visual-token dropping in LLaVA models.
 Without options: HiRED with its own budget, the bundled model, DocVQA. Defaults stand behind "=".
 """
 
-CHOSEN = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
-"""What a run chooses from each group where the command line does not say."""
 COMMANDS = ("report", "show", "regress")
 NO_GROUPS = ("hydra", "regression")
 """Folders of configs that a run does not choose from."""
@@ -48,6 +46,12 @@ def groups(own: Path | None = None) -> dict[str, dict[str, str]]:
         }
         for folder in folders
     }
+
+
+def defaults() -> dict[str, str]:
+    """What a run chooses from each group where the command line does not say."""
+    listed = yaml.safe_load((config_folder() / "config.yaml").read_text())["defaults"]
+    return {k: v for entry in listed if isinstance(entry, dict) for k, v in entry.items() if " " not in k}
 
 
 def own_folder(arguments: list[str]) -> Path | None:
@@ -75,9 +79,9 @@ def _first_comment(file: Path) -> str:
 
 def text(own: Path | None = None) -> str:
     """Every group with its options, and every single option, one line each; `own` as in `groups`."""
-    lines = [INTRODUCTION]
+    lines, chosen = [INTRODUCTION], defaults()
     for group, options in groups(own).items():
-        lines.append(f"{group}={CHOSEN.get(group, '')}")
+        lines.append(f"{group}={chosen.get(group, '')}")
         lines += [f"  {name:<22} {description}" for name, description in options.items()]
         lines.append("")
     lines.append("Single options (name=value; the options of a group as group.name=value):")
@@ -100,7 +104,7 @@ def check_names(arguments: list[str]) -> None:
     single = [k for k in _keys(config_folder() / "config.yaml") if k != "hydra"]
     sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
     if arguments and re.fullmatch(r"\w+", arguments[0]):
-        raise UserError(_unknown(f"command {arguments[0]!r}", arguments[0], [*COMMANDS]))
+        raise UserError(_unknown(f"command {arguments[0]!r}", arguments[0], list(COMMANDS)))
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
             raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")
@@ -108,7 +112,7 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
             raise UserError(f"{argument} names several values; add -m to run them all")
-    chosen = dict(CHOSEN)
+    chosen = defaults()
     assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a))]
     for name, value in (m.groups() for m in assignments):
         if name in known:

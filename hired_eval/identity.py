@@ -94,7 +94,7 @@ def run_name(config: dict[str, Any], identity: dict[str, Any]) -> str:
 def fingerprint(folder: Path, pattern: str) -> str:
     """A hash of the files under a folder, prose (.md) left out: their names, sizes and contents.
 
-    Of files above 64 MiB, 64 KiB of every 16 MiB and the end are read: a second or so for the 26 GB of a 13B
+    Of files above 64 MiB, 64 KiB of every 16 MiB and the end are read: some 100 MiB of the 26 GB of a 13B
     model, and a matrix of 4096 x 4096 in 16 bits does not slip between the slices, whatever was trained.
     """
     content = hashlib.sha256()

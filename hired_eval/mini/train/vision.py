@@ -131,8 +131,6 @@ def train_vision(
 ) -> None:
     """Train vision tower and projector, each step on new pages; resumes from the checkpoint in ``work``."""
     torch.manual_seed(1)
-    # at 65 tokens on a CPU in bfloat16, half as fast again as scaled_dot_product_attention
-    model.model.vision_tower.set_attn_implementation("eager")
     reader = VisionReader(model.config.vision_config.hidden_size)
     trained = nn.ModuleDict(
         {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector, "reader": reader}
