@@ -50,9 +50,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a minute through every stage; learns nothing")
     parser.add_argument("--processes", type=int, default=2, help="that train side by side, one thread each")
     parser.add_argument("--start", type=Path, help="a finished checkpoint to train on")
+    parser.add_argument("--compare-steps", type=int, default=Recipe.compare_steps, help="of comparing")
     parser.add_argument("--joint-steps", type=int, default=Recipe.joint_steps, help="of the last stage")
     options = parser.parse_args()
-    recipe = SMOKE if options.smoke else Recipe(joint_steps=options.joint_steps)
+    steps = Recipe(compare_steps=options.compare_steps, joint_steps=options.joint_steps)
+    recipe = SMOKE if options.smoke else steps
     train(options.work, options.target, recipe, options.processes, options.start)
     measure(options.target, options.work / "runs", limit=4 if options.smoke else None)
     card(options.target, options.work / "runs")

@@ -214,7 +214,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.model_of_the_hub,
         "could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy with "
-        "model.path=FOLDER, or use the bundled model with model=mini",
+        "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini",
     ),
     (["model.path={tmp}"], "{tmp} is not a checkpoint that can be loaded: …"),
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),

@@ -100,7 +100,7 @@ def test_an_unreachable_hub_is_one_line_for_model_and_data(
     assert command_line(monkeypatch, "model=llava_next_7b", "model.hub_id=nobody/nothing", runs) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy "
-        "with model.path=FOLDER, or use the bundled model with model=mini"
+        "with model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
     )
     assert command_line(monkeypatch, tiny_run[0], "data=hub", "task=pope", runs) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (

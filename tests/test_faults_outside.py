@@ -204,7 +204,9 @@ def test_a_hub_that_goes_away_while_a_checkpoint_is_fetched(
         line = error_line(*options)
         assert hub.gone
         assert line.startswith("error: could not fetch nobody/tiny from the hub (")
-        assert line.endswith("model.path=FOLDER, or use the bundled model with model=mini")
+        assert line.endswith(
+            "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
+        )
         hub.gone, hub.gone_at = False, None
         assert start(*options) == 0, "the next start fetches what was missing"
     record = read_record(only_run(tmp_path / "runs"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from hired_eval.dropping.base import BudgetedDropper, even_counts, require_whole
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
+from hired_eval.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,14 @@ class SelectingDropper(BudgetedDropper):
         """Score the tokens, allocate the budget, and keep the highest in raster order.
 
         Raises:
-            UserError: a score is NaN, or what the score is made of is not there.
+            UserError: a score is NaN or not (P, N), or what the score is made of is not there.
         """
         scores = self.score(encoding, layout)
+        if scores.shape != encoding.features.shape[:2]:
+            raise UserError(
+                f"{type(self).__name__}.score must give one number for each token, (P, N) = "
+                f"{tuple(encoding.features.shape[:2])}; it gave {tuple(scores.shape)}"
+            )
         refuse_nan(f"the score of {type(self).__name__}", scores)
         if self.spend_leftover:
             scores = scores.masked_fill(~layout.unpadded_mask().to(scores.device), -torch.inf)

@@ -261,5 +261,5 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         raise UserError(
             f"could not fetch {source} from the hub ({reason}); point to a local copy with "
-            "model.path=FOLDER, or use the bundled model with model=mini"
+            "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
         ) from error

@@ -77,6 +77,8 @@ class Broken(SelectingDropper):
             encoding.features.zero_()
         if self.fault == "random":
             return torch.rand(encoding.features.shape[:2])
+        if self.fault == "a score for each channel":
+            return encoding.features.float()
         return encoding.features.float().sum(dim=-1)
 
     def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
@@ -106,6 +108,12 @@ def test_the_checks_find_faults(fault: str, contract: str) -> None:
     with pytest.raises(AssertionError, match=contract):
         check_dropper(Broken(fault=fault))
     check_dropper(Broken(fault="none"))
+
+
+def test_a_score_of_the_wrong_shape_is_named() -> None:
+    expected = r"Broken.score must give one number for each token, \(P, N\) = \(1, 36\); it gave \(1, 36, 8\)"
+    with pytest.raises(UserError, match=expected):
+        check_dropper(Broken(fault="a score for each channel"))
 
 
 def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:

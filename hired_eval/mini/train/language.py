@@ -28,10 +28,10 @@ from hired_eval.mini.vocabulary import GROUP_NAMES
 
 NEWLINE = -1
 PROJECTOR_RATE = 0.1  # of the learning rate: the vision stage has aligned the projector already
-# How often a question of each sort is drawn, where a page has several; MME's sorts are its categories.
+# How often a question of each sort is drawn, where a page has several.
 WEIGHTS = {
-    "docvqa": 1.0, "textvqa": 1.0, "ocrbench": 1.0, "chartqa": 1.2,
-    "vqav2": 1.3, "pope": 1.0, "scienceqa": 1.2,
+    "docvqa": 1.0, "textvqa": 1.0, "ocrbench": 1.0, "chartqa": 1.2, "pope": 1.0, "scienceqa": 1.2,
+    "vqav2 color": 0.4, "vqav2 shape": 0.4, "vqav2 count": 1.6, "vqav2 yes/no": 0.4,
     "mme existence": 0.1, "mme scene": 0.1, "mme count": 0.6, "mme color": 0.6, "mme position": 0.8,
     "mme posters": 1.2, "mme OCR": 1.2, "mme code_reasoning": 0.8, "mme numerical_calculation": 0.8,
 }  # fmt: skip
@@ -43,7 +43,8 @@ class Example:
 
     ``labels`` (n, groups) and, where there is a picture, ``features`` (n, C); ``newline`` (n,) marks newline
     tokens.
-    Questions are (question text, answer, sort): the sort is the benchmark, for MME with its category.
+    Questions are (question text, answer, sort): the sort is the benchmark, for VQAv2 and
+    MME with its category.
     """
 
     labels: np.ndarray
@@ -161,7 +162,7 @@ def scores(logits: Tensor, batch: dict[str, Any], examples: list[Example]) -> li
 
 def sort_of(question: Sequence[str]) -> str:
     """The sort of a question (prompt, answer, benchmark, category), as ``WEIGHTS`` names it."""
-    return f"mme {question[3]}" if question[2] == "mme" else question[2]
+    return f"{question[2]} {question[3]}" if question[2] in ("vqav2", "mme") else question[2]
 
 
 def text_example(questions: list[list[str]]) -> Example:
