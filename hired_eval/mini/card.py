@@ -43,8 +43,10 @@ language model 1,100 steps of lookup pages and 5,070 joint steps. Then, as the s
 on pages that never came again: the vision tower 7,600 steps of some 110 partitions (learning rate 8e-4, the
 heads that are thrown away fitted to the frozen tower before), and 1,300 joint steps (learning rate 1e-3).
 Last, from there, what `scripts/train_mini.py --start` does: 500 steps of comparing words on lookup pages (402
-of them a trial with other question weights and a longer schedule), and 1,000 joint steps. The script starts
-from nothing, with higher learning rates; a run from nothing has not been compared with them.
+of them a trial with other question weights and a longer schedule), and 1,000 joint steps; then, with
+`--compare-steps 0 --joint-steps 1200`, 1,200 joint steps from the same first page on, VQAv2's questions drawn
+by category and those about counts most often. The script starts from nothing, with higher learning rates; a
+run from nothing has not been compared with them.
 
 ## Measured on the mini benchmarks' test splits
 
