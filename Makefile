@@ -58,8 +58,9 @@ EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
 .PHONY: reproduce-all bench efficiency $(REPRODUCE)
 RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(OVERRIDES)
-# A run that fails is named in the report; the report is written all the same, and make fails at its end
-REPORT = failed=$$?; $(BIN)/python -m hired_eval.reporting --runs-dir $(RUNS) --out $(REPORTS) $(1) && exit $$failed
+# A run that fails is named in the report; the report is written all the same, and make fails at its end.
+# Status 130 is Ctrl-C, which ends everything
+REPORT = failed=$$?; [ $$failed -ne 130 ] || exit 130; $(BIN)/python -m hired_eval report --runs-dir $(RUNS) --out $(REPORTS) $(1) && exit $$failed
 
 define FIRST_LINE
 @if [ "$(PROFILE)" = mini ]; then \
@@ -70,23 +71,26 @@ endef
 $(REPRODUCE): reproduce-%: $(READY)
 	$(call FIRST_LINE,$*)
 	@$(RUN) +experiment=$*; $(call REPORT,$*)
+	@$(if $(filter table4,$*),$(EFFICIENCY))
 
 # The curve needs full execution and the methods without a budget too, which are runs of Table 3
 reproduce-baselines: reproduce-table3
 
 reproduce-all: $(READY)
 	$(call FIRST_LINE,all)
-	@failed=0; for name in $(EXPERIMENTS); do $(RUN) +experiment=$$name || failed=1; done; \
+	@failed=0; for name in $(EXPERIMENTS); do \
+			$(RUN) +experiment=$$name || { failed=$$?; [ $$failed -ne 130 ] || exit 130; }; done; \
 		(exit $$failed); $(call REPORT,all)
 
 # Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
-CASES ?= abcdefgh
+CASES ?= abcdefghij
 bench: $(READY)
 	$(BIN)/python -m benchmarks --cases $(CASES) --write docs/speed.md
 
 # Every efficiency record, measured beside what arithmetic and machine allow
+EFFICIENCY = $(BIN)/python -m hired_eval.efficiency --runs-dir $(RUNS)
 efficiency: $(READY)
-	@$(BIN)/python -m hired_eval.efficiency
+	@$(EFFICIENCY)
 
 # A sweep ended by SIGKILL again and again, and what was left each time; some minutes
 KILLS ?= 60

@@ -20,6 +20,7 @@ from benchmarks.stock import fresh, llava_hf
 from hired_eval.benchmarks import Benchmark, DataSource, load_task
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
+from hired_eval.llava import generation
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.llava.encoding_cache import GIB, EncodingStore
@@ -27,8 +28,11 @@ from hired_eval.lmms import HiredLlava
 from hired_eval.paths import config_folder
 
 TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")
-TABLE3: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("full", {}), ("hired", {"budget": 0.4}), ("hired", {"budget": 0.2})
+Methods = tuple[tuple[str, dict[str, Any]], ...]
+SHARING: Methods = (("full", {}), ("hired", {"budget": 0.4}), ("hired", {"budget": 0.2}))
+TABLE3: Methods = (
+    ("full", {}), ("spatial", {"budget": 0.4}), ("prumerge", {}), ("prumerge_plus", {}),
+    ("hired", {"budget": 0.4}), ("hired", {"budget": 0.2}),
 )  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def prefix_sharing(setting: Setting, names: tuple[str, ...] = ("pope",)) -> list
     runner = Runner(setting)
     rows = []
     for work in workloads(names, setting.documents):
-        for method, options in TABLE3:
+        for method, options in SHARING:
             ask = partial(runner.answer, work, build(method, **options))
             pairs, off, on = in_turns(
                 partial(ask, share_prefix=False), partial(ask, share_prefix=True), setting.repeats
@@ -146,7 +150,7 @@ def prefix_sharing(setting: Setting, names: tuple[str, ...] = ("pope",)) -> list
 
 
 def encode_once(setting: Setting, names: tuple[str, ...] = TASKS) -> list[Comparison]:
-    """(f) The Table 3 sweep, full and HiRED at 40 % and 20 %, with a fresh encoding cache and without."""
+    """(f) The six methods of Table 3, with a fresh encoding cache and without."""
     runner = Runner(setting)
     rows = []
     for work in workloads(names, setting.documents):
@@ -160,9 +164,29 @@ def encode_once(setting: Setting, names: tuple[str, ...] = TASKS) -> list[Compar
                 shutil.rmtree(folder)
 
         pairs, off, on = in_turns(partial(sweep, False), partial(sweep, True), setting.repeats)
-        what = f"(f) {work.name}, sweep over 3 x {len(work.requests)} questions"
+        what = f"(f) {work.name}, sweep over {len(TABLE3)} x {len(work.requests)} questions"
         rows.append(Comparison(what, "encoded each time", "encoding_cache", pairs, agreement(off, on)))
     return [*rows, together("(f) all benchmarks", rows, None)]
+
+
+def leaving_early(setting: Setting, names: tuple[str, ...] = ("ocrbench", "docvqa")) -> list[Comparison]:
+    """(j) Tried, not kept: rows leave the batch after two steps, not only after 16."""
+    runner = Runner(setting)
+    rows = []
+    for work in workloads(names, setting.documents):
+
+        def answers(steps: int, work: Workload = work) -> list[str]:
+            usual, generation.STEPS_BEFORE_LEAVING = generation.STEPS_BEFORE_LEAVING, steps
+            try:
+                return runner.answer(work, build("full"))
+            finally:
+                generation.STEPS_BEFORE_LEAVING = usual
+
+        usual = generation.STEPS_BEFORE_LEAVING
+        pairs, late, early = in_turns(partial(answers, usual), partial(answers, 2), setting.repeats)
+        what = f"(j) {work.name}, {len(work.requests)} questions"
+        rows.append(Comparison(what, f"leave after {usual} steps", "after 2", pairs, agreement(late, early)))
+    return rows
 
 
 def _full(setting: Setting) -> str:

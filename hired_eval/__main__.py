@@ -24,27 +24,8 @@ def main() -> None:
     """Run the command line and exit: 0 where all went well, 1 where the user has something to mend."""
     # Hydra's grammar has no bare ~, and a shell leaves it alone in model.path=~/folder
     arguments = sys.argv[1:] = [re.sub(r"=~(?=/|$)", f"={Path.home()}", a) for a in sys.argv[1:]]
-    if arguments[:1] == ["report"]:
-        from hired_eval.reporting.__main__ import main as report
-
-        return report(arguments[1:])
-    if arguments[:1] == ["show"]:
-        from hired_eval.show import main as show
-
-        return show(arguments[1:])
-    if arguments[:1] == ["regress"]:
-        from hired_eval.regression.command import main as regress
-
-        return regress(arguments[1:])
     try:
-        if "--help" in arguments or "-h" in arguments:
-            print(help_text.text(help_text.own_folder(arguments)))
-            return
-        help_text.check_names(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    try:
-        problems = _hydra_app(show_only="--cfg" in arguments or "-c" in arguments)
+        problems = _command(arguments)
     except KeyboardInterrupt:
         print("error: interrupted; start it again to go on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -52,8 +33,44 @@ def main() -> None:
         sys.exit(1)
 
 
-def _hydra_app(show_only: bool) -> list[str]:
-    """Compose the config and run it, once or as a sweep; what went wrong comes back."""
+def _command(arguments: list[str]) -> list[str]:
+    """Do what the first word says, or compose a config and run it; what went wrong comes back."""
+    if arguments[:1] == ["report"]:
+        from hired_eval.reporting.__main__ import main as report
+
+        report(arguments[1:])
+        return []
+    if arguments[:1] == ["show"]:
+        from hired_eval.show import main as show
+
+        show(arguments[1:])
+        return []
+    if arguments[:1] == ["regress"]:
+        from hired_eval.regression.command import main as regress
+
+        regress(arguments[1:])
+        return []
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text.text(help_text.own_folder(arguments)))
+            return []
+        help_text.check_names(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
+    if show_only and "--resolve" not in arguments:
+        sys.argv.append("--resolve")
+    one_method = any(re.fullmatch(r"method=[^,]+", a) for a in arguments)
+    return _hydra_app(show_only, one_method)
+
+
+def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
+    """Compose the config and run it, once or as a sweep; what went wrong comes back.
+
+    Args:
+        show_only: Hydra shows the config, and nothing is run.
+        one_method: a sweep has one method, which must have a budget where the sweep has budgets.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -62,16 +79,19 @@ def _hydra_app(show_only: bool) -> list[str]:
     from hired_eval.loading import Models
 
     problems: list[str] = []
+    records: list[dict[str, Any]] = []
     models = Models()
     started_in = os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-        problem = _run(resolved, models, sweep=HydraConfig.get().mode is RunMode.MULTIRUN)
+        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        problem = _run(resolved, models, records, several_methods=sweep and not one_method)
         if problem:
+            if problem not in problems:
+                print(f"error: {problem}", file=sys.stderr)
             problems.append(problem)
-            print(f"error: {problem}", file=sys.stderr)
             if os.getpid() != started_in:
                 # a worker of a cluster: its list of problems stays with it, its exceptions do not
                 raise RunFailedError(problem)
@@ -81,28 +101,42 @@ def _hydra_app(show_only: bool) -> list[str]:
         return problems
     from hired_eval.processes import Processes
     from hired_eval.quiet import quiet_libraries
+    from hired_eval.reporting.table import run_table
 
     quiet_libraries()
     try:
         app()
     finally:
         Processes.part()
+    if len(records) > 1:
+        print(f"\nAll {len(records)} runs:\n{run_table(records)}")
+    if len(problems) > 1:
+        print(f"error: {len(problems)} runs failed", file=sys.stderr)
     return problems
 
 
-def _run(config: dict[str, Any], models: Models, sweep: bool) -> str | None:
-    """One run and its table; what went wrong, if anything."""
+def _run(
+    config: dict[str, Any], models: Models, records: list[dict[str, Any]], several_methods: bool
+) -> str | None:
+    """One run and its table; what went wrong, if anything.
+
+    Args:
+        config: resolved.
+        models: shared by the runs of a sweep.
+        records: takes the run's record, where it is one of accuracy.
+        several_methods: in a sweep over methods, those without a budget run once.
+    """
     from hired_eval.measuring import measure
     from hired_eval.processes import Processes
-    from hired_eval.reporting.table import beside, read_records, run_table
+    from hired_eval.reporting.store import Store
+    from hired_eval.reporting.table import beside, run_table
     from hired_eval.sweeps import of_a_sweep
 
     try:
         say = _say if Processes().main else _hush
-        if sweep:
+        if several_methods:
             config = of_a_sweep(config, say)
         outcome = measure(config, say, models)
-        records = read_records(Path(config["runs_dir"])) if config["measure"] == "accuracy" else []
     except UserError as error:
         if Processes().count > 1:
             # the others wait for this process, and end with it, before a next run of a sweep begins
@@ -115,7 +149,11 @@ def _run(config: dict[str, Any], models: Models, sweep: bool) -> str | None:
     if config["measure"] != "accuracy":
         print(f"record: {outcome.folder}")
         return None
-    full = beside(outcome.record, records)
+    store = Store(Path(config["runs_dir"]))
+    for line in store.damaged:
+        say(f"left out: {line}")
+    full = beside(outcome.record, store.records)
+    records.append(outcome.record)
     print(run_table([outcome.record, *([full] if full else [])]))
     print(f"record: {outcome.folder}")
     failed = outcome.record["failed_samples"]

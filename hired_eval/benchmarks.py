@@ -73,6 +73,12 @@ def task_manager() -> TaskManager:
     return TaskManager(verbosity="ERROR")
 
 
+def hub_dataset(lmms_task: str) -> str | None:
+    """The id on the hub of a task's data set; None where lmms-eval has no such task."""
+    known = task_manager().task_index.get(lmms_task)
+    return load_yaml_config(known["yaml_path"], mode="full")["dataset_path"] if known else None
+
+
 def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     """lmms-eval's own task, on the data asked for.
 
@@ -116,7 +122,8 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
             raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
         raise UserError(
             f"could not fetch the data set {config['dataset_path']} of {benchmark.name} from the hub "
-            f"({no_hub or reason}); point to a local copy with data.path=FOLDER, or use data=bundled"
+            f"({no_hub or reason}); point to local copies with data.path=FOLDER and model.path=FOLDER, "
+            "or use the bundled ones with data=bundled and model=mini"
         ) from error
     return task
 

@@ -83,14 +83,21 @@ def text(own: Path | None = None) -> str:
     for group, options in groups(own).items():
         lines.append(f"{group}={chosen.get(group, '')}")
         lines += [f"  {name:<22} {description}" for name, description in options.items()]
+        lines += _explained(config_folder() / group / f"{chosen.get(group)}.yaml", f"{group}.")
         lines.append("")
-    lines.append("Single options (name=value; the options of a group as group.name=value):")
-    config = (config_folder() / "config.yaml").read_text()
+    lines.append("Single options:")
+    return "\n".join([*lines, *_explained(config_folder() / "config.yaml")])
+
+
+def _explained(file: Path, prefix: str = "") -> list[str]:
+    """Each option of a config with the comment above it."""
+    config = file.read_text() if file.is_file() else ""
+    lines = []
     for comment, name, value in re.findall(r"^# (.+)\n(?!defaults)(\w+): ?(.*)$", config, re.MULTILINE):
         nested = [] if value else yaml.safe_load(config)[name].items()
         single = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
-        lines += [f"  {option:<22} {comment}" for option in single]
-    return "\n".join(lines)
+        lines += [f"  {prefix + option:<22} {comment}" for option in single]
+    return lines
 
 
 def check_names(arguments: list[str]) -> None:
@@ -131,6 +138,10 @@ def check_names(arguments: list[str]) -> None:
         if name == "hydra" or (option and match[0].startswith("+")):
             continue
         if not option and name not in known and name not in single:
+            files = {group: config_folder() / group / f"{chosen.get(group)}.yaml" for group in known}
+            inside = [g for g, config in files.items() if config.is_file() and name in _keys(config)]
+            if inside:
+                raise UserError(f"there is no option {name!r}; did you mean {inside[0]}.{name}?")
             raise UserError(_unknown(f"option {name!r}", name, [*known, *single]))
         if option and file.is_file() and option not in _keys(file):
             options = [k for k in _keys(file) if not k.startswith("_")]

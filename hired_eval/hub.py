@@ -7,9 +7,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from typing import Literal
 
 import datasets
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import repo_folder_name
 
 
 @cache
@@ -25,6 +29,27 @@ def unreachable() -> str | None:
     except OSError as error:
         return f"{constants.ENDPOINT} is unreachable: {getattr(error, 'reason', error)}"
     return None
+
+
+@cache
+def commit(repository: str, kind: Literal["model", "dataset"], revision: str | None = None) -> str | None:
+    """The commit that a repository's revision is now; where the hub cannot be reached, when last fetched.
+
+    None where that is not known either. Asked once, so that all runs of a sweep have the same.
+
+    Args:
+        repository: id on the hub.
+        kind: of repository.
+        revision: commit, tag or branch; None: the main branch.
+    """
+    if unreachable() is None:
+        try:
+            return HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+        except (HfHubHTTPError, OSError):
+            pass  # what cannot be asked for may have been fetched
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
+    reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    return reference.read_text().strip() if reference.is_file() else None
 
 
 @contextmanager

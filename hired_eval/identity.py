@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hired_eval.benchmarks import DataSource
+from hired_eval.benchmarks import DataSource, hub_dataset
 from hired_eval.dropping import TokenDropper
+from hired_eval.hub import commit
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE
 
@@ -37,14 +38,22 @@ def run_identity(
     """
     relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_THE_RUN}
     documents: str | None = None
+    model, weights = config["model"], Path(checkpoint)
     if data.path is not None:
         documents = fingerprint(data.path.expanduser(), "*.parquet")
     elif data.source == "bundled":
         documents = json.loads(HASHES.read_text()).get(config["task"]["name"])
+    else:
+        repository = hub_dataset(config["task"]["lmms_task"])
+        documents = commit(repository, "dataset") if repository else None
+    if weights.is_dir():
+        fetched: str | None = fingerprint(weights, "*")
+    else:
+        fetched = None if model["weights"] == "dummy" else commit(checkpoint, "model", model["revision"])
     return {
         "config_sha256": hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest(),
         "code_sha256": code_hash(method),
-        "checkpoint": fingerprint(Path(checkpoint), "*") if Path(checkpoint).is_dir() else None,
+        "checkpoint": fetched,
         "data": data.source,
         "documents": documents,
         "versions": {

@@ -19,7 +19,7 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
 from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
-from hired_eval.llava.images import refuse_deep, whole_pictures
+from hired_eval.llava.images import UNREADABLE, refuse_deep, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
 from hired_eval.models import default_dtype, default_prompt, prompt_named
 from hired_eval.processes import Processes
@@ -41,10 +41,6 @@ class OutOfMemory:
     retried_with: int
 
 
-# of Pillow for a damaged picture, and of the task itself for a document without the picture it expects
-UNREADABLE = (
-    OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError, KeyError, TypeError
-)  # fmt: skip
 SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 

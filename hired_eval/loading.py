@@ -20,6 +20,7 @@ class Models:
 
     def __init__(self) -> None:
         self._asked: dict[str, Any] | None = None
+        self._named: dict[str, str] = {}
         self._loaded: Checkpoint | None = None
         self._cache: tuple[str, float] | None = None
         self._encodings: EncodingStore | None = None
@@ -34,9 +35,16 @@ class Models:
             seed: of dummy weights.
 
         Raises:
-            UserError: see `load_checkpoint`.
+            UserError: `model.path` was another model in this sweep; or see `load_checkpoint`.
         """
         from hired_eval.llava.checkpoint import load_checkpoint  # seconds, and not every command needs it
+
+        first = self._named.setdefault(source, model["name"])
+        if first != model["name"] and source == model["path"]:
+            raise UserError(
+                f"model.path={source} is {first} in this sweep, and cannot be {model['name']} too; run one "
+                "model at a time, each with its own model.path"
+            )
 
         asked = {"source": source, "device": device, "seed": seed, **{k: model[k] for k in LOADING}}
         if self._loaded is None or asked != self._asked:

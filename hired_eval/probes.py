@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.benchmarks import load_task
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
-from hired_eval.llava.images import as_rgb, digest
+from hired_eval.llava.images import UNREADABLE, as_rgb, digest, whole_pictures
 from hired_eval.llava.prefix import image_inputs
 from hired_eval.loading import Models
 from hired_eval.records import RunFolder, explained_disk_errors, replacing
@@ -86,7 +86,7 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
     """
     plan = planned(config)
     folder = plan.folder
-    with folder.locked():
+    with folder.locked(), whole_pictures():
         earlier = None if config["rerun"] else folder.record()
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
@@ -131,15 +131,19 @@ def questions(task: Task, limit: int) -> Iterator[Asked]:
     """The first question about each of the first `limit` different pictures of a benchmark.
 
     Raises:
-        UserError: the benchmark has no question about a single picture.
+        UserError: the benchmark has no question about a single picture, or a picture cannot be read.
     """
     with redirect_stdout(stderr):
         task.build_all_requests(limit=None, rank=0, world_size=1)
     seen: set[str] = set()
     for instance in task.instances:
         text, generation, to_visual, doc_id, _, split = instance.args
-        document = task.dataset[split][doc_id]
-        pictures = to_visual(document) or []
+        try:
+            document = task.dataset[split][doc_id]
+            pictures = to_visual(document) or []
+        except UNREADABLE as error:
+            name = f"{task.config.task} document {doc_id}"
+            raise UserError(f"{name}: its image cannot be read: {first_line(error)}") from error
         if len(pictures) != 1 or not isinstance(generation, dict):
             continue
         picture = as_rgb(pictures[0])

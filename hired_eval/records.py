@@ -17,6 +17,7 @@ from hired_eval.errors import UserError
 
 RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies*.jsonl", ".locks"
 FORMAT = 1
+NEEDED = {"run", "status", "identity", "finished"}
 
 
 class RunFolder:
@@ -127,7 +128,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); {again}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= NEEDED:
         raise UserError(f"{file} is not a record of format {FORMAT}; {again}")
     return record
 

@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
@@ -111,6 +111,8 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
     """
     models = models or Models()
+    if config["model"]["weights"] == "dummy":
+        raise UserError("dummy weights answer nothing that could be scored; they are for measure=efficiency")
     plan = planned(config)
     benchmark, data, folder = plan.benchmark, plan.data, plan.folder
     processes = Processes()
@@ -120,6 +122,8 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         earlier = processes.from_main(folder.record() if processes.main else None)
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
+        say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
+        task = load_task(benchmark, data)
         say(f"model {config['model']['name']}: loading")
         checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
         llava = DroppingLlava(
@@ -129,8 +133,6 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
             share_prefix=config["share_prefix"],
             encodings=models.encodings(config["encoding_cache"], config["encoding_cache_gib"]),
         )
-        say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
-        task = load_task(benchmark, data)
         limit = config["limit"]
         if limit is not None and benchmark.scoring == "mme":
             limit = whole_pairs(task, limit)
@@ -233,6 +235,13 @@ def build_dropper(config: dict[str, Any]) -> TokenDropper:
                 f"{method['_target_']} cannot be found ({first_line(error.__cause__.__cause__)}); mend the "
                 "name, start python -m hired_eval in the folder of your module, or install it"
             ) from error
+        if isinstance(error.__cause__, TypeError):
+            target = get_class(method["_target_"])
+            options = [f.name for f in fields(target) if f.init] if is_dataclass(target) else []
+            for option in method.keys() - {"_target_", *options}:
+                raise UserError(
+                    f"{target.__name__} has no option {option!r}; its options: {', '.join(options)}"
+                ) from error
         raise UserError(" ".join(str(error).split())) from error
     return dropper
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from hired_eval.errors import UserError
 from hired_eval.mini.card import write_card
 from hired_eval.mini.train.recipe import SMOKE, Recipe, train
 from hired_eval.mini.vocabulary import BENCHMARKS
@@ -24,11 +25,17 @@ BUNDLED = ROOT / "hired_eval" / "mini" / "checkpoint"
 
 
 def measure(checkpoint: Path, runs: Path, limit: int | None) -> None:
-    """Run the benchmarks with all tokens, with random shares of them, and on the full-image alone."""
+    """Run the benchmarks with all tokens, with shares of them, and on the full-image alone."""
     common = ["-m", f"task={','.join(BENCHMARKS)}", f"runs_dir={runs}", f"limit={limit or 'null'}"]
     for choice in (
         ["method=full", f"model.path={checkpoint}", "data=bundled"],
-        ["method=random", "budget=0.4,0.2,0.1,0.05", f"model.path={checkpoint}", "data=bundled"],
+        ["method=random", "budget=0.05", f"model.path={checkpoint}", "data=bundled"],
+        [
+            "method=hired,topk_cls,spatial,random",
+            "budget=0.4,0.2,0.1",
+            f"model.path={checkpoint}",
+            "data=bundled",
+        ],
         ["method=full", "model=mini_1_5", "data=bundled"],
     ):
         if checkpoint != BUNDLED and "model=mini_1_5" in choice:
@@ -37,16 +44,23 @@ def measure(checkpoint: Path, runs: Path, limit: int | None) -> None:
         subprocess.run([sys.executable, "-m", "hired_eval", *common, *choice], check=True)
 
 
-def card(checkpoint: Path, runs: Path) -> None:
+def made(recipe: Recipe, options: argparse.Namespace) -> str:
+    """How this run made the weights, for the card."""
+    steps = ", ".join(f"{name} {value}" for name, value in vars(recipe).items())
+    begun = f", trained on from {options.start}" if options.start else ""
+    return f"One run of `scripts/train_mini.py`{begun}, {options.processes} processes: {steps}."
+
+
+def card(checkpoint: Path, runs: Path, history: str) -> None:
     weights = checkpoint / "model.safetensors"
     parameters = sum(tensor.numel() for tensor in load_file(weights).values())
-    write_card(checkpoint / "README.md", Store(runs).accuracy(), parameters, weights.stat().st_size)
+    write_card(checkpoint / "README.md", Store(runs).accuracy(), parameters, weights.stat().st_size, history)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "mini", help="the stages' checkpoints")
-    parser.add_argument("--target", type=Path, default=BUNDLED, help="folder of the finished checkpoint")
+    parser.add_argument("--work", type=Path, help="the stages' checkpoints (build/mini)")
+    parser.add_argument("--target", type=Path, help="the finished checkpoint (the bundled one's folder)")
     parser.add_argument("--smoke", action="store_true", help="a minute through every stage; learns nothing")
     parser.add_argument("--processes", type=int, default=2, help="that train side by side, one thread each")
     parser.add_argument("--start", type=Path, help="a finished checkpoint to train on")
@@ -55,9 +69,15 @@ def main() -> None:
     options = parser.parse_args()
     steps = Recipe(compare_steps=options.compare_steps, joint_steps=options.joint_steps)
     recipe = SMOKE if options.smoke else steps
-    train(options.work, options.target, recipe, options.processes, options.start)
-    measure(options.target, options.work / "runs", limit=4 if options.smoke else None)
-    card(options.target, options.work / "runs")
+    # a smoke run's stages and checkpoint must not be taken for real ones
+    work = options.work or ROOT / "build" / ("mini-smoke" if options.smoke else "mini")
+    target = options.target or (work / "checkpoint" if options.smoke else BUNDLED)
+    try:
+        train(work, target, recipe, options.processes, options.start)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    measure(target, work / "runs", limit=4 if options.smoke else None)
+    card(target, work / "runs", made(recipe, options))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,21 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (["~limit"], "~limit: an option cannot be taken away; set it to null instead"),
     (["method=full,hired"], "method=full,hired names several values; add -m to run them all"),
+    (
+        ["-m", "method=prumerge", "budget=0.2"],
+        "PruMerge has no token budget of its own; leave budget=0.2 out",
+    ),
+    (["+method.strength=0.3"], "HiRED has no option 'strength'; its options: …"),
+    (["alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha?"),
+    (
+        ["model.weights=dummy"],
+        "dummy weights answer nothing that could be scored; they are for measure=efficiency",
+    ),
+    (
+        ["-m", "model=mini,mini_1_5", "limit=1"],
+        "model.path={model} is mini in this sweep, and cannot be mini_1_5 too; run one model at a time, each "
+        "with its own model.path",
+    ),
     (["budget=0.2,0.4"], "budget=0.2,0.4 names several values; add -m to run them all"),
     (["budget=0"], "budget must be above 0 and at most 1, got 0"),
     (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
@@ -122,7 +137,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
         p.data_of_the_hub,
         "could not fetch the data set lmms-lab-encoder/DocVQA of docvqa from the hub (HF_HUB_OFFLINE "
         "is set); point "
-        "to a local copy with data.path=FOLDER, or use data=bundled",
+        "to local copies with data.path=FOLDER and model.path=FOLDER, or use the bundled ones with "
+        "data=bundled and model=mini",
     ),
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
@@ -213,8 +229,9 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.model_of_the_hub,
-        "could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy with "
-        "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini",
+        "could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to local copies with "
+        "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled ones "
+        "with model=mini and data=bundled",
     ),
     (["model.path={tmp}"], "{tmp} is not a checkpoint that can be loaded: …"),
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
@@ -333,7 +350,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (record("record.json", None), "{tmp}/run/record.json cannot be read: Is a directory"),
     (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 1; {RUN_AGAIN}"),
     (
-        record("record.json", b'{"format": 1, "status": "complete", "samples_sha256": "0"}'),
+        record(
+            "record.json",
+            b'{"format": 1, "run": "run", "status": "complete", "identity": {}, "finished": "", '
+            b'"samples_sha256": "0"}',
+        ),
         f"{{tmp}}/run/samples.parquet is damaged; {RUN_AGAIN}",
     ),
     (

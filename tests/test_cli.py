@@ -97,15 +97,18 @@ def test_an_unreachable_hub_is_one_line_for_model_and_data(
     for module in ("hired_eval.llava.checkpoint", "hired_eval.benchmarks"):
         monkeypatch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
     runs = f"runs_dir={tmp_path}"
-    assert command_line(monkeypatch, "model=llava_next_7b", "model.hub_id=nobody/nothing", runs) == 1
+    model = ["model=llava_next_7b", "model.hub_id=nobody/nothing", "data=bundled"]
+    assert command_line(monkeypatch, *model, runs) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to a local copy "
-        "with model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
+        "error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set); point to local copies "
+        "with model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
+        "ones with model=mini and data=bundled"
     )
     assert command_line(monkeypatch, tiny_run[0], "data=hub", "task=pope", runs) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: could not fetch the data set lmms-lab-encoder/POPE of pope from the hub (HF_HUB_OFFLINE is "
-        "set); point to a local copy with data.path=FOLDER, or use data=bundled"
+        "set); point to local copies with data.path=FOLDER and model.path=FOLDER, or use the bundled ones "
+        "with data=bundled and model=mini"
     )
 
 
@@ -135,7 +138,9 @@ def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
     assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 2
     assert command_line(monkeypatch, *sweep) == 0
     assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 3
-    assert "| Full " in capsys.readouterr().out.split("HiRED")[-1], "full execution stands beside the method"
+    single, together = capsys.readouterr().out.split("All 2 runs:")
+    assert "| Full " in single.split("HiRED")[-1], "full execution stands beside the method"
+    assert together.index("| Full ") < together.index("| HiRED ")
 
 
 def test_a_sweep_over_budgets_runs_a_method_without_one_once(
@@ -200,7 +205,7 @@ def test_help_names_every_group_and_option(
 def test_the_resolved_config_can_be_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command_line(monkeypatch, "profile=paper", "budget=0.2", "--cfg", "job", "--resolve") == 0
+    assert command_line(monkeypatch, "profile=paper", "budget=0.2", "--cfg", "job") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["budget"] == 0.2
     assert shown["model"]["hub_id"] == "llava-hf/llava-v1.6-vicuna-7b-hf"

@@ -205,7 +205,8 @@ def test_a_hub_that_goes_away_while_a_checkpoint_is_fetched(
         assert hub.gone
         assert line.startswith("error: could not fetch nobody/tiny from the hub (")
         assert line.endswith(
-            "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
+            "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
+            "ones with model=mini and data=bundled"
         )
         hub.gone, hub.gone_at = False, None
         assert start(*options) == 0, "the next start fetches what was missing"
@@ -224,4 +225,4 @@ def test_a_hub_that_goes_away_while_data_are_fetched(
     assert line.startswith(
         "error: could not fetch the data set lmms-lab-encoder/DocVQA of docvqa from the hub ("
     )
-    assert line.endswith("point to a local copy with data.path=FOLDER, or use data=bundled")
+    assert line.endswith("or use the bundled ones with data=bundled and model=mini")

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hired_eval.identity import READ_WHOLE, fingerprint
+from hired_eval import HiRED, hub
+from hired_eval.benchmarks import DataSource
+from hired_eval.identity import READ_WHOLE, fingerprint, run_identity, run_name
 from hired_eval.runs import planned
 from tests.spine import config
 
+MODEL_CACHE = "models--llava-hf--llava-v1.6-vicuna-7b-hf"
+DOCVQA_CACHE = "datasets--lmms-lab-encoder--DocVQA"
 METHOD = """
 from dataclasses import dataclass
 from hired_eval.dropping import SelectingDropper
@@ -81,6 +85,24 @@ def test_weights_trained_in_any_part_are_other_weights(tmp_path: Path, size: int
         stream.seek(changed)
         stream.write(b"1" * min(17 << 20 if size > READ_WHOLE else 4096, size - changed))
     assert fingerprint(tmp_path, "*") != before
+
+
+def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hub cannot be reached, the commit is the one that was fetched last."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "unreachable", lambda: "the test has no hub")
+    names = []
+    for weights, documents in (("a1", "b1"), ("a1", "b2"), ("a2", "b2")):
+        for kind, known in ((MODEL_CACHE, weights), (DOCVQA_CACHE, documents)):
+            (tmp_path / kind / "refs").mkdir(parents=True, exist_ok=True)
+            (tmp_path / kind / "refs" / "main").write_text(known)
+        hub.commit.cache_clear()
+        settings = config("model=llava_next_7b", "data=hub")
+        identity = run_identity(settings, settings["model"]["hub_id"], DataSource("hub"), HiRED)
+        assert (identity["checkpoint"], identity["documents"]) == (weights, documents)
+        names.append(run_name(settings, identity))
+    hub.commit.cache_clear()
+    assert len(set(names)) == 3
 
 
 def test_a_checkpoint_s_card_is_not_part_of_its_fingerprint(tmp_path: Path) -> None:

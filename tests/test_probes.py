@@ -20,6 +20,7 @@ from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.store import Store
 from tests import tiny
+from tests.data import truncated_png, write_docvqa
 from tests.spine import config
 
 PROMPT = "ab{images} {question}:"
@@ -170,3 +171,13 @@ def test_accepted_answers_are_shown_once_each(
         config=SimpleNamespace(doc_to_target=named), doc_to_target=lambda document: target
     )
     assert accepted(task, document) == shown
+
+
+def test_a_truncated_picture_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """lmms-eval has Pillow fill up what is missing; a picture of grey must not pass for the benchmark's."""
+    damaged = write_docvqa(tmp_path / "damaged", 4, [tiny.picture(60, 60), truncated_png()])
+    settings = config(
+        "measure=gallery", f"model.path={tiny_checkpoint}", f"data.path={damaged}", f"runs_dir={tmp_path}"
+    )
+    with pytest.raises(UserError, match=r"docvqa_val document 2: its image cannot be read: .*truncated"):
+        measure(settings, say, Models())

@@ -14,7 +14,9 @@ from hired_eval.records import RunFolder, read_record, replacing
 from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
-COMPLETE: dict[str, Any] = {"status": "complete", "score": 1.0}
+COMPLETE: dict[str, Any] = {
+    "run": "a-run", "status": "complete", "identity": {}, "finished": "2026-01-01", "score": 1.0
+}  # fmt: skip
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
 
 def test_a_failed_run_is_no_record_to_reuse(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "a-run")
-    folder.write({"status": "failed"}, SAMPLES)
+    folder.write({**COMPLETE, "status": "failed"}, SAMPLES)
     assert folder.record() is None
     record = read_record(folder.path)
     assert record is not None

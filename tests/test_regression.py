@@ -13,9 +13,10 @@ import yaml
 from hired_eval.dropping.registry import BUILT_IN
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
+from hired_eval.regression.answering import made_here
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import DIFFERENT, NOT_COMPARED, SAME
-from hired_eval.regression.reference import FACTS, SAMPLES
+from hired_eval.regression.reference import FACTS, SAMPLES, read, refuse_other
 from hired_eval.reporting.regression import COLUMNS, Comparison, Scoring, SpeedChange, Tolerance, compare
 from hired_eval.reporting.regression_report import changed_samples, verdict
 from tests.spine import command_line
@@ -324,3 +325,22 @@ def test_the_mini_set_has_every_method_and_benchmark() -> None:
     assert {*mini.benchmarks} == {file.stem for file in (config_folder() / "task").glob("*.yaml")}
     for method in mini.methods:
         assert mini.config(method, "docvqa")["limit"] == mini.samples
+
+
+def test_a_fault_of_the_program_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's own exit status of a traceback is 1, which here says that answers differ."""
+
+    def faulty(name: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("hired_eval.regression.chosen.chosen_set", faulty)
+    assert command_line(monkeypatch, "regress") == NOT_COMPARED
+    assert "RuntimeError: a fault" in capsys.readouterr().err
+
+
+def test_the_committed_reference_is_of_the_bundled_model_and_data() -> None:
+    chosen = chosen_set("mini")
+    folder = Path(chosen.reference)
+    refuse_other(made_here(chosen), read(folder)[0], folder)

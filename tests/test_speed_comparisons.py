@@ -1,5 +1,6 @@
 """The comparisons of `make bench`: both ways give the same result, and the table says what was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.measure import Workload
+from hired_eval.llava import generation
 from hired_eval.llava.checkpoint import Checkpoint
+from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.mini import checkpoint_path
 
 CPU = torch.device("cpu")
@@ -47,6 +50,8 @@ def test_parts_run_on_a_model(llava_next: tuple[Any, Any]) -> None:
     assert rows[0].target is not None
     assert rows[1].target is not None
     assert 0.9 < rows[0].target < rows[1].target, "fewer tokens, less arithmetic"
+    (row,) = parts.images_together(checkpoint, WORK, 1, images=2)
+    assert float(row.same.split()[-1]) < 1e-5
     assert [what for what, _ in parts.vision_memory(checkpoint, WORK, 1)] == ["stock", "full", "hired 20 %"]
 
 
@@ -86,7 +91,29 @@ def test_full_execution_answers_as_llava_hf_does(setting: end_to_end.Setting) ->
 
 def test_sharing_and_caching_change_no_answer(setting: end_to_end.Setting) -> None:
     rows = [*end_to_end.prefix_sharing(setting), *end_to_end.encode_once(setting, ("pope",))]
-    assert [row.same for row in rows] == ["all 6 answers"] * 3 + ["all 18 answers", "all"]
+    assert [row.same for row in rows] == ["all 6 answers"] * 3 + ["all 36 answers", "all"]
+    assert [row.same for row in end_to_end.leaving_early(setting, ("docvqa",))] == ["all 6 answers"]
+
+
+@pytest.mark.parametrize("task", ["docvqa", "ocrbench", "vqav2"])
+@pytest.mark.parametrize(("method", "options"), [("full", {}), ("hired", {"budget": 0.2})])
+def test_no_optimisation_changes_an_answer_of_the_bundled_model(
+    setting: end_to_end.Setting,
+    task: str,
+    method: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One question at a time with nothing shared, and batches with all there is, rows leaving early too."""
+    (work,) = end_to_end.workloads((task,), 16)
+    dropper = build(method, **options)
+    plainly = end_to_end.Runner(replace(setting, batch_size=1)).answer(work, dropper, share_prefix=False)
+    monkeypatch.setattr(generation, "STEPS_BEFORE_LEAVING", 2)
+    store = EncodingStore(tmp_path, GIB)
+    runner = end_to_end.Runner(replace(setting, batch_size=8))
+    assert runner.answer(work, dropper, encodings=store) == plainly
+    assert runner.answer(work, dropper, encodings=store) == plainly, "encodings from the cache"
 
 
 def test_the_table_goes_between_the_marks() -> None:

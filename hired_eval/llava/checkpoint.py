@@ -260,6 +260,7 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         raise UserError(
-            f"could not fetch {source} from the hub ({reason}); point to a local copy with "
-            "model.path=FOLDER (in lmms-eval pretrained=FOLDER), or use the bundled model with model=mini"
+            f"could not fetch {source} from the hub ({reason}); point to local copies with "
+            "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
+            "ones with model=mini and data=bundled"
         ) from error

@@ -23,6 +23,7 @@ from hired_eval.errors import UserError
 from hired_eval.llava.encoder import VisionEncoder
 
 GIB = 2**30
+LOOK_AGAIN = 32  # times in the folder's limit that a process counts what others have written to it
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
@@ -59,6 +60,7 @@ class EncodingStore:
         self.folder, self.limit, self.memory_limit = folder, limit, memory_limit
         self._memory: OrderedDict[str, Tensors] = OrderedDict()
         self._on_disk: int | None = None
+        self._unseen = 0
 
     def in_memory(self, key: str) -> Tensors | None:
         """The tensors of a key, where they are in memory."""
@@ -100,10 +102,13 @@ class EncodingStore:
                 Path(part).replace(file)
             finally:
                 Path(part).unlink(missing_ok=True)
-            if self._on_disk is None or self._on_disk + file.stat().st_size > self.limit:
-                self._on_disk = self._make_room()
+            size = file.stat().st_size
+            self._unseen += size
+            # other processes write too: look again before 32 of them could exceed the limit by much
+            if self._on_disk is None or max(self._on_disk + size, LOOK_AGAIN * self._unseen) > self.limit:
+                self._on_disk, self._unseen = self._make_room(), 0
             else:
-                self._on_disk += file.stat().st_size
+                self._on_disk += size
         except (OSError, SafetensorError) as error:
             logger.warning(f"the vision encoding cannot be kept in {self.folder}: {error}")
 
@@ -193,7 +198,10 @@ class CachedEncoder:
 
 
 def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
-    """A hash of all that an image's encoding depends on: weights, processor, libraries, kind of device."""
+    """A hash of all that an image's encoding depends on.
+
+    These are weights, processor, libraries, attention backend and kind of device.
+    """
     content = hashlib.blake2b(digest_size=12)
     for name, weight in encoder.tower.state_dict().items():
         content.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -201,7 +209,8 @@ def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
     content.update(encoder.tower.config.to_json_string().encode())
     content.update(image_processor.to_json_string().encode())
     versions = [importlib.metadata.version(package) for package in VERSIONS_THAT_MATTER]
-    content.update(f"{encoder.feature_layer} {encoder.tower.device.type} {versions}".encode())
+    attention = encoder.tower.config._attn_implementation
+    content.update(f"{encoder.feature_layer} {encoder.tower.device.type} {attention} {versions}".encode())
     return content.hexdigest()
 
 

@@ -10,6 +10,10 @@ from PIL import Image, ImageFile
 
 from hired_eval.errors import UserError
 
+# of Pillow for a damaged picture, and of the task itself for a document without the picture it expects
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError, KeyError, TypeError
+)  # fmt: skip
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -40,11 +44,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """The picture in RGB, decoded completely; of an animation the first frame.
 
     Raises:
-        UserError: the file is damaged, or has more than 8 bits a channel.
+        UserError: the file is damaged or truncated, or has more than 8 bits a channel.
     """
     refuse_deep(image)
     try:
-        return image.convert("RGB")
+        with whole_pictures():
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the image cannot be decoded: {error}") from error
 

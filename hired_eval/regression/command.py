@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the set, print and write what changed, and exit with the outcome."""
     chosen = command_line().parse_args(arguments)
+    status: int | None = None
     try:
         status = _regress(chosen)
     except UserError as error:
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("error: interrupted; nothing was compared", file=sys.stderr)
         status = INTERRUPTED
-    sys.exit(status)
+    finally:
+        if status is None:  # a fault of ours; Python's own exit status would say "different"
+            traceback.print_exc()
+        sys.exit(NOT_COMPARED if status is None else status)
 
 
 def _names(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hired_eval.errors import UserError
 from hired_eval.reporting.published import ODDITIES, PAPER, PAPER_MODELS, published
@@ -21,6 +22,8 @@ from hired_eval.reporting.rows import (
 from hired_eval.reporting.store import Record, Store, best, measure_of
 from hired_eval.reporting.tables import (
     BENCHMARK_LABELS,
+    DIFFERENCE_NOTE,
+    SCORE_NOTE,
     Cell,
     Table,
     TableRow,
@@ -107,7 +110,14 @@ def table5(store: Store) -> Table:
 def table6(store: Store) -> Table:
     """Table 6: models with one partition."""
     title = "Table 6: models with one partition"
-    return _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: not _high_resolution(r))
+    table = _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: not _high_resolution(r))
+    if any(row.block.startswith("mini_1_5") for row in table.rows):
+        unreadable = (
+            "mini_1_5 sees the full-image alone, where the bundled pages' text cannot be read: its TextVQA "
+            "and DocVQA tell no methods apart."
+        )
+        table = replace(table, notes=[*table.notes, unreadable])
+    return table
 
 
 def _high_resolution(record: Record) -> bool:
@@ -160,13 +170,9 @@ def _accuracy(
     body = accuracy_rows(store, records, rows, benchmarks, paper)
     if not all_rows:
         body = [row for row in body if any(cell.run for cell in row.cells)]
-    notes = ["Score [95 % interval, bootstrap over images]."]
+    notes = [SCORE_NOTE]
     if any(cell.difference for row in body for cell in row.cells):
-        notes.append(
-            'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond '
-            "noise, ~ within it (paired test over images at 5 %, not adjusted for the number of cells; over "
-            "few images it asks for more than the interval does)."
-        )
+        notes.append(DIFFERENCE_NOTE)
     if any(cell.n_text() for row in body for cell in row.cells):
         notes.append(
             "n: scored questions, for MME pairs of them; of a difference, those that both runs answered."

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 
-from hired_eval.reporting.tables import Cell, Table, TableRow
+from hired_eval.reporting.tables import DIFFERENCE_NOTE, SCORE_NOTE, TEST, Cell, Table, TableRow
 
 DIFFERENCE, PUBLISHED = "  vs Full", "  published"
 CSV_COLUMNS = (
@@ -114,12 +114,16 @@ def _latex_difference(cell: Cell) -> str:
 
 
 def _latex_notes(table: Table) -> str:
-    bold = (
-        "Bold: beyond noise against full execution. "
-        if any(c.difference for r in table.rows for c in r.cells)
-        else ""
+    notes = [note for note in table.notes if note not in (SCORE_NOTE, DIFFERENCE_NOTE)]
+    spread = SCORE_NOTE in table.notes
+    compared = DIFFERENCE_NOTE in table.notes
+    return "".join(
+        [
+            "$\\pm$: the larger half of the 95\\,\\% interval, bootstrap over images. " * spread,
+            f"Bold: beyond noise against full execution on the same documents {escaped(TEST)}. " * compared,
+            escaped(" ".join([*notes, *table.provenance])),
+        ]
     )
-    return bold + escaped(" ".join([*table.notes, *table.provenance]))
 
 
 def escaped(text: str) -> str:

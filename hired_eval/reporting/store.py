@@ -32,13 +32,24 @@ class Store:
 
     @cached_property
     def records(self) -> list[Record]:
-        """All records by name, those of failed runs included.
+        """All records by name, those of failed runs included and damaged ones left out."""
+        return [record for record in self._read if isinstance(record, dict)]
 
-        Raises:
-            UserError: a record is damaged.
-        """
-        read = (read_record(folder) for folder in sorted(self.runs.glob("*/")))
-        return [record for record in read if record is not None]
+    @cached_property
+    def damaged(self) -> list[str]:
+        """What is wrong with records that cannot be read, one line each."""
+        return [str(error) for error in self._read if isinstance(error, UserError)]
+
+    @cached_property
+    def _read(self) -> list[Record | UserError | None]:
+        """What is in each run's folder."""
+        found: list[Record | UserError | None] = []
+        for folder in sorted(self.runs.glob("*/")):
+            try:
+                found.append(read_record(folder))
+            except UserError as error:
+                found.append(error)
+        return found
 
     def measuring(self, measure: str) -> list[Record]:
         """Complete records of one kind of measurement: accuracy, generation_attention, ...

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import label_of, target_of
-from hired_eval.reporting.store import Record, Store
-
-
-def read_records(runs: Path) -> list[Record]:
-    """All records under a folder of runs, by name.
-
-    Raises:
-        UserError: a record is damaged.
-    """
-    return Store(runs).records
+from hired_eval.reporting.store import Record
 
 
 def beside(record: Record, records: Sequence[Record]) -> Record | None:

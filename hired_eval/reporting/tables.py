@@ -93,6 +93,17 @@ class TableRow:
     cells: Sequence[Cell]
 
 
+TEST = (
+    "(paired test over images at 5 %, not adjusted for the number of cells; over few images it asks for more "
+    "than the interval does)"
+)
+SCORE_NOTE = "Score [95 % interval, bootstrap over images]."
+DIFFERENCE_NOTE = (
+    'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, ~ '
+    f"within it {TEST}."
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a report.
@@ -213,9 +224,14 @@ def provenance(records: Iterable[Record]) -> list[str]:
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "
-        f"commit {listed(str(r['identity']['git_commit'] or 'unknown')[:12] for r in records)}; "
+        f"commit {listed(_commit(r['identity']['git_commit']) for r in records)}; "
         f"{listed(r['timings']['machine'] for r in records if 'timings' in r)}.",
     ]
+
+
+def _commit(commit: str | None) -> str:
+    """Twelve digits, and whether the code was edited."""
+    return "unknown" if commit is None else commit[:12] + "+changes" * commit.endswith("+changes")
 
 
 def _samples(record: Record) -> str:

@@ -27,6 +27,8 @@ REPORTS = (*NAMES, "gallery", "html", "all")
 def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
     """Write reports; what to print comes back piece by piece.
 
+    Records that are damaged are named and left out.
+
     A table goes to Markdown, LaTeX, CSV and HTML, a figure to PNG and PDF; 'html' is one page of all that has
     runs, and 'all' is everything.
 
@@ -41,6 +43,7 @@ def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
     wanted = list(dict.fromkeys(names))
     with explained_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        yield from (f"left out: {line}" for line in store.damaged)
         for name in wanted:
             if name in ("html", "all"):
                 yield from _overview(store, out, files=name == "all")

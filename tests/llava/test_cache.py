@@ -110,6 +110,14 @@ def test_the_folder_stays_within_its_limit_and_loses_the_oldest(tmp_path: Path) 
     assert store.on_disk("model/0") is None
 
 
+def test_processes_that_share_a_folder_stay_within_its_limit_together(tmp_path: Path) -> None:
+    stores = [EncodingStore(tmp_path, limit=10 * 5000, memory_limit=0) for _ in range(4)]
+    for i in range(40):
+        for n, store in enumerate(stores):
+            store.keep(f"{n}-{i}", {"features": torch.zeros(1000)})
+    assert sum(f.stat().st_size for f in tmp_path.glob("*.safetensors")) <= 1.1 * 10 * 5000
+
+
 def test_memory_stays_within_its_limit(tmp_path: Path) -> None:
     store = EncodingStore(tmp_path, limit=MIB, memory_limit=10_000)
     for i in range(5):

@@ -26,7 +26,7 @@ def test_two_processes_give_what_one_gives(
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    # accelerate launch runs torch's launcher where there are GPUs; on a CPU it would want MPI for it
+    # accelerate launch runs torch's launcher where there are GPUs; on a CPU it starts one process alone
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     launch += [f"--master_port={port}", "--module"]
     command = [*launch, "hired_eval", *options, f"runs_dir={tmp_path / 'two'}"]

@@ -1,5 +1,6 @@
 """The training script's stages on a handful of pages, and what they feed on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
+from hired_eval.errors import UserError
 from hired_eval.mini.canvas import PATCH, SIDE
 from hired_eval.mini.pages import KINDS
 from hired_eval.mini.seeds import page_rng
@@ -52,6 +54,12 @@ def test_a_finished_run_is_not_repeated(
     assert "loss" not in capsys.readouterr().out
 
 
+def test_stages_of_another_recipe_are_not_gone_on_from(trained: tuple[Path, Path]) -> None:
+    work, checkpoint = trained
+    with pytest.raises(UserError, match="holds stages of another recipe; name another --work, or delete it"):
+        train(work, checkpoint, replace(SMOKE, joint_steps=4), processes=1)
+
+
 def test_an_interrupted_stage_goes_on(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     work, checkpoint = trained
     (work / "joint" / "model.safetensors").unlink()
@@ -63,7 +71,7 @@ def test_a_finished_checkpoint_is_trained_on(trained: tuple[Path, Path], tmp_pat
     """The vision tower and the token embeddings stay; the language model learns."""
     _, checkpoint = trained
     train(tmp_path, tmp_path / "checkpoint", SMOKE, processes=1, start=checkpoint)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "compare", "joint"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "compare", "joint", "recipe.json"]
     before, after = (load_file(f / "model.safetensors") for f in (checkpoint, tmp_path / "checkpoint"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any("vision_tower" in name or "embed_tokens" in name for name in changed)

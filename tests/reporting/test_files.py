@@ -139,6 +139,19 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(table3_store: Store) 
         main(["table3", "--runs-dir", str(table3_store.runs), "--out", "/dev/null/x"])
 
 
+@pytest.mark.parametrize("content", ['{"format": 1, "sta', '{"format": 1}'])
+def test_a_damaged_record_is_named_and_the_others_are_reported(
+    runs: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
+    (runs / "other-run").mkdir()
+    (runs / "other-run" / "record.json").write_text(content)
+    main(["table3", "--runs-dir", str(runs), "--out", str(runs / "out")])
+    printed = capsys.readouterr().out
+    assert re.search(r"left out: .*other-run/record\.json is (damaged|not a record)", printed)
+    assert "| Full" in printed
+
+
 def test_damaged_samples_are_one_clear_line(runs: Path) -> None:
     record = synthetic.write_run(runs, "full", "docvqa")
     synthetic.write_run(runs, "hired", "docvqa")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
+from hired_eval.errors import UserError
+from hired_eval.identity import fingerprint
 from hired_eval.mini.train import parallel
 from hired_eval.mini.train.data import stream
 from hired_eval.mini.train.language import Batcher, Example, page_batches, train_language
@@ -63,8 +66,26 @@ def train(work: Path, target: Path, recipe: Recipe, processes: int = 2, start: P
         recipe: how long every stage is.
         processes: that train side by side, one thread each.
         start: a finished checkpoint; only the stages behind the lookup are run, from its weights.
+
+    Raises:
+        UserError: `work` holds stages of another recipe.
     """
+    _refuse_another(work / "recipe.json", recipe, processes, start)
     parallel.side_by_side(processes, _train, work, target, recipe, start)
+
+
+def _refuse_another(file: Path, recipe: Recipe, processes: int, start: Path | None) -> None:
+    """Stages of another recipe, or from other weights, must not be gone on from.
+
+    Raises:
+        UserError: the folder holds such stages.
+    """
+    begun = fingerprint(start, "*") if start else None
+    asked = json.dumps({**asdict(recipe), "processes": processes, "start": begun}, indent=2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and file.read_text() != asked:
+        raise UserError(f"{file.parent} holds stages of another recipe; name another --work, or delete it")
+    file.write_text(asked)
 
 
 def _train(work: Path, target: Path, recipe: Recipe, start: Path | None) -> None:
