@@ -267,9 +267,7 @@ def _scores(
 
 def baselines(store: Store) -> Drawing:
     """The accuracy-token curve: every method with default options, over the tokens it kept."""
-    plain = of_one_model(
-        [r for r in store.accuracy() if not set(options_of(r)) - {"newline"} and r["tokens"]["kept"]]
-    )
+    plain = of_one_model([r for r in store.accuracy() if not options_of(r) and r["tokens"]["kept"]])
     curves = {t for t in map(target_of, plain) if len({budget_of(r) for r in plain if target_of(r) == t}) > 1}
     tasks = [t for t in BENCHMARK_LABELS if any(target_of(r) in curves for r in _on(plain, t))]
     if not tasks:

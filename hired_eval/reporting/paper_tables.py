@@ -137,7 +137,7 @@ def _model(record: Record) -> tuple[str, str, str]:
 
 def baselines(store: Store) -> Table:
     """Every method at every budget that was run, default options, on one model as the figure has it."""
-    plain = of_one_model([r for r in store.accuracy() if not set(options_of(r)) - {"newline"}])
+    plain = of_one_model([r for r in store.accuracy() if not options_of(r)])
     found = {(r["method"]["_target_"].rsplit(".", 1)[-1], budget_of(r)) for r in plain}
     order = list(LABELS)
     rows = [

@@ -61,9 +61,15 @@ def label_of(record: Record) -> str:
     return f"{name} {percent(budget)}" if budget else name
 
 
+def defaults_of(target: str) -> dict[str, Any]:
+    """The options of a method's runs in the tables: full execution has newline tokens, as stock models do."""
+    return {**DEFAULTS, "newline": "rows"} if target == "Full" else DEFAULTS
+
+
 def options_of(record: Record) -> dict[str, Any]:
     """A run's options that differ from the defaults of the tables."""
-    return {k: v for k, v in record["method"].items() if k in DEFAULTS and v != DEFAULTS[k]}
+    usual = defaults_of(target_of(record))
+    return {k: v for k, v in record["method"].items() if k in usual and v != usual[k]}
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,10 @@ class Row:
     def _matches(self, record: Record) -> bool:
         if target_of(record) != self.target or budget_of(record) != self.budget:
             return False
-        # a method that lays out newline tokens in its own way is not another design choice
-        ignored = {"newline"} if self.target == "Full" else set()
-        for name, default in DEFAULTS.items():
+        for name, default in defaults_of(self.target).items():
             wanted = self.options.get(name, default)
             value = record["method"].get(name, default)
-            if name not in ignored and not (wanted(value) if callable(wanted) else value == wanted):
+            if not (wanted(value) if callable(wanted) else value == wanted):
                 return False
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hired_eval.reporting.render import aligned
-from hired_eval.reporting.rows import label_of, target_of
+from hired_eval.reporting.rows import label_of, options_of, target_of
 from hired_eval.reporting.store import Record
 
 
@@ -17,6 +17,7 @@ def beside(record: Record, records: Sequence[Record]) -> Record | None:
         r
         for r in records
         if target_of(r) == "Full"
+        and not options_of(r)
         and r["status"] == "complete"
         and r.get("measure", "accuracy") == "accuracy"
         and all(r[k] == record[k] for k in ("model", "weights", "data", "samples"))

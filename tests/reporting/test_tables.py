@@ -212,6 +212,22 @@ def test_the_baselines_are_those_of_one_model_and_their_dashes_are_not_listed_on
     assert note.startswith("A dash: not run; Random 20 % on VQAv2: failed (no space left on device). python")
 
 
+@pytest.mark.parametrize(("method", "other"), [("full", "none"), ("hired", "rows")])
+def test_another_layout_of_newline_tokens_is_another_design_choice(
+    runs: Path, method: str, other: str
+) -> None:
+    """Full execution has newline tokens as stock models do; a later run without them is not its row."""
+    usual = synthetic.write_run(runs, method, "docvqa", budget=0.2 if method == "hired" else None)
+    later = "2026-02-01T00:00:00+00:00"
+    unusual = synthetic.write_run(
+        runs, method, "docvqa", budget=usual["config"]["budget"], finished=later, newline=other
+    )
+    assert usual["run"] != unusual["run"]
+    for report in (table3, baselines):
+        shown = {cell.run for row in report(Store(runs)).rows for cell in row.cells if cell.run}
+        assert shown == {usual["run"]}
+
+
 def test_a_partial_number_has_its_n_in_every_format(runs: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa", answered=20)
     made = table3(Store(runs))
