@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.paths import config_folder
 
 INTRODUCTION = """\
@@ -117,6 +117,8 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")
         if argument.startswith("~"):
             raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
+        if "=" in argument and not argument.startswith("-"):
+            _require_grammar(argument)
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
             raise UserError(f"{argument} names several values; add -m to run them all")
     chosen = defaults()
@@ -146,6 +148,24 @@ def check_names(arguments: list[str]) -> None:
         if option and file.is_file() and option not in _keys(file):
             options = [k for k in _keys(file) if not k.startswith("_")]
             raise UserError(_unknown(f"option {option!r} of {name} {chosen[name]}", option, options))
+
+
+def _require_grammar(argument: str) -> None:
+    """Refuse what Hydra cannot read.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # half a second, not for --help
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        raise UserError(
+            f"{argument} cannot be read ({first_line(error)}); put a value with signs in quotes, "
+            "e.g. 'model.prompt=\"{images} {question}\"'"
+        ) from error
 
 
 def _keys(file: Path) -> list[str]:

@@ -67,6 +67,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "model.path={model} is mini in this sweep, and cannot be mini_1_5 too; run one model at a time, each "
         "with its own model.path",
     ),
+    (
+        ["method=["],
+        "method=[ cannot be read (…); put a value with signs in quotes, e.g. "
+        """'model.prompt="{{images}} {{question}}"'""",
+    ),
     (["budget=0.2,0.4"], "budget=0.2,0.4 names several values; add -m to run them all"),
     (["budget=0"], "budget must be above 0 and at most 1, got 0"),
     (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
