@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--cases", default=CASES, help=f"letters of {CASES}; h: memory of the vision side")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns after the warm-up")
-    parser.add_argument("--documents", type=int, default=72, help="of each bundled benchmark")
+    parser.add_argument("--documents", type=int, default=36, help="of each bundled benchmark")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
