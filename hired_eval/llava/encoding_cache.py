@@ -82,6 +82,11 @@ class EncodingStore:
             os.utime(file)
         except FileNotFoundError:
             return None
+        except RuntimeError:
+            # torch opens the file a second time, when another process may have removed it
+            if file.exists():
+                raise
+            return None
         except (SafetensorError, OSError) as error:
             logger.warning(f"{file} is damaged ({error}); the image is encoded again")
             file.unlink(missing_ok=True)

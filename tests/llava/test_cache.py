@@ -110,6 +110,23 @@ def test_the_folder_stays_within_its_limit_and_loses_the_oldest(tmp_path: Path) 
     assert store.on_disk("model/0") is None
 
 
+def test_a_file_that_is_removed_while_it_is_read_counts_as_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EncodingStore(tmp_path, limit=MIB, memory_limit=0)
+    store.keep("a", {"features": torch.zeros(1000)})
+
+    map_file = torch.UntypedStorage.from_file
+
+    def removed(name: str, *arguments: Any, **options: Any) -> Any:
+        """The header is read; then another process makes room, before torch maps the file."""
+        Path(name).unlink()
+        return map_file(name, *arguments, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", removed)
+    assert store.on_disk("a") is None
+
+
 def test_processes_that_share_a_folder_stay_within_its_limit_together(tmp_path: Path) -> None:
     stores = [EncodingStore(tmp_path, limit=10 * 5000, memory_limit=0) for _ in range(4)]
     for i in range(40):
