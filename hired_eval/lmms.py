@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from hired_eval.documents import Documents
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
@@ -127,6 +129,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self.on_error = on_error
         self.log = log
         self.replies: dict[RequestKey, Reply] = {}
+        self._known_documents: dict[tuple[str, str], Documents] = {}
         self.out_of_memory: list[OutOfMemory] = []
 
     @property
@@ -277,6 +280,16 @@ class HiredLlava(lmms):  # type: ignore[misc]
             raise UserError(f"{key[0]} document {key[1]}: {error}") from error
         return Reply(error=str(error))
 
+    def _documents(self, task: str, split: str) -> Any:
+        """The documents of a task, by number."""
+        dataset = self.task_dict[task][split]
+        if not isinstance(dataset, Dataset):
+            return dataset
+        known = self._known_documents.get((task, split))
+        if known is None or known.dataset is not dataset:
+            known = self._known_documents[task, split] = Documents(dataset)
+        return known
+
     def _prepared(self, request: Instance) -> Prepared:
         """A request's question with its images encoded.
 
@@ -284,8 +297,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
             UserError: the document's images cannot be used.
         """
         context, target, doc_to_visual, doc_id, task, split = request.args
+        documents = self._documents(task, split)
         try:
-            document = self.task_dict[task][split][doc_id]
+            document = documents[doc_id]
             # before the task's own conversion to RGB, which hides what was lost
             for value in document.values():
                 for picture in value if isinstance(value, list) else [value]:

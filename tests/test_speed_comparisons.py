@@ -86,7 +86,9 @@ def setting() -> end_to_end.Setting:
 
 def test_full_execution_answers_as_llava_hf_does(setting: end_to_end.Setting) -> None:
     rows = end_to_end.against_llava_hf(setting, ("pope", "docvqa"))
-    assert [row.same for row in rows] == ["all 6 answers", "all 6 answers", "all"]
+    assert [row.same for row in rows] == ["all 6 answers", "all 6 answers", "all", "no answers"]
+    assert "what is possible" in rows[-1].what
+    assert [base for base, _ in rows[-1].pairs] == [base for base, _ in rows[-2].pairs]
 
 
 def test_sharing_and_caching_change_no_answer(setting: end_to_end.Setting) -> None:
