@@ -144,20 +144,21 @@ class VisionEncoder:
         key_layer = last if dropper.key_layer == "last" else self.feature_layer
         if dropper.needs_keys:
             wanted.add(key_layer)
-        with _recorded_projections([layers[i] for i in sorted(wanted)]) as recorded:
+        heads = self.tower.config.num_attention_heads
+        projections = {
+            i: _Projections(heads, row=i in attention_layers, keep=dropper.needs_keys and i == key_layer)
+            for i in sorted(wanted)
+        }
+        with _recorded({layers[i]: projection for i, projection in projections.items()}):
             features = self._run(pixel_values, max(wanted, default=0))
         # a device map may put the tower's layers on several devices
-        here = [{name: tensor.to(features.device) for name, tensor in store.items()} for store in recorded]
-        by_layer = dict(zip(sorted(wanted), here, strict=True))
-        heads = self.tower.config.num_attention_heads
+        here = features.device
+        source = projections.get(key_layer)
         return VisionEncoding(
             features=features,
-            cls_attention={
-                i: cls_attention(by_layer[i]["query"], by_layer[i]["keys"], heads)
-                for i in sorted(attention_layers)
-            },
-            keys=by_layer[key_layer]["keys"] if dropper.needs_keys else None,
-            cls_query=by_layer[key_layer]["query"] if dropper.needs_keys else None,
+            cls_attention={i: projections[i].cls_attention.to(here) for i in sorted(attention_layers)},
+            keys=source.keys.to(here) if source and dropper.needs_keys else None,
+            cls_query=source.query.to(here) if source and dropper.needs_keys else None,
         )
 
     def _run(self, pixel_values: Tensor, deepest_projection: int) -> Tensor:
@@ -235,24 +236,45 @@ class VisionEncoder:
         return with_newlines.index_copy(0, places, embeddings)
 
 
-@contextmanager
-def _recorded_projections(layers: list[Any]) -> Iterator[list[dict[str, Tensor]]]:
-    """Record the CLS query (P, C) and the keys (P, 1 + N, C) that `layers` project while the block runs."""
-    recorded: list[dict[str, Tensor]] = [{} for _ in layers]
+class _Projections:
+    """What a layer's projections give while the vision tower runs: its CLS row, or its keys and CLS query.
 
-    def record_query(store: dict[str, Tensor]) -> Any:
+    Args:
+        heads: number of attention heads.
+        row: the CLS row is wanted; it is made as soon as the keys are there, so that they need not stay in
+            memory.
+        keep: keys and CLS query are wanted.
+    """
+
+    query: Tensor
+    keys: Tensor
+    cls_attention: Tensor
+
+    def __init__(self, heads: int, *, row: bool, keep: bool) -> None:
+        self.heads, self.row, self.keep = heads, row, keep
+
+    def record_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Forward hook of the query projection, which runs before the key projection."""
         # a copy, so that the other rows need not stay in memory
-        return lambda module, args, output: store.__setitem__("query", output[:, 0].clone())
+        self.query = output[:, 0].clone()
 
-    def record_keys(store: dict[str, Tensor]) -> Any:
-        return lambda module, args, output: store.__setitem__("keys", output)
+    def record_keys(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Forward hook of the key projection."""
+        if self.row:
+            self.cls_attention = cls_attention(self.query, output, self.heads)
+        if self.keep:
+            self.keys = output
 
+
+@contextmanager
+def _recorded(layers: dict[Any, _Projections]) -> Iterator[None]:
+    """Record the projections of layers of the vision tower while the block runs."""
     handles = []
     try:
-        for layer, store in zip(layers, recorded, strict=True):
-            handles.append(layer.self_attn.q_proj.register_forward_hook(record_query(store)))
-            handles.append(layer.self_attn.k_proj.register_forward_hook(record_keys(store)))
-        yield recorded
+        for layer, projections in layers.items():
+            handles.append(layer.self_attn.q_proj.register_forward_hook(projections.record_query))
+            handles.append(layer.self_attn.k_proj.register_forward_hook(projections.record_keys))
+        yield
     finally:
         for handle in handles:
             handle.remove()
