@@ -195,6 +195,10 @@ def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Pat
     assert full[HEAD.index("x faster") + 1].strip() == "1.00"
     hired = text.splitlines()[4].split("|")
     assert float(hired[HEAD.index("FLOPs allow") + 1]) > 1
+    assert hired[HEAD.index("vision GB") + 1].strip() == "-", "a resident set does not tell it"
+    on_gpu = {**made[2], "timings": {**made[2]["timings"], "device": "cuda"}}
+    on_gpu["efficiency"] = {**made[2]["efficiency"], "vision_memory_gigabytes": 0.25}
+    assert table([on_gpu]).splitlines()[2].split("|")[HEAD.index("vision GB") + 1].strip() == "0.25"
     again = efficiency({**config, "runs_dir": str(tmp_path), "budget": 0.2}, print, Models())
     assert again.reused
 

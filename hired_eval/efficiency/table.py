@@ -16,7 +16,8 @@ HEAD = (
 NOTE = (
     "x faster: latency of Full over this one, at the same batch size. FLOPs allow: the same ratio of counted "
     "FLOPs. Roofline allows: the ratio of the least times, by the fastest matrix product and copy measured "
-    "here. Of roofline: least time over measured time. Spread in brackets: lowest to highest."
+    "here. Vision GB: on a GPU only (make bench CASES=h for a CPU). "
+    "Of roofline: least time over measured time. Spread in brackets: lowest to highest."
 )
 
 
@@ -92,12 +93,19 @@ def _row(record: Record, full: Record | None) -> list[str]:
         _spread(measured["latency_seconds"]),
         _spread(measured["throughput_tokens_per_second"]),
         f"{measured['memory_gigabytes']:.2f}",
-        f"{measured['vision_memory_gigabytes']:.2f}",
+        _vision_memory(record),
         f"{measured['kv_cache_bytes'] / 2**20:.1f}",
         " + ".join(f"{flops[phase] / 1e12:.3g}" for phase in ("vision", "prefill", "decode")),
         *ratios,
         f"{measured['share_of_roofline']:.0%}",
     ]
+
+
+def _vision_memory(record: Record) -> str:
+    """GB on a GPU; a CPU process also keeps freed memory resident, which hides what is allocated."""
+    if record["timings"]["device"] == "cpu":
+        return "-"
+    return f"{record['efficiency']['vision_memory_gigabytes']:.2f}"
 
 
 def _spread(value: dict[str, float]) -> str:
