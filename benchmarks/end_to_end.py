@@ -17,11 +17,12 @@ from hydra import compose, initialize_config_dir
 from lmms_eval.api.instance import Instance
 from torch import Tensor
 
-from benchmarks.harness import Comparison, agreement, in_turns, timed, together
+from benchmarks.harness import Comparison, agreement, in_turns, together
 from benchmarks.stock import fresh, llava_hf
 from hired_eval.benchmarks import Benchmark, DataSource, load_task
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
+from hired_eval.efficiency.machine import timed
 from hired_eval.llava import generation
 from hired_eval.llava.answering import DroppingLlava, Question
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
@@ -117,12 +118,9 @@ class Runner:
         for request in work.requests:
             context, _, doc_to_visual, doc_id, task, split = request.args
             (picture,) = doc_to_visual(work.documents[task][split][doc_id])
-            size = (picture.height, picture.width)
-            pixel_values = llava.processor.image_processor(images=[picture], return_tensors="pt")[
-                "pixel_values"
-            ]
             prefix = llava.prepare(Question(context, (picture,))).prefix
-            images[prefix.key] = prefix, llava.encoder.partitions(pixel_values[0], size), size
+            size = (picture.height, picture.width)
+            images[prefix.key] = prefix, llava.pixel_values(picture), size
 
         @torch.inference_mode()
         def run() -> None:
@@ -161,7 +159,8 @@ def against_llava_hf(setting: Setting, names: tuple[str, ...] = TASKS) -> list[C
         same = agreement(theirs, ours)
         rows.append(Comparison(what, "llava_hf, batch 1", _full(setting), pairs, same, target))
         alone = runner.arithmetic_alone(work)
-        bound = list(zip((base for base, _ in pairs), timed(alone, setting.repeats), strict=True))
+        alone()  # to warm up
+        bound = [(base, timed(alone, runner.checkpoint.model.device)) for base, _ in pairs]
         least.append(Comparison(what, "llava_hf, batch 1", "vision tower and prefill alone", bound, ""))
     bound_of_all = replace(together("(a) all benchmarks, what is possible", least, None), same="no answers")
     return [*rows, together("(a) all benchmarks", rows, 3.0), bound_of_all]

@@ -81,17 +81,6 @@ def in_turns(
     return pairs, first, second
 
 
-def timed(work: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each repeat, after one to warm up."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
 def together(what: str, parts: list[Comparison], target: float | None) -> Comparison:
     """The sum over comparisons of the same two ways."""
     pairs = [

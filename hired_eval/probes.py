@@ -256,7 +256,7 @@ def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     maps = []
     for i, one in enumerate(asked):
         size = (one.picture.height, one.picture.width)
-        pixels = pixel_values(llava, one.picture)[:1]
+        pixels = llava.pixel_values(one.picture)[:1]
         encoding = llava.encoder.encode(pixels, llava.dropper, also=frozenset(layers))
         maps.append([encoding.attention_at(layer)[0].sum(dim=0).cpu().numpy() for layer in layers])
         found.pictures[f"{i}.png"] = one.picture
@@ -286,17 +286,10 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     return found
 
 
-def pixel_values(llava: DroppingLlava, picture: Image.Image) -> Tensor:
-    """(P, 3, S, S) the picture's partitions as the vision tower gets them."""
-    values: Tensor = llava.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
-    values = values[0] if values.dim() == 5 else values
-    return llava.encoder.partitions(values, (picture.height, picture.width))
-
-
 def partitions_of(llava: DroppingLlava, picture: Image.Image) -> np.ndarray:
     """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
-    values = pixel_values(llava, picture).float().cpu()
+    values = llava.pixel_values(picture).float().cpu()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
     pixels: np.ndarray = (
         ((values * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,6 +182,12 @@ class DroppingLlava:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def pixel_values(self, image: Image.Image) -> Tensor:
+        """(P, 3, S, S) the partitions of an RGB image as the vision tower gets them, on its device."""
+        values: Tensor = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        values = values[0] if values.dim() == 5 else values
+        return self.encoder.partitions(values, (image.height, image.width))
+
     def _visual_tokens(self, image: Image.Image) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.
 
@@ -191,18 +198,11 @@ class DroppingLlava:
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return key, self._remembered[key]
-        size = (image.height, image.width)
-
-        def partitions() -> Tensor:
-            inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-            pixel_values: Tensor = inputs["pixel_values"]
-            return self.encoder.partitions(pixel_values[0] if pixel_values.dim() == 5 else pixel_values, size)
-
         if self.cache is None:
-            encoding = self.encoder.encode(partitions(), self.dropper)
+            encoding = self.encoder.encode(self.pixel_values(image), self.dropper)
         else:
-            encoding = self.cache.encode(key, partitions, self.dropper)
-        tokens = self.encoder.select(encoding, size, self.dropper)
+            encoding = self.cache.encode(key, partial(self.pixel_values, image), self.dropper)
+        tokens = self.encoder.select(encoding, (image.height, image.width), self.dropper)
         self._remembered[key] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)

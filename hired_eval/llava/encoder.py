@@ -153,12 +153,12 @@ class VisionEncoder:
             features = self._run(pixel_values, max(wanted, default=0))
         # a device map may put the tower's layers on several devices
         here = features.device
-        source = projections.get(key_layer)
+        source = projections[key_layer] if dropper.needs_keys else None
         return VisionEncoding(
             features=features,
             cls_attention={i: projections[i].cls_attention.to(here) for i in sorted(attention_layers)},
-            keys=source.keys.to(here) if source and dropper.needs_keys else None,
-            cls_query=source.query.to(here) if source and dropper.needs_keys else None,
+            keys=source.keys.to(here) if source else None,
+            cls_query=source.query.to(here) if source else None,
         )
 
     def _run(self, pixel_values: Tensor, deepest_projection: int) -> Tensor:
