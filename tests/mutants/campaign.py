@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.mutants.seeded import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- made by python -m tests.mutants.campaign: start -->", "<!-- end -->"
-TESTS = ["tests/dropping", "tests/llava"]
 REGRESSION = [
     "--no-speed",
     "--samples",
@@ -44,9 +44,9 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def of_tests(root: Path) -> str:
-    """The first test that fails; '' if none does."""
-    outcome = run(root, "pytest", "-x", "-p", "no:cacheprovider", *TESTS)
+def of_tests(root: Path, tests: Iterable[str]) -> str:
+    """The first of the tests that fails; '' if none does."""
+    outcome = run(root, "pytest", "-x", "-p", "no:cacheprovider", *tests)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?:\[| |$)", outcome.stdout, re.MULTILINE)
     if outcome.returncode == 0:
         return ""
@@ -70,7 +70,8 @@ def caught(mutant: Mutant | None) -> tuple[str, str]:
         root = copy_of_the_code(Path(folder))
         if mutant:
             mutant.seed(root)
-        return of_tests(root), of_regression(root)
+        tests = mutant.tests if mutant else sorted({name for each in MUTANTS for name in each.tests})
+        return of_tests(root, tests), of_regression(root)
 
 
 def main() -> None:

@@ -13,12 +13,14 @@ class Mutant:
         file: path from the repository's root.
         right: text that occurs once in the file.
         wrong: what stands there instead.
+        tests: the tests that should see it.
     """
 
     name: str
     file: str
     right: str
     wrong: str
+    tests: tuple[str, ...] = ("tests/dropping", "tests/llava")
 
     def seed(self, root: Path) -> None:
         """Put the mistake into a copy of the repository.
