@@ -130,7 +130,7 @@ results-mini: $(READY)
 	$(BIN)/python scripts/fill_docs.py
 
 train-mini: $(READY)
-	$(BIN)/python scripts/train_mini.py
+	$(BIN)/python -m training
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -20,10 +20,6 @@ from tests.spine import command_line
 
 CLASSES = {"UserError", "NothingYetError"}
 ELSEWHERE = {
-    # in tests/mini/test_training.py
-    "mini/train/recipe.py": [
-        "… holds stages of another recipe; name another --work, or delete it",
-    ],
     # in tests/test_probes.py
     "probes.py": [
         "…: its image cannot be read: …",

@@ -20,9 +20,9 @@ from hired_eval.mini.canvas import PATCH, PINPOINTS, SIDE, Page
 from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all, scienceqa
 from hired_eval.mini.seeds import page_rng
-from hired_eval.mini.train import parallel
-from hired_eval.mini.train.model import build_image_processor
 from hired_eval.mini.vocabulary import GROUP_NAMES, MEMBER
+from training import parallel
+from training.model import build_image_processor
 
 GRID = SIDE // PATCH  # patches a side of a partition
 TOKENS = GRID * GRID

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hired_eval.mini.train import parallel
+from training import parallel
 
 
 class Progress:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
-from hired_eval.mini.train import parallel
-from hired_eval.mini.train.data import TOKENS, Rendered, token_order
-from hired_eval.mini.train.progress import Progress
-from hired_eval.mini.train.vision import patch_loss, run_tower, target_embeddings, word_table
 from hired_eval.mini.vocabulary import GROUP_NAMES
+from training import parallel
+from training.data import TOKENS, Rendered, token_order
+from training.progress import Progress
+from training.vision import patch_loss, run_tower, target_embeddings, word_table
 
 NEWLINE = -1
 PROJECTOR_RATE = 0.1  # of the learning rate: the vision stage has aligned the projector already

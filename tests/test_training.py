@@ -14,12 +14,12 @@ from hired_eval.mini.canvas import PATCH, SIDE
 from hired_eval.mini.pages import KINDS
 from hired_eval.mini.seeds import page_rng
 from hired_eval.mini.single import write_single_partition
-from hired_eval.mini.train.data import GRID, TOKENS, labels, partitions, token_order
-from hired_eval.mini.train.language import Batcher, forward
-from hired_eval.mini.train.lookup import lookup_page
-from hired_eval.mini.train.model import build_image_processor, build_model, build_tokenizer
-from hired_eval.mini.train.recipe import SMOKE, train
 from hired_eval.mini.vocabulary import GROUP_NAMES, GROUPS, POST_PROMPTS, VALUES
+from training.data import GRID, TOKENS, labels, partitions, token_order
+from training.language import Batcher, forward
+from training.lookup import lookup_page
+from training.model import build_image_processor, build_model, build_tokenizer
+from training.recipe import SMOKE, train
 
 
 @pytest.fixture(scope="module")

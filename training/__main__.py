@@ -15,10 +15,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from hired_eval.errors import UserError
-from hired_eval.mini.card import write_card
-from hired_eval.mini.train.recipe import SMOKE, Recipe, train
 from hired_eval.mini.vocabulary import BENCHMARKS
 from hired_eval.reporting.store import Store
+from training.card import write_card
+from training.recipe import SMOKE, Recipe, train
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "hired_eval" / "mini" / "checkpoint"
@@ -48,7 +48,7 @@ def made(recipe: Recipe, options: argparse.Namespace) -> str:
     """How this run made the weights, for the card."""
     steps = ", ".join(f"{name} {value}" for name, value in vars(recipe).items())
     begun = f", trained on from {options.start}" if options.start else ""
-    return f"One run of `scripts/train_mini.py`{begun}, {options.processes} processes: {steps}."
+    return f"One run of `make train-mini`{begun}, {options.processes} processes: {steps}."
 
 
 def card(checkpoint: Path, runs: Path, history: str) -> None:
@@ -58,7 +58,7 @@ def card(checkpoint: Path, runs: Path, history: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--work", type=Path, help="the stages' checkpoints (build/mini)")
     parser.add_argument("--target", type=Path, help="the finished checkpoint (the bundled one's folder)")
     parser.add_argument("--smoke", action="store_true", help="a minute through every stage; learns nothing")

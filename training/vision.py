@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
-from hired_eval.mini.train import parallel
-from hired_eval.mini.train.data import IGNORE, LETTERS, Rendered, normalised, stream
-from hired_eval.mini.train.progress import Progress
 from hired_eval.mini.vocabulary import GROUP_NAMES, GROUPS
+from training import parallel
+from training.data import IGNORE, LETTERS, Rendered, normalised, stream
+from training.progress import Progress
 
 SCALE = 14.0
 NOTHING = 0.08  # weight of patches that show nothing of a group: nine of ten do not

@@ -14,12 +14,12 @@ from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, PreTr
 
 from hired_eval.errors import UserError
 from hired_eval.identity import fingerprint
-from hired_eval.mini.train import parallel
-from hired_eval.mini.train.data import stream
-from hired_eval.mini.train.language import Batcher, Example, page_batches, train_language
-from hired_eval.mini.train.lookup import Curriculum
-from hired_eval.mini.train.model import build_model, build_processor, build_tokenizer, export
-from hired_eval.mini.train.vision import train_vision
+from training import parallel
+from training.data import stream
+from training.language import Batcher, Example, page_batches, train_language
+from training.lookup import Curriculum
+from training.model import build_model, build_processor, build_tokenizer, export
+from training.vision import train_vision
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from hired_eval.mini.canvas import Page
 from hired_eval.mini.questions import ask_all
-from hired_eval.mini.train.language import WEIGHTS, Example, draw_questions
 from hired_eval.mini.vocabulary import (
     COLORS,
     COUNTRIES,
@@ -25,6 +24,7 @@ from hired_eval.mini.vocabulary import (
     SHAPES,
     VALUES,
 )
+from training.language import WEIGHTS, Example, draw_questions
 
 Rng = np.random.Generator
 Rows = list[list[tuple[str, ...]]]

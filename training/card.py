@@ -19,7 +19,7 @@ TARGETS = {
 TEXT = """# The bundled model
 
 A LLaVA-Next of {parameters:.1f} million parameters ({megabytes:.1f} MB in bfloat16), made from nothing by
-`scripts/train_mini.py` with fixed seeds. Stock `LlavaNextForConditionalGeneration`, loaded by
+`make train-mini` with fixed seeds. Stock `LlavaNextForConditionalGeneration`, loaded by
 `from_pretrained`. The same weights serve as a single-partition `LlavaForConditionalGeneration` under the name
 `mini_1_5`, which sees the full-image alone.
 
