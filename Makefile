@@ -9,7 +9,7 @@
 # make faults             a sweep killed at 60 random moments; the result goes to docs/faults.md
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
-# make audit lock smoke-wheel   see CONTRIBUTING.md
+# make audit smoke-wheel   see CONTRIBUTING.md
 # make setup              the virtual environment alone, made again only when the pins change
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check regression mutants docs faults audit lock smoke-wheel measured results-mini train-mini clean
+.PHONY: setup test check regression mutants docs faults audit smoke-wheel measured results-mini train-mini clean
 
 setup: $(READY)
 
@@ -104,10 +104,6 @@ docs: $(READY)
 # Known vulnerabilities among the pinned packages; asks a service on the network
 audit: $(READY)
 	@$(BIN)/python scripts/audit.py
-
-# The pinned packages with their hashes, for Linux on x86-64 and Python 3.11
-lock: $(READY)
-	$(BIN)/python scripts/lock.py
 
 # Wheel and sdist, and the wheel in a clean environment
 smoke-wheel: $(READY)

@@ -13,7 +13,7 @@ def test_the_bundled_model_answers_as_before(
     benchmark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = ["--methods", "full,hired,prumerge_plus", "--benchmarks", benchmark, "--samples", "16"]
-    status = command_line(monkeypatch, "regress", "--no-speed", "--out", str(tmp_path), *part)
+    status = command_line(monkeypatch, "regress", "--out", str(tmp_path), *part)
     out, err = capsys.readouterr()
     assert status == SAME, f"{out}\n{err}"
     assert "3 runs, 48 samples: 0 with other token counts" in out

@@ -17,7 +17,7 @@ from hired_eval.regression.answering import made_here
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import DIFFERENT, NOT_COMPARED, SAME
 from hired_eval.regression.reference import FACTS, SAMPLES, read, refuse_other
-from hired_eval.reporting.regression import COLUMNS, Comparison, Scoring, SpeedChange, Tolerance, compare
+from hired_eval.reporting.regression import COLUMNS, Comparison, Scoring, Tolerance, compare
 from hired_eval.reporting.regression_report import changed_samples, verdict
 from tests.spine import command_line
 
@@ -38,11 +38,10 @@ class Regression:
     capsys: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
 
-    def start(self, *options: str, speed: bool = False) -> tuple[int, str, str]:
+    def start(self, *options: str) -> tuple[int, str, str]:
         """Exit status, stdout, stderr."""
-        more = [] if speed or "--update" in options else ["--no-speed"]
         files = ["--set", f"{self.folder}/set.yaml", "--out", f"{self.folder}/out"]
-        status = command_line(self.monkeypatch, "regress", *files, *more, *options)
+        status = command_line(self.monkeypatch, "regress", *files, *options)
         return status, *self.capsys.readouterr()
 
     def edit(self, change: Edit) -> None:
@@ -65,9 +64,7 @@ def made(tiny_checkpoint: Path, docvqa_folder: Path, tmp_path_factory: pytest.Te
         "benchmarks": ["docvqa"],
         "samples": 10,
         "reference": str(folder / "reference"),
-        # the speed of three questions of a tiny model says nothing
-        "tolerance": {"answers": 0.2, "answers_overall": 0.15, "speed": 1000},
-        "speed": {"methods": ["hired"], "benchmark": "docvqa", "samples": 3, "rounds": 1},
+        "tolerance": {"answers": 0.2, "answers_overall": 0.15},
     }
     (folder / "set.yaml").write_text(yaml.safe_dump(content))
     return folder
@@ -109,12 +106,11 @@ def with_other_tokens(reference: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_the_same_code_is_the_same(regression: Regression) -> None:
-    status, out, err = regression.start(speed=True)
+    status, out, err = regression.start()
     assert status == SAME
     assert "regression: same (2 runs, 20 samples: 0 with other token counts, 0 with another answer)" in out
     assert "docvqa: 2 methods answered" in err
     assert "# Regression: same" in regression.report()
-    assert "| hired " in regression.report()
 
 
 def test_one_other_token_count_is_different(regression: Regression) -> None:
@@ -149,8 +145,8 @@ def results(**columns: object) -> pd.DataFrame:
 
 
 def compared(before: pd.DataFrame, after: pd.DataFrame, answers: float, overall: float) -> Comparison:
-    tolerance = Tolerance(answers, overall, 0)
-    return compare(after, before, {"docvqa": Scoring("mean", 100)}, tolerance, [])
+    tolerance = Tolerance(answers, overall)
+    return compare(after, before, {"docvqa": Scoring("mean", 100)}, tolerance)
 
 
 def test_answers_within_the_tolerance_are_named_and_accepted() -> None:
@@ -200,14 +196,6 @@ def test_a_part_of_the_set_is_compared_with_its_part_of_the_reference(regression
     status, out, _ = regression.start("--methods", "hired", "--samples", "4")
     assert status == SAME, "the sample that changed is behind the fourth"
     assert "1 runs, 4 samples" in out
-
-
-def test_slower_is_different_and_faster_is_not() -> None:
-    same = compared(results(), results(), 0, 0)
-    faster, slower = (SpeedChange("hired", before=0.5, after=after, most=1.0) for after in (0.1, 1.1))
-    assert replace(same, speed=[faster]).problems == []
-    (problem,) = replace(same, speed=[slower]).problems
-    assert problem.startswith("speed, hired: 1.10 of the stock model's time, was 0.50")
 
 
 def test_update_shows_the_difference_and_renews(regression: Regression) -> None:
@@ -297,7 +285,7 @@ def test_mistakes_in_a_set_are_one_line(regression: Regression) -> None:
     file = regression.folder / "other.yaml"
     content = yaml.safe_load((regression.folder / "set.yaml").read_text())
     wrong = [
-        ({"tolerance": {**content["tolerance"], "speed": -1}}, "tolerance.speed must be a number"),
+        ({"tolerance": {**content["tolerance"], "answers": -1}}, "tolerance.answers must be a number"),
         ({"tolerance": {}}, "is not a regression set"),
         ({"methods": {"x": "method=hird"}}, "there is no method 'hird'; did you mean hired"),
         ({"overrides": ["model.prompt='{"]}, "error: "),

@@ -47,7 +47,6 @@ def made_here(chosen: ChosenSet) -> Made:
         versions=versions,
         git_commit=commit,
         machine=machine(),
-        speed={},
     )
 
 

@@ -21,23 +21,6 @@ from hired_eval.reporting.regression import Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What is timed against the stock model.
-
-    Attributes:
-        methods: names of runs of the set.
-        benchmark: whose questions are asked.
-        samples: number of questions, from the first on.
-        rounds: times that each is measured, after one to warm up.
-    """
-
-    methods: list[str]
-    benchmark: str
-    samples: int
-    rounds: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class ChosenSet:
     """A file of `configs/regression/`.
 
@@ -48,7 +31,6 @@ class ChosenSet:
         samples: first documents of each benchmark.
         reference: folder of the committed results.
         tolerance: what may differ.
-        speed: what is timed.
     """
 
     methods: dict[str, str]
@@ -56,7 +38,6 @@ class ChosenSet:
     samples: int
     reference: str
     tolerance: Tolerance
-    speed: Speed
     overrides: list[str] = field(default_factory=list)
 
     def config(self, method: str, benchmark: str) -> dict[str, Any]:
@@ -126,9 +107,7 @@ def chosen_set(name: str) -> ChosenSet:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return ChosenSet(
-            **{**content, "tolerance": Tolerance(**content["tolerance"]), "speed": Speed(**content["speed"])}
-        )
+        return ChosenSet(**{**content, "tolerance": Tolerance(**content["tolerance"])})
     except (TypeError, KeyError) as error:
         raise UserError(
             f"{file} is not a regression set: {error}; see configs/regression/mini.yaml"

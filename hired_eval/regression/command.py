@@ -6,7 +6,6 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hired_eval.errors import UserError
@@ -38,7 +37,6 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--methods", type=_names, help="only these runs of the set, e.g. full,hired")
     parser.add_argument("--benchmarks", type=_names, help="only these benchmarks, e.g. docvqa,pope")
     parser.add_argument("--samples", type=int, help="only the first samples of each benchmark")
-    parser.add_argument("--no-speed", action="store_true", help="leave out the timing")
     parser.add_argument(
         "--update", action="store_true", help="make the results the new reference, showing the difference"
     )
@@ -73,7 +71,7 @@ def _regress(asked: argparse.Namespace) -> int:
     Raises:
         UserError: the set, the reference, the model, the data or the disk.
     """
-    if asked.update and (asked.methods or asked.benchmarks or asked.samples or asked.no_speed):
+    if asked.update and (asked.methods or asked.benchmarks or asked.samples):
         raise UserError("--update renews the whole reference; leave the options that take a part of it out")
 
     from hired_eval.regression.chosen import chosen_set
@@ -87,9 +85,8 @@ def _regress(asked: argparse.Namespace) -> int:
     from hired_eval.records import explained_disk_errors
     from hired_eval.regression import reference
     from hired_eval.regression.answering import answered, made_here
-    from hired_eval.regression.speed import measured_speed
-    from hired_eval.reporting.regression import SpeedChange, compare, versions_that_differ
-    from hired_eval.reporting.regression_report import changed_runs, changed_samples, markdown, speed, verdict
+    from hired_eval.reporting.regression import compare, versions_that_differ
+    from hired_eval.reporting.regression_report import changed_runs, changed_samples, markdown, verdict
 
     quiet_libraries()
     now = made_here(chosen)
@@ -106,20 +103,13 @@ def _regress(asked: argparse.Namespace) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
         log = (asked.out / LOG).open("w")
     with log:
-        timed = {} if asked.no_speed else measured_speed(chosen, models, log)
         samples, scoring = answered(chosen, models, _say, log)
-    now = replace(now, speed=timed)
     if refused is not None:
         reference.write(folder, now, samples)
         print(f"nothing to show a difference to: {refused}")
         print(f"reference: {folder} ({len(samples)} samples)")
         return SAME
-    changes = [
-        SpeedChange(method, before.speed[method], ratio, before.speed[method] * (1 + chosen.tolerance.speed))
-        for method, ratio in timed.items()
-        if method in before.speed
-    ]
-    comparison = compare(samples, before_samples, scoring, chosen.tolerance, changes)
+    comparison = compare(samples, before_samples, scoring, chosen.tolerance)
     provenance = [
         f"reference: {folder}, made {before.finished} at commit {before.git_commit} on {before.machine}",
         f"here: {now.finished} at commit {now.git_commit} on {now.machine}",
@@ -128,7 +118,7 @@ def _regress(asked: argparse.Namespace) -> int:
     with explained_disk_errors(asked.out):
         (asked.out / REPORT).write_text(markdown(comparison, provenance))
         comparison.samples.to_csv(asked.out / CHANGES, index=False)
-    for part in (changed_runs(comparison), changed_samples(comparison), speed(comparison)):
+    for part in (changed_runs(comparison), changed_samples(comparison)):
         if part:
             print(f"{part}\n")
     for line in [*provenance, *comparison.problems]:

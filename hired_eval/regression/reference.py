@@ -15,7 +15,7 @@ from hired_eval.records import explained_disk_errors, replacing
 from hired_eval.reporting.regression import COLUMNS
 
 SAMPLES, FACTS = "samples.parquet", "reference.json"
-FORMAT = 1
+FORMAT = 2
 WEIGHT_FILES = ("safetensors", "bin", "json")
 """Not the model card, which may be written again."""
 
@@ -34,7 +34,6 @@ class Made:
         versions: of the packages that matter.
         git_commit: of the checkout.
         machine: processor, threads, accelerator.
-        speed: timed method -> seconds over the stock model's.
     """
 
     finished: str
@@ -46,7 +45,6 @@ class Made:
     versions: dict[str, str]
     git_commit: str | None
     machine: str
-    speed: dict[str, float]
 
 
 def weights_of(source: str, model: dict[str, Any]) -> str:

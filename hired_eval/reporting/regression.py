@@ -26,12 +26,10 @@ class Tolerance:
     Attributes:
         answers: share of a run's answers.
         answers_overall: share of all answers.
-        speed: share by which a time relative to the stock model's may grow.
     """
 
     answers: float
     answers_overall: float
-    speed: float
 
     def __post_init__(self) -> None:
         """Refuse what is no share.
@@ -39,7 +37,7 @@ class Tolerance:
         Raises:
             UserError: naming the tolerance.
         """
-        for name in ("answers", "answers_overall", "speed"):
+        for name in ("answers", "answers_overall"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise UserError(f"tolerance.{name} must be a number of at least 0, got {value!r}")
@@ -81,34 +79,17 @@ class RunChange:
 
 
 @dataclass(frozen=True)
-class SpeedChange:
-    """Seconds of a method over the stock model's in the same process, before and after."""
-
-    method: str
-    before: float
-    after: float
-    most: float
-
-    @property
-    def slower(self) -> bool:
-        """Whether the ratio has grown beyond the tolerance."""
-        return self.after > self.most
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that was compared.
 
     Attributes:
         runs: each method on each benchmark.
         samples: the samples that changed, with `COMPARED` as `..._before` and `..._after`.
-        speed: timed methods.
         tolerance: what may differ.
     """
 
     runs: list[RunChange]
     samples: pd.DataFrame
-    speed: list[SpeedChange]
     tolerance: Tolerance
 
     @property
@@ -131,12 +112,6 @@ class Comparison:
                 f"all runs: {self.answers} of {self.compared} answers differ ({share:.1%}, "
                 f"tolerance.answers_overall is {self.tolerance.answers_overall:.1%})"
             )
-        lines += [
-            f"speed, {s.method}: {s.after:.2f} of the stock model's time, was {s.before:.2f} "
-            f"(tolerance.speed allows {s.most:.2f})"
-            for s in self.speed
-            if s.slower
-        ]
         return lines
 
 
@@ -145,7 +120,6 @@ def compare(
     reference: pd.DataFrame,
     scoring: Mapping[str, Scoring],
     tolerance: Tolerance,
-    speed: list[SpeedChange],
 ) -> Comparison:
     """Results beside the reference's results of the same samples.
 
@@ -154,7 +128,6 @@ def compare(
         reference: likewise.
         scoring: of each benchmark.
         tolerance: what may differ.
-        speed: timed methods.
 
     Raises:
         UserError: the reference lacks a sample, or other questions were asked.
@@ -187,7 +160,7 @@ def compare(
     changed = both[tokens | answers]
     columns = [*KEY, "tokens_changed", "answer_changed"]
     columns += [f"{name}_{side}" for name in COMPARED for side in ("before", "after")]
-    return Comparison(runs, changed[columns].reset_index(drop=True), speed, tolerance)
+    return Comparison(runs, changed[columns].reset_index(drop=True), tolerance)
 
 
 def _differs(both: pd.DataFrame, names: list[str]) -> pd.Series[bool]:

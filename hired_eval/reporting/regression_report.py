@@ -87,12 +87,4 @@ def markdown(comparison: Comparison, provenance: Sequence[str]) -> str:
     parts += ["## Runs with a change", "", runs or "None.", ""]
     if samples:
         parts += ["## Changed samples", "", samples, ""]
-    parts += ["## Speed", "", speed(comparison) or "Not measured.", ""]
     return "\n".join(parts)
-
-
-def speed(comparison: Comparison) -> str:
-    """A table of seconds over the stock model's; '' where none was timed."""
-    rows = [[s.method, f"{s.before:.2f}", f"{s.after:.2f}", f"{s.most:.2f}"] for s in comparison.speed]
-    head = ["method", "time over the stock model's, before", "after", "allowed"]
-    return aligned([head, *rows]) if rows else ""

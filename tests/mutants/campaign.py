@@ -14,7 +14,6 @@ from tests.mutants.seeded import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- made by python -m tests.mutants.campaign: start -->", "<!-- end -->"
 REGRESSION = [
-    "--no-speed",
     "--samples",
     "24",
     "--benchmarks",
