@@ -83,9 +83,9 @@ reproduce-all: $(READY)
 		(exit $$failed); $(call REPORT,all)
 
 # Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
-CASES ?= abcdefghij
+CASES ?= abcdefgh
 bench: $(READY)
-	$(BIN)/python -m benchmarks --cases $(CASES) --write docs/speed.md
+	$(BIN)/python -m bench --cases $(CASES) --write docs/speed.md
 
 # Every efficiency record, measured beside what arithmetic and machine allow
 EFFICIENCY = $(BIN)/python -m hired_eval.efficiency --runs-dir $(RUNS)

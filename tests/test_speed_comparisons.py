@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import end_to_end, parts
-from benchmarks.harness import Comparison, agreement, in_turns, table, together
-from benchmarks.prumerge_loop import drop_in_loops
+from bench import end_to_end, parts
+from bench.harness import Comparison, agreement, in_turns, table, together
+from bench.prumerge_loop import drop_in_loops
 from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
@@ -50,8 +50,6 @@ def test_parts_run_on_a_model(llava_next: tuple[Any, Any]) -> None:
     assert rows[0].target is not None
     assert rows[1].target is not None
     assert 0.9 < rows[0].target < rows[1].target, "fewer tokens, less arithmetic"
-    (row,) = parts.images_together(checkpoint, WORK, 1, images=2)
-    assert float(row.same.split()[-1]) < 1e-5
     (_, stock), *here = parts.vision_memory(checkpoint, WORK)
     assert [what for what, _ in here] == ["full", "hired 20 %"]
     assert all(0 < gigabytes < stock for _, gigabytes in here)
@@ -96,7 +94,6 @@ def test_full_execution_answers_as_llava_hf_does(setting: end_to_end.Setting) ->
 def test_sharing_and_caching_change_no_answer(setting: end_to_end.Setting) -> None:
     rows = [*end_to_end.prefix_sharing(setting), *end_to_end.encode_once(setting, ("pope",))]
     assert [row.same for row in rows] == ["all 6 answers"] * 3 + ["all 36 answers", "all"]
-    assert [row.same for row in end_to_end.leaving_early(setting, ("docvqa",))] == ["all 6 answers"]
 
 
 @pytest.mark.parametrize("task", ["docvqa", "ocrbench", "vqav2"])
@@ -121,7 +118,7 @@ def test_no_optimisation_changes_an_answer_of_the_bundled_model(
 
 
 def test_the_table_goes_between_the_marks() -> None:
-    from benchmarks.__main__ import END, START
+    from bench.__main__ import END, START
 
     text = (Path(__file__).parents[1] / "docs" / "speed.md").read_text()
     assert text.count(START) == 1

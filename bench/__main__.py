@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: all comparisons in one run, as a table on the screen and in docs/speed.md."""
+"""`python -m bench`: all comparisons in one run, as a table on the screen and in docs/speed.md."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import end_to_end, parts
-from benchmarks.harness import Comparison, table
+from bench import end_to_end, parts
+from bench.harness import Comparison, table
 from hired_eval.efficiency.measure import Workload
 from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import load_checkpoint
@@ -17,23 +17,21 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.runs import machine
 
 START, END = "<!-- made by make bench: start -->", "<!-- end -->"
-CASES = "abcdefghij"
+CASES = "abcdefgh"
 
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--cases", default=CASES, help=f"letters of {CASES}; h: memory of the vision side")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns after the warm-up")
     parser.add_argument("--documents", type=int, default=36, help="of each bundled benchmark")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--model", type=Path, help="another checkpoint than the bundled one for a, e, f and j"
-    )
-    parser.add_argument("--shapes", default="dummy/clip-l-small", help="dummy model of b, g, h and i")
+    parser.add_argument("--model", type=Path, help="another checkpoint than the bundled one for a, e and f")
+    parser.add_argument("--shapes", default="dummy/clip-l-small", help="dummy model of b, g and h")
     parser.add_argument("--dtype", default="float32", help="of the dummy model")
-    parser.add_argument("--side", type=int, default=672, help="of the picture of b, g, h and i, in pixels")
+    parser.add_argument("--side", type=int, default=672, help="of the picture of b, g and h, in pixels")
     parser.add_argument("--write", type=Path, help="put the table between the marks in this file")
     options = parser.parse_args()
     unknown = set(options.cases) - set(CASES)
@@ -67,17 +65,13 @@ def measured(options: argparse.Namespace) -> str:
         rows += end_to_end.prefix_sharing(setting)
     if "f" in options.cases:
         rows += end_to_end.encode_once(setting)
-    if "j" in options.cases:
-        rows += end_to_end.leaving_early(setting)
-    if not set("bghi").isdisjoint(options.cases):
+    if not set("bgh").isdisjoint(options.cases):
         dummy = load_checkpoint(options.shapes, weights="dummy", dtype=options.dtype, device=options.device)
         work = Workload(options.side, options.side, text_tokens=60, new_tokens=15, warm_up=1, repeats=repeats)
         if "b" in options.cases:
             rows += parts.dropping(dummy, work, repeats)
         if "g" in options.cases:
             rows += parts.selection(dummy, work, repeats)
-        if "i" in options.cases:
-            rows += parts.images_together(dummy, work, repeats)
         if "h" in options.cases:
             memory = ", ".join(f"{what} {gb:.4f} GB" for what, gb in parts.vision_memory(dummy, work))
             lines.append(f"(h) Peak memory that the vision side allocates: {memory}. Target: below stock.")
@@ -85,8 +79,8 @@ def measured(options: argparse.Namespace) -> str:
     conditions = (
         f"{machine()}; PyTorch {torch.__version__}; median of {repeats} turns after one to warm up, lowest "
         "and highest in brackets. "
-        f"a, e, f and j: {options.documents} documents a benchmark. "
-        f"b, g, h and i: {options.shapes} in {options.dtype}, a picture of {options.side} x {options.side}."
+        f"a, e and f: {options.documents} documents a benchmark. "
+        f"b, g and h: {options.shapes} in {options.dtype}, a picture of {options.side} x {options.side}."
     )
     return "\n\n".join([table(rows), *lines, conditions]) if rows else "\n\n".join([*lines, conditions])
 

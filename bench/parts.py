@@ -7,8 +7,8 @@ from itertools import accumulate
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness import Comparison, in_turns
-from benchmarks.prumerge_loop import drop_in_loops
+from bench.harness import Comparison, in_turns
+from bench.prumerge_loop import drop_in_loops
 from hired_eval.dropping import KeptTokens, PartitionLayout, VisionEncoding
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.machine import peak_memory, synchronize
@@ -134,31 +134,6 @@ def selection(checkpoint: Checkpoint, workload: Workload, repeats: int) -> list[
 
         pairs, _, _ = in_turns(tower, select, repeats)
     return [Comparison("(g) HiRED's selection", "vision tower", "selection", pairs, "", 0.01, share=True)]
-
-
-def images_together(
-    checkpoint: Checkpoint, workload: Workload, repeats: int, images: int = 4
-) -> list[Comparison]:
-    """(i) Tried, not kept: the partitions of several images in one pass of the vision tower."""
-    encoder, full = VisionEncoder(checkpoint.model), build("full")
-    drawn = [picture(workload.width, workload.height, seed) for seed in range(images)]
-    pixels = checkpoint.processor.image_processor(images=drawn, return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        parts = [encoder.partitions(p, (workload.height, workload.width)) for p in pixels]
-
-        def single() -> torch.Tensor:
-            features = [encoder.encode(part, full).features for part in parts]
-            synchronize(checkpoint.model.device)
-            return torch.cat(features)
-
-        def together() -> torch.Tensor:
-            features = encoder.encode(torch.cat(parts), full).features
-            synchronize(checkpoint.model.device)
-            return features
-
-        pairs, expected, found = in_turns(single, together, repeats)
-    same = f"largest difference {(expected - found).abs().max():.1e}"
-    return [Comparison(f"(i) {images} images", "one at a time", "in one pass", pairs, same)]
 
 
 def vision_memory(checkpoint: Checkpoint, workload: Workload) -> list[tuple[str, float]]:

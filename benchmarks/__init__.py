@@ -1,1 +1,0 @@
-"""Side-by-side speed comparisons: `python -m benchmarks`, or `make bench`."""
