@@ -17,7 +17,7 @@ from hired_eval.reporting.rows import HIRED_20
 from hired_eval.reporting.store import Store
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
-FILES = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv", "html")]
+FILES = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv")]
 FILES += [f"{name}.png" for name in FIGURES]
 
 

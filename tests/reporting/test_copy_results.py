@@ -35,5 +35,5 @@ def test_partial_and_dummy_results_are_refused(script: argparse.Namespace, repor
 
 
 def test_a_missing_report_is_named(script: argparse.Namespace, everything: Path) -> None:
-    with pytest.raises(UserError, match=r"has no table4\.md, .*table6\.html; start with make reproduce-all"):
+    with pytest.raises(UserError, match=r"has no table4\.md, .*table6\.csv; start with make reproduce-all"):
         script.check(everything)
