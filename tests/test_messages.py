@@ -26,6 +26,7 @@ ELSEWHERE = {
     ],
     # in tests/test_probes.py
     "probes.py": [
+        "…: …",
         "…: its image cannot be read: …",
     ],
     # in tests/dropping/test_matrix.py
