@@ -12,7 +12,6 @@ from datasets import Dataset
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
-from PIL import Image
 from tqdm import tqdm
 
 from hired_eval.documents import Documents
@@ -21,7 +20,7 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
 from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
-from hired_eval.llava.images import UNREADABLE, refuse_deep, whole_pictures
+from hired_eval.llava.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
 from hired_eval.models import default_dtype, default_prompt, prompt_named
 from hired_eval.processes import Processes
@@ -300,11 +299,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         documents = self._documents(task, split)
         try:
             document = documents[doc_id]
-            # before the task's own conversion to RGB, which hides what was lost
-            for value in document.values():
-                for picture in value if isinstance(value, list) else [value]:
-                    if isinstance(picture, Image.Image):
-                        refuse_deep(picture)
+            refuse_deep_pictures(document)
             visuals = doc_to_visual(document)
         except UNREADABLE as error:
             raise UserError(f"its image cannot be read: {first_line(error)}") from error

@@ -22,7 +22,7 @@ from torch import Tensor
 from hired_eval.benchmarks import load_task
 from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
-from hired_eval.llava.images import UNREADABLE, as_rgb, digest, whole_pictures
+from hired_eval.llava.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
 from hired_eval.llava.prefix import image_inputs
 from hired_eval.loading import Models
 from hired_eval.records import RunFolder, explained_disk_errors, replacing
@@ -138,15 +138,18 @@ def questions(task: Task, limit: int) -> Iterator[Asked]:
     seen: set[str] = set()
     for instance in task.instances:
         text, generation, to_visual, doc_id, _, split = instance.args
+        name = f"{task.config.task} document {doc_id}"
         try:
             document = task.dataset[split][doc_id]
+            refuse_deep_pictures(document)
             pictures = to_visual(document) or []
+            if len(pictures) != 1 or not isinstance(generation, dict):
+                continue
+            picture = as_rgb(pictures[0])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
         except UNREADABLE as error:
-            name = f"{task.config.task} document {doc_id}"
             raise UserError(f"{name}: its image cannot be read: {first_line(error)}") from error
-        if len(pictures) != 1 or not isinstance(generation, dict):
-            continue
-        picture = as_rgb(pictures[0])
         key = digest(picture)
         if key in seen:
             continue

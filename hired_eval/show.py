@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image, UnidentifiedImageError
 
 from hired_eval.errors import UserError
+from hired_eval.llava.images import opened
 from hired_eval.paths import config_folder
 from hired_eval.records import explained_disk_errors, replacing
 from hired_eval.reporting.overlay import overlay
@@ -50,7 +50,7 @@ def _show(chosen: argparse.Namespace) -> None:
     Raises:
         UserError: a name, an option, the picture, the checkpoint, or the file to write.
     """
-    picture = _opened(chosen.picture)
+    picture = opened(chosen.picture)
     options = _options(chosen.options)
     if chosen.budget is not None:
         options["budget"] = chosen.budget
@@ -59,7 +59,6 @@ def _show(chosen: argparse.Namespace) -> None:
 
     from hired_eval.dropping.registry import build
     from hired_eval.llava.answering import DroppingLlava, Question
-    from hired_eval.llava.images import as_rgb
     from hired_eval.loading import Models
     from hired_eval.probes import partitions_of
     from hired_eval.runs import checkpoint_source
@@ -68,7 +67,6 @@ def _show(chosen: argparse.Namespace) -> None:
     model = _model_config(chosen.model, chosen.model_path)
     checkpoint = Models().get(checkpoint_source(model), model, chosen.device, 0)
     llava = DroppingLlava(checkpoint, dropper, model["prompt"])
-    picture = as_rgb(picture)
     with torch.inference_mode():
         prepared = llava.prepare(Question(chosen.question, (picture,)))
         answer = llava.answer([prepared], dict(GENERATION))[0].text
@@ -88,22 +86,6 @@ def _show(chosen: argparse.Namespace) -> None:
     print(f"answer: {answer}")
     print(f"visual tokens: {counts.kept} of {counts.full}{of_budget}{made_of_many}")
     print(f"overlay: {out}")
-
-
-def _opened(file: Path) -> Image.Image:
-    """The picture in a file.
-
-    Raises:
-        UserError: no such file, or not a picture.
-    """
-    try:
-        return Image.open(file)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{file} is not a picture that Pillow can read") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be opened: {error.strerror or error}") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{file} is too large: {error}") from error
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 A list is what follows `python -m hired_eval` with the tiny model and data; a function gets a `Place`.
 """
 
+from io import BytesIO
+
 import torch
 from PIL import Image
 
@@ -20,6 +22,7 @@ from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.figures import baselines
 from hired_eval.reporting.store import Store
 from tests import provocations as p
+from tests.data import truncated_png
 from tests.provocations import Provocation, applied, encoding, hired_llava, record, reported, shown, tower
 
 DTYPES = "float32, float16, bfloat16"
@@ -166,9 +169,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "an image of mode I has more than 8 bits a channel; convert it to 8 bits first",
     ),
     (
-        lambda place: as_rgb(Image.new("La", (2, 2))),
-        "the image cannot be decoded: conversion from La to L not supported",
+        lambda place: as_rgb(Image.open(BytesIO(truncated_png()["bytes"]))),
+        "the image cannot be decoded: …truncated…",
     ),
+    (lambda place: as_rgb(Image.new("RGB", (0, 5))), "an image of 0 x 5 pixels has nothing to see"),
     (p.not_a_picture, "docvqa_val document 2: its image cannot be read: cannot identify image file"),
     (
         lambda place: place.llava().prepare(Question("x" * 2100)),
@@ -396,6 +400,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (shown("{tmp}/none.png"), "{tmp}/none.png cannot be opened: No such file or directory"),
     (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
     (p.bomb, "{tmp}/a.png is too large: …"),
+    (p.shown_truncated, "{tmp}/cut.png: the image cannot be decoded: …truncated…"),
     (shown("{tmp}/a.png", "alpha"), "'alpha' is no option; write name=value"),
     (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
 ]

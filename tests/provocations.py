@@ -30,7 +30,7 @@ from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.paper_tables import table2
 from hired_eval.show import main as show
 from tests import tiny
-from tests.data import write_docvqa
+from tests.data import truncated_png, write_docvqa
 from tests.spine import config
 
 IMAGE = 4
@@ -304,6 +304,11 @@ def shown(*arguments: str) -> Callable[[Place], Any]:
 def bomb(place: Place) -> None:
     place.patch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
     shown("{tmp}/a.png")(place)
+
+
+def shown_truncated(place: Place) -> None:
+    (place.tmp / "cut.png").write_bytes(truncated_png()["bytes"])
+    show([str(place.tmp / "cut.png")])
 
 
 def drift(place: Place) -> None:

@@ -22,6 +22,7 @@ CLASSES = {"UserError", "NothingYetError"}
 ELSEWHERE = {
     # in tests/test_probes.py
     "probes.py": [
+        "…: …",
         "…: its image cannot be read: …",
     ],
     # in tests/dropping/test_matrix.py

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hired_eval.dropping import Full, HiRED
 from hired_eval.errors import UserError
@@ -180,4 +181,13 @@ def test_a_truncated_picture_is_named(tiny_checkpoint: Path, tmp_path: Path) -> 
         "measure=gallery", f"model.path={tiny_checkpoint}", f"data.path={damaged}", f"runs_dir={tmp_path}"
     )
     with pytest.raises(UserError, match=r"docvqa_val document 2: its image cannot be read: .*truncated"):
+        measure(settings, say, Models())
+
+
+def test_a_picture_of_more_than_eight_bits_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    deep = write_docvqa(tmp_path / "deep", 2, [Image.new("I;16", (60, 60))])
+    settings = config(
+        "measure=gallery", f"model.path={tiny_checkpoint}", f"data.path={deep}", f"runs_dir={tmp_path}"
+    )
+    with pytest.raises(UserError, match=r"docvqa_val document 0: an image of mode I;16 has more than 8 bits"):
         measure(settings, say, Models())

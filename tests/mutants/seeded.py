@@ -97,4 +97,27 @@ MUTANTS = [
         "padding on the left is not masked",
         "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
     ),
+    Mutant(
+        "photos of a turned camera stand on their head",
+        "hired_eval/llava/images.py",
+        "    6: Image.Transpose.ROTATE_270", "    6: Image.Transpose.ROTATE_90",
+        tests=("tests/llava/test_images.py",),
+    ),
+    Mutant(
+        "transparent pictures are laid on black",
+        "hired_eval/llava/images.py", 'image.size, "white")', 'image.size, "black")',
+        tests=("tests/llava/test_images.py",),
+    ),
+    Mutant(
+        "a picture is turned again when it is converted again",
+        "hired_eval/llava/images.py", "    rgb.info = {}\n", "",
+        tests=("tests/llava/test_images.py",),
+    ),
+    Mutant(
+        "the first block to end lets truncated pictures in, though others still run",
+        "hired_eval/llava/images.py",
+        "            if self._blocks == 0:\n                ImageFile",
+        "            if True:\n                ImageFile",
+        tests=("tests/llava/test_images.py",),
+    ),
 ]  # fmt: skip
