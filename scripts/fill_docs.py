@@ -95,7 +95,7 @@ def renew(runs: Path) -> None:
     rows = []
     for what, (one, other) in COMPARISONS.items():
         first, second = (chosen(records, target, options) for target, options in (one, other))
-        difference = store.difference(first, second)
+        difference = store.difference([(first, second)])
         assert difference is not None, "both answer the whole benchmark"
         rows.append(
             {
@@ -152,7 +152,7 @@ def fidelity() -> Iterator[list[str]]:
             f"{row['kept']} against {row['kept_other']}",
             f"{row['score']} against {row['score_other']}",
             f"{row['value']} [{row['low']}, {row['high']}]",
-            "beyond noise" if row["beyond_noise"] == "True" else "within noise",
+            "beyond noise" if row["beyond_noise"] == "True" else "not resolved at this n",
         ]
 
 

@@ -371,6 +371,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "line 1 of {tmp}/run/replies.jsonl is damaged; delete the file to answer all questions again",
     ),
     (
+        p.unreported,
+        "{tmp}/run/record.json is of no use to reports: it lacks benchmark, method, model, weights, data, "
+        "config",
+    ),
+    (
         lambda place: Store(place.tmp).samples({"run": "x"}),
         "{tmp}/x/samples.parquet cannot be read (…); run it again with rerun=true",
     ),

@@ -28,6 +28,7 @@ from hired_eval.records import RunFolder, explained_disk_errors
 from hired_eval.replies import ReplyFile
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.paper_tables import table2
+from hired_eval.reporting.store import read
 from hired_eval.show import main as show
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
@@ -319,6 +320,12 @@ def drift(place: Place) -> None:
 def efficiency_records(place: Place) -> None:
     place.patch.setattr("sys.argv", ["x", "--runs-dir", str(place.tmp)])
     efficiency()
+
+
+def unreported(place: Place) -> None:
+    """A record without what reports read."""
+    RunFolder(place.tmp, "run").fail({"run": "run", "identity": {}, "finished": ""})
+    read(place.tmp / "run")
 
 
 def reported(*arguments: str) -> Callable[[Place], Any]:

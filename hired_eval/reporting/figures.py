@@ -12,21 +12,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, of_one_model
+from hired_eval.reporting.context import versions_note
+from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, one_block, others
 from hired_eval.reporting.rows import (
     HIRED_20,
     HIRED_40,
-    LABELS,
     TABLE3,
+    Row,
     budget_of,
     options_of,
     percent,
+    rows_of,
     target_of,
+    without_budget,
 )
+from hired_eval.reporting.statistics import FEWEST, Estimate
 from hired_eval.reporting.store import Record, Store, best
-from hired_eval.reporting.tables import BENCHMARK_LABELS, provenance
+from hired_eval.reporting.tables import benchmark_label, benchmarks_of, provenance, repetitions, with_seeds
 
 matplotlib.use("Agg")
+
+BARS = f"Bars: 95 % intervals; none below {FEWEST} pictures."
 
 # Okabe and Ito's colours, which stay apart for the colour-blind; markers and dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -136,6 +142,7 @@ def figure2(store: Store) -> Drawing:
         f"{record['benchmark']['name']}.",
         f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that "
         "visual tokens get; the paper's caption says 60 % and 80 %.",
+        *others(store, record),
         *provenance([record]),
     ]
     alternative = f"Bars of attention for {', '.join(kinds)}; cumulative attention of visual tokens."
@@ -165,7 +172,11 @@ def figure3(store: Store) -> Drawing:
                 values.reshape(side, side), cmap="cividis", alpha=0.8,
                 extent=(0, pixels.shape[1], pixels.shape[0], 0), interpolation="nearest",
             )  # fmt: skip
-    notes = ["Sum over heads, each map on a scale of its own: yellow is high.", *provenance([record])]
+    notes = [
+        "Sum over heads, each map on a scale of its own: yellow is high.",
+        *others(store, record),
+        *provenance([record]),
+    ]
     return Drawing(
         "figure3", "Figure 3: CLS-attention of the full-image", figure,
         f"{rows} pictures, each with its CLS-attention map in layers {', '.join(map(str, layers))}.", notes,
@@ -180,7 +191,7 @@ def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 def figure5(store: Store) -> Drawing:
     """Figure 5: visual tokens given to the LLM for each of 100 samples of TextVQA."""
-    records = of_one_model([r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa"])
+    records, notes = one_block(r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa")
     rows = [row for row in (TABLE3[0], *TABLE3[2:4], HIRED_20, HIRED_40) if row.of(records)]
     if not rows:
         raise nothing_yet("figure5")
@@ -203,16 +214,21 @@ def figure5(store: Store) -> Drawing:
     axis.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
     alternative = f"Lines of visual tokens per sample for {', '.join(row.label for row in rows)}."
     return Drawing(
-        "figure5", "Figure 5: visual tokens per sample, TextVQA", figure, alternative, provenance(used)
-    )
+        "figure5", "Figure 5: visual tokens per sample, TextVQA", figure, alternative,
+        [*notes, *versions_note(used), *provenance(used)],
+    )  # fmt: skip
 
 
 def figure6(store: Store) -> Drawing:
     """Figure 6: accuracy of HiRED over alpha."""
-    hired = [r for r in store.accuracy() if target_of(r) == "HiRED" and not set(options_of(r)) - {"alpha"}]
-    runs = of_one_model(hired)
-    tasks = [t for t in ("vqav2", "scienceqa", "textvqa", "docvqa") if len(_alphas(_on(runs, t))) > 1]
-    budgets = [b for b in (0.2, 0.4) if any(len(_alphas(_on(runs, t, b))) > 1 for t in tasks)]
+    hired = [r for r in store.accuracy() if target_of(r) == "HiRED"]
+    runs, left = one_block(r for r in hired if not set(options_of(r)) - {"alpha"})
+    other = sum(bool(set(options_of(r)) - {"alpha"}) for r in hired)
+    left += [f"Not drawn: {other} runs of HiRED with other options than alpha."] if other else []
+    tasks = [t for t in benchmarks_of(runs) if len(_alphas(_on(runs, t))) > 1]
+    budgets = sorted(
+        {b for r in runs if (b := budget_of(r)) and any(len(_alphas(_on(runs, t, b))) > 1 for t in tasks)}
+    )
     if not budgets:
         raise nothing_yet("figure6")
     figure = Figure(figsize=(3.6 * len(budgets) + 0.6, 3.1))
@@ -221,12 +237,11 @@ def figure6(store: Store) -> Drawing:
     for axis, budget in zip(axes, budgets, strict=True):
         for i, task in enumerate(tasks):
             found = _alphas(_on(runs, task, budget))
-            used += list(found.values())
+            used += [r for of_alpha in found.values() for r in of_alpha]
             # side by side, so that the intervals can be told apart
             shift = 0.012 * (i - (len(tasks) - 1) / 2)
-            _scores(
-                axis, [(alpha + shift, found[alpha]) for alpha in sorted(found)], BENCHMARK_LABELS[task], i
-            )
+            points = [(alpha + shift, store.estimate(found[alpha])) for alpha in sorted(found)]
+            _scores(axis, points, _plain(benchmark_label(task)), i)
         axis.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
         axis.set(
             title=f"token budget {percent(budget)}", xlabel="alpha: share of the budget for the full-image"
@@ -234,7 +249,7 @@ def figure6(store: Store) -> Drawing:
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes[0].set_ylabel("score")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    notes = ["Bars: 95 % intervals. The line at 0.5 is the default.", *provenance(used)]
+    notes = [f"{BARS} The line at 0.5 is the default.", *left, *versions_note(used), *provenance(used)]
     alternative = f"Score over alpha for {', '.join(tasks)} at {', '.join(map(percent, budgets))}."
     return Drawing("figure6", "Figure 6: the split of the budget", figure, alternative, notes)
 
@@ -243,20 +258,20 @@ def _on(records: Sequence[Record], task: str, budget: float | None = None) -> li
     return [r for r in records if r["benchmark"]["name"] == task and budget in (None, budget_of(r))]
 
 
-def _alphas(records: Sequence[Record]) -> dict[float, Record]:
-    """The best run of each alpha."""
+def _alphas(records: Sequence[Record]) -> dict[float, list[Record]]:
+    """The runs of each alpha, one a seed."""
     alphas = {r["method"]["alpha"] for r in records}
-    return {a: found for a in alphas if (found := best(r for r in records if r["method"]["alpha"] == a))}
+    return {a: repetitions(r for r in records if r["method"]["alpha"] == a) for a in alphas}
 
 
 def _scores(
-    axis: Axes, points: Sequence[tuple[float, Record]], label: str, i: int, prominent: bool = True
+    axis: Axes, points: Sequence[tuple[float, Estimate]], label: str, i: int, prominent: bool = True
 ) -> None:
-    """A line of scores with their intervals."""
+    """A line of scores with their intervals, where they have one."""
     x = [p for p, _ in points]
-    scores = [r["score"] for _, r in points]
-    y = np.array([s["value"] for s in scores])
-    errors = np.array([[s["value"] - s["low"] for s in scores], [s["high"] - s["value"] for s in scores]])
+    y = np.array([s.value for _, s in points])
+    ends = np.array([(s.shown_low, s.shown_high) for _, s in points], dtype=float).T
+    errors = np.nan_to_num(np.stack([y - ends[0], ends[1] - y]))
     drawn = axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
     if prominent:
         drawn.lines[0].set(linewidth=2.2, zorder=5)
@@ -266,28 +281,37 @@ def _scores(
 
 
 def baselines(store: Store) -> Drawing:
-    """The accuracy-token curve: every method with default options, over the tokens it kept."""
-    plain = of_one_model([r for r in store.accuracy() if not options_of(r) and r["tokens"]["kept"]])
-    curves = {t for t in map(target_of, plain) if len({budget_of(r) for r in plain if target_of(r) == t}) > 1}
-    tasks = [t for t in BENCHMARK_LABELS if any(target_of(r) in curves for r in _on(plain, t))]
+    """The accuracy-token curve: every method over the tokens it kept."""
+    records, left = one_block(r for r in store.accuracy() if r["tokens"]["kept"])
+    curves = _curves(records)
+    tasks = benchmarks_of(r for runs in curves.values() if _budgets(runs) > 1 for r in runs)
     if not tasks:
         raise NothingYetError("the curve needs a method at two budgets; run it with -m budget=0.4,0.2")
     columns = min(4, len(tasks))
     lines = -(-len(tasks) // columns)
     figure = Figure(figsize=(max(4.2, 2.7 * columns) + 1.4, 2.7 * lines))
     axes = figure.subplots(lines, columns, squeeze=False)
-    targets = [t for t in LABELS if any(target_of(r) == t for r in plain)]
+    usual = {target_of(runs[0]) for runs in curves.values() if not options_of(runs[0])}
+    few = [
+        label
+        for label, runs in curves.items()
+        if options_of(runs[0]) and target_of(runs[0]) in usual and _budgets(runs) < 3
+    ]
+    drawn = {label: runs for label, runs in curves.items() if label not in few}
     used = []
     for axis, task in zip(axes.flat, tasks, strict=False):
-        for i, target in enumerate(targets):
-            runs = [r for r in _on(plain, task) if target_of(r) == target]
-            found = [best(r for r in runs if budget_of(r) == b) for b in {budget_of(r) for r in runs}]
-            points = sorted(((_kept_share(r), r) for r in found if r is not None), key=lambda p: p[0])
-            used += [r for _, r in points]
+        for i, (label, runs) in enumerate(drawn.items()):
+            of_task = _on(runs, task)
+            cells = [repetitions(row.of(of_task)) for row in rows_of(of_task)]
+            used += [r for cell in cells for r in cell]
+            points = sorted(
+                ((_kept_share(cell[0]), store.estimate(cell)) for cell in cells), key=lambda p: p[0]
+            )
             if points:
-                # eleven lines: HiRED's stands out, and only its bars are drawn dark
-                _scores(axis, points, LABELS[target], i, prominent=target == "HiRED")
-        axis.set_title(BENCHMARK_LABELS[task])
+                # a dozen lines: HiRED's stands out, and only its bars are drawn dark
+                prominent = target_of(runs[0]) == "HiRED" and not options_of(runs[0])
+                _scores(axis, points, label, i, prominent)
+        axis.set_title(_plain(benchmark_label(task)))
         axis.set(xlim=(0, 104), xticks=range(0, 101, 20))
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_axis_off()
@@ -298,14 +322,40 @@ def baselines(store: Store) -> Drawing:
         for axis in axes.flat
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    named = [LABELS[t] for t in targets if LABELS[t] in entries]
-    figure.legend([entries[name] for name in named], named, loc="outside right center")
+    named = [label for label in drawn if label in entries]
+    figure.legend([entries[name] for name in named], list(map(_plain, named)), loc="outside right center")
+    absent = [benchmark_label(b) for b in benchmarks_of(records) if b not in tasks]
     notes = [
-        "Bars: 95 % intervals. PruMerge and PruMerge+ choose their number of tokens themselves.",
+        f"{BARS} PruMerge and PruMerge+ choose their number of tokens themselves.",
+        *([f"Not drawn, options at fewer than three budgets: {'; '.join(few)}."] if few else []),
+        *([f"Not drawn, no method at two budgets: {', '.join(absent)}."] if absent else []),
+        *left,
+        *versions_note(used),
         *provenance(used),
     ]
-    alternative = f"Score over the share of visual tokens kept: {', '.join(LABELS[t] for t in targets)}."
+    alternative = f"Score over the share of visual tokens kept: {', '.join(named)}."
     return Drawing("baselines", "Accuracy over visual tokens", figure, alternative, notes)
+
+
+def _curves(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs of each method and choice of options, by label."""
+    rows: dict[tuple[str, str], list[Row]] = {}
+    for row in rows_of(records):
+        rows.setdefault((row.target, str(sorted(row.options.items()))), []).append(row)
+    found = {}
+    for of_curve in rows.values():
+        runs = [r for row in of_curve for r in row.of(records)]
+        found[with_seeds(without_budget(of_curve[0]), runs)] = runs
+    return found
+
+
+def _budgets(runs: Sequence[Record]) -> int:
+    return len({budget_of(r) for r in runs})
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib prints as it stands: it takes what is between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _kept_share(record: Record) -> float:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from hired_eval.reporting.context import Record, blocks_of
 from hired_eval.reporting.overlay import overlay
-from hired_eval.reporting.rows import LABELS, budget_of, label_of, target_of
-from hired_eval.reporting.store import Record, Store
-from hired_eval.reporting.tables import BENCHMARK_LABELS
+from hired_eval.reporting.rows import label_of, row_of, rows_of
+from hired_eval.reporting.store import Store
+from hired_eval.reporting.tables import benchmark_label, benchmarks_of
 
 WIDE = 112 * 2
 LARGE = 400_000
@@ -41,9 +42,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Entry:
-    """One question with all methods that were run on it."""
+    """One question with all methods that were run on it.
 
-    model: str
+    Attributes:
+        block: model, data and settings of the runs.
+        benchmark: as printed.
+        question: of the benchmark.
+        target: the accepted answers.
+        shown: each method.
+    """
+
+    block: str
     benchmark: str
     question: str
     target: str
@@ -51,43 +60,36 @@ class Entry:
 
 
 def entries(store: Store) -> list[Entry]:
-    """All questions of the gallery, benchmark after benchmark."""
-    records = sorted(store.measuring("gallery"), key=_order)
-    found: dict[tuple[str, str, int], Entry] = {}
-    for record in records:
-        samples, arrays = store.samples(record), store.arrays(record)
-        for i, sample in enumerate(samples.to_dict("records")):
-            key = (record["model"], record["benchmark"]["name"], int(sample["doc_id"]))
-            entry = found.setdefault(
-                key,
-                Entry(key[0], BENCHMARK_LABELS[key[1]], str(sample["question"]), str(sample["target"]), []),
-            )
-            label = label_of(record)
-            if label in {s.label for s in entry.shown}:
-                continue  # an older run of the same method
-            picture = marked(store, record, arrays, i)
-            content, kind = _encoded(picture)
-            entry.shown.append(
-                Shown(
-                    label, int(sample["kept"]), int(sample["full"]), str(sample["prediction"]), content, kind
-                )
-            )
+    """All questions of the gallery, benchmark after benchmark; runs with other settings in entries apart."""
+    found: dict[tuple[str, str, int, str], Entry] = {}
+    for block in blocks_of(store.measuring("gallery")):
+        for benchmark in benchmarks_of(block.records):
+            runs = [r for r in block.records if r["benchmark"]["name"] == benchmark]
+            # in the order of the tables; of runs of one method, the newest first
+            places = {row.label: i for i, row in enumerate(rows_of(runs))}
+            runs.sort(key=lambda r: str(r["finished"]), reverse=True)
+            for record in sorted(runs, key=lambda r: places.get(row_of(r).label, len(places))):
+                _add(found, store, record, block.label, benchmark)
     return list(found.values())
 
 
-def _order(record: Record) -> tuple[object, ...]:
-    names = list(LABELS)
-    target = target_of(record)
-    place = names.index(target) if target in names else len(names)
-    benchmark = list(BENCHMARK_LABELS).index(record["benchmark"]["name"])
-    # within a method: small budgets last, newest run first
-    return (
-        record["model"],
-        benchmark,
-        place,
-        -(budget_of(record) or 0),
-        [-ord(c) for c in str(record["finished"])],
-    )
+def _add(
+    found: dict[tuple[str, str, int, str], Entry], store: Store, record: Record, block: str, benchmark: str
+) -> None:
+    """Put a run's pictures to their questions, where no newer run of its method is there."""
+    samples, arrays = store.samples(record), store.arrays(record)
+    label = label_of(record)
+    for i, sample in enumerate(samples.to_dict("records")):
+        question = str(sample["question"])
+        key = (block, benchmark, int(sample["doc_id"]), question)
+        entry = found.setdefault(
+            key, Entry(block, benchmark_label(benchmark), question, str(sample["target"]), [])
+        )
+        if label in {s.label for s in entry.shown}:
+            continue  # an older run of the same method
+        content, kind = _encoded(marked(store, record, arrays, i))
+        counts = int(sample["kept"]), int(sample["full"])
+        entry.shown.append(Shown(label, *counts, str(sample["prediction"]), content, kind))
 
 
 def marked(store: Store, record: Record, arrays: dict[str, np.ndarray], i: int) -> Image.Image:

@@ -10,7 +10,7 @@ from hired_eval.reporting.gallery import Entry
 from hired_eval.reporting.html import anchor, foreign, picture_source, text
 from hired_eval.reporting.rows import label_of
 from hired_eval.reporting.store import Record
-from hired_eval.reporting.tables import BENCHMARK_LABELS, Cell, Table, TableRow
+from hired_eval.reporting.tables import Cell, Table, TableRow, benchmark_label, n_text
 
 
 def _section(title: str, body: Iterable[str]) -> str:
@@ -52,14 +52,14 @@ def _row(row: TableRow) -> str:
 def _cell(cell: Cell) -> str:
     value = "" if cell.value is None else f"{cell.value:.6g}"
     lines = [f"<div>{text(cell.number_text())}</div>"]
-    known = cell.low is not None and cell.high is not None
-    interval = f"{cell.low:.{cell.digits}f} to {cell.high:.{cell.digits}f}" if known else ""
-    if interval or cell.n_text():
-        lines.append(f'<div class="range">{" ".join([interval, cell.n_text().strip()]).strip()}</div>')
+    below = cell.interval_text() + cell.seeds_text() + cell.n_text()
+    if below:
+        size = "" if cell.n is None or cell.pictures is None else n_text(cell.n, cell.pictures).strip()
+        lines.append(f'<div class="range" title="{size}">{text(below.strip())}</div>')
     if cell.difference is not None:
         d = cell.difference
         kind = ("better" if d.value > 0 else "worse") if d.beyond_noise else ""
-        meaning = "beyond noise" if d.beyond_noise else "within noise"
+        meaning = "beyond noise" if d.beyond_noise else "not resolved at this n"
         lines.append(
             f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">vs Full '
             f"{text(cell.difference_text())}</div>"
@@ -87,7 +87,7 @@ def gallery(entries: Sequence[Entry]) -> str:
             for s in entry.shown
         )
         parts.append(
-            f"<details{' open' if i == 0 else ''}><summary>{text(entry.benchmark)}, {text(entry.model)}: "
+            f"<details{' open' if i == 0 else ''}><summary>{text(entry.benchmark)}, {text(entry.block)}: "
             f"{foreign(entry.question)}</summary>"
             f'<p>Accepted: <span class="answer">{foreign(entry.target)}</span></p>'
             f'<div class="shown">{figures}</div></details>\n'
@@ -99,9 +99,12 @@ def failures(records: Sequence[Record]) -> list[str]:
     """A section that names the runs that failed; none where none did."""
     if not records:
         return []
+    same: dict[tuple[str, str], list[str]] = {}
+    for r in records:
+        name = f"{label_of(r)} on {benchmark_label(r['benchmark']['name'])}"
+        same.setdefault((r["model"], str(r.get("error") or "samples failed")), []).append(name)
     items = [
-        f"<li>{text(label_of(r))} on {text(BENCHMARK_LABELS.get(r['benchmark']['name'], 'a benchmark'))}, "
-        f"{text(r['model'])}: {foreign(r.get('error') or 'samples failed')}</li>"
-        for r in records
+        f"<li>{text('; '.join(dict.fromkeys(names)))}, {text(model)}: {foreign(error)}</li>"
+        for (model, error), names in same.items()
     ]
     return [_section("Runs that failed", ["<ul>", *items, "</ul>\n"])]

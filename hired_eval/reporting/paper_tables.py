@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import isqrt
 
 from hired_eval.errors import UserError
+from hired_eval.reporting.context import Block, Record, blocks_of, left_out, versions_note
 from hired_eval.reporting.published import ODDITIES, PAPER, PAPER_MODELS, published
 from hired_eval.reporting.rows import (
     FULL,
-    LABELS,
     TABLE3,
     TABLE5,
     TABLE6,
     Row,
-    budget_of,
-    options_of,
+    name_of,
     percent,
+    place_of,
+    rows_of,
+    target_of,
 )
-from hired_eval.reporting.store import Record, Store, best, measure_of
+from hired_eval.reporting.store import Store, best
 from hired_eval.reporting.tables import (
     BENCHMARK_LABELS,
     DIFFERENCE_NOTE,
@@ -28,11 +30,12 @@ from hired_eval.reporting.tables import (
     Table,
     TableRow,
     accuracy_rows,
+    benchmark_label,
+    benchmarks_of,
     provenance,
 )
 
 FOUR = ("scienceqa", "vqav2", "textvqa", "docvqa")
-SINGLE_PARTITION = ("mini_1_5", "llava_1_5_7b", "llava_1_5_13b", "sharegpt4v_7b")
 PARTITIONS = ("full-image", "top left", "top right", "bottom left", "bottom right")
 EFFICIENCY = (
     ("throughput_tokens_per_second", "tokens/s", 2, 1.0),
@@ -69,7 +72,10 @@ def table2(store: Store) -> Table:
         ]
         rows.append(
             TableRow(
-                _block(record), f"top {percent(share)}", f"{total / len(arrays['top_tokens']):.0f}", cells
+                blocks_of([record])[0].label,
+                f"top {percent(share)}",
+                f"{total / len(arrays['top_tokens']):.0f}",
+                cells,
             )
         )
     partial = [f"Mark *: from {record['samples']} of {record['documents']} documents."] * record["partial"]
@@ -78,6 +84,7 @@ def table2(store: Store) -> Table:
         f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many, mean of a picture.",
         "The paper counts on one picture (its Figure 1): its numbers are its counts as shares.",
         *partial,
+        *others(store, record),
         *ODDITIES["table2"],
     ]  # fmt: skip
     return Table(
@@ -97,21 +104,26 @@ def _share_of(count: str | None, top_share: float) -> str | None:
 
 
 def table3(store: Store) -> Table:
-    """Table 3: accuracy of six methods on eight benchmarks."""
-    return _accuracy(store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS), _high_resolution)
+    """Table 3: accuracy of six methods on eight benchmarks, and on those of one's own."""
+    many = _models_of_many_partitions(store)
+    return _accuracy(
+        store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS), lambda r: r["model"] in many
+    )
 
 
 def table5(store: Store) -> Table:
     """Table 5: HiRED's design choices."""
     title = "Table 5: design choices of HiRED, 20 % budget"
-    return _accuracy(store, "table5", title, (FULL, *TABLE5), FOUR, _high_resolution)
+    many = _models_of_many_partitions(store)
+    return _accuracy(store, "table5", title, (FULL, *TABLE5), FOUR, lambda r: r["model"] in many)
 
 
 def table6(store: Store) -> Table:
     """Table 6: models with one partition."""
     title = "Table 6: models with one partition"
-    table = _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: not _high_resolution(r))
-    if any(row.block.startswith("mini_1_5") for row in table.rows):
+    many = _models_of_many_partitions(store)
+    table = _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: r["model"] not in many)
+    if any(row.block.startswith("mini_1_5,") for row in table.rows):
         unreadable = (
             "mini_1_5 sees the full-image alone, where the bundled pages' text cannot be read: its TextVQA "
             "and DocVQA tell no methods apart."
@@ -120,36 +132,41 @@ def table6(store: Store) -> Table:
     return table
 
 
-def _high_resolution(record: Record) -> bool:
-    return record["model"] not in SINGLE_PARTITION
+def _models_of_many_partitions(store: Store) -> set[str]:
+    """Names of the models that cut a picture into partitions."""
+    records = store.accuracy()
+    return {r["model"] for r in records} - {r["model"] for r in records if _single_partition(r)}
 
 
-def of_one_model(records: Sequence[Record]) -> list[Record]:
-    """The runs of one model, for a figure that shows one: high resolution first, then most runs."""
-    runs = Counter(_model(r) for r in records)
-    order = sorted(runs, key=lambda model: (model[0] in SINGLE_PARTITION, -runs[model], model))
-    return [r for r in records if _model(r) == order[0]]
+def _single_partition(record: Record) -> bool:
+    """Whether every picture gives one square of tokens; cut ones give more, newline tokens and all."""
+    full = record["tokens"]["full"]
+    return full is not None and full["mean"] == full["max"] == isqrt(full["max"]) ** 2
 
 
-def _model(record: Record) -> tuple[str, str, str]:
-    return record["model"], record["weights"], record["data"]
+def one_block(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """The runs of one model with the same settings, for a figure that shows one, and a line on the others.
+
+    High resolution first, then most runs.
+    """
+    blocks = blocks_of(records)
+    single = {r["model"] for b in blocks for r in b.records if _single_partition(r)}
+    # of blocks with as many runs, the first has the usual settings
+    chosen = min(blocks, key=lambda b: (b.model in single, -len(b.records), b.model), default=None)
+    rest = [b for b in blocks if b is not chosen]
+    return (chosen.records if chosen else []), left_out(rest, "Not drawn")
 
 
 def baselines(store: Store) -> Table:
-    """Every method at every budget that was run, default options, on one model as the figure has it."""
-    plain = of_one_model([r for r in store.accuracy() if not options_of(r)])
-    found = {(r["method"]["_target_"].rsplit(".", 1)[-1], budget_of(r)) for r in plain}
-    order = list(LABELS)
-    rows = [
-        Row(f"{LABELS.get(target, target)}{'' if budget is None else f' {percent(budget)}'}", target, budget)
-        for target, budget in sorted(
-            found, key=lambda k: (order.index(k[0]) if k[0] in order else len(order), k[0], -(k[1] or 2))
-        )
-    ]
-    columns = [b for b in BENCHMARK_LABELS if any(r["benchmark"]["name"] == b for r in plain)]
-    models = {_model(r) for r in plain}
+    """Every method with every budget and every choice of options that was run."""
+    records = store.accuracy()
     return _accuracy(
-        store, "baselines", "HiRED and its baselines", rows, columns, lambda r: _model(r) in models, False
+        store,
+        "baselines",
+        "HiRED and its baselines",
+        rows_of(records),
+        benchmarks_of(records),
+        all_rows=False,
     )
 
 
@@ -162,23 +179,36 @@ def _accuracy(
     wanted: Callable[[Record], bool] = lambda record: True,
     all_rows: bool = True,
 ) -> Table:
-    records = [r for r in store.accuracy() if wanted(r) and r["benchmark"]["name"] in benchmarks]
-    used = [r for row in rows for r in row.of(records)]
-    if not used:
+    records = [r for r in store.accuracy() if wanted(r)]
+    used = {r["run"]: r for row in rows for r in row.of(records)}
+    # a table of design choices has the columns that a design choice was run on
+    own = [row for row in rows if row.options] or rows
+    extra = benchmarks_of(
+        r for row in own for r in row.of(records) if r["benchmark"]["name"] not in benchmarks
+    )
+    columns = [*benchmarks, *extra]
+    shown = [r for r in used.values() if r["benchmark"]["name"] in columns]
+    if not shown:
         raise nothing_yet(name)
     paper = published(name) if name in ODDITIES else None
-    body = accuracy_rows(store, records, rows, benchmarks, paper)
-    if not all_rows:
-        body = [row for row in body if any(cell.run for cell in row.cells)]
+    made = accuracy_rows(store, shown, rows, columns, paper)
+    body = [row for row in made.rows if all_rows or any(cell.run for cell in row.cells)]
+    cells = [cell for row in body for cell in row.cells]
     notes = [SCORE_NOTE]
-    if any(cell.difference for row in body for cell in row.cells):
+    if any(cell.difference for cell in cells):
         notes.append(DIFFERENCE_NOTE)
-    if any(cell.n_text() for row in body for cell in row.cells):
+    if any(cell.n_text() for cell in cells):
         notes.append(
-            "n: scored questions, for MME pairs of them; of a difference, those that both runs answered."
+            "n: scored questions, for MME pairs of them, and how many pictures they are about; of a "
+            "difference, those that both runs answered."
         )
-    if paper:
-        models = {r["model"] for r in used if r["model"] in PAPER_MODELS}
+    if any(cell.seeds for cell in cells):
+        notes.append(
+            "Several seeds: their mean, with the lowest and the highest; the interval holds what a mean over "
+            "so few seeds may be off (Student's t)."
+        )
+    if paper and any(cell.published for cell in cells):
+        models = {r["model"] for r in shown if r["model"] in PAPER_MODELS}
         compared = ", ".join(f"{model} stands beside {PAPER_MODELS[model]}" for model in sorted(models))
         notes.append(f"published: {PAPER}, {title.split(':')[0]}; {compared}.")
         if any(model.startswith("mini") for model in models):
@@ -186,12 +216,11 @@ def _accuracy(
                 "The bundled models answer the bundled mini benchmarks: their scores do not compare with the "
                 "paper's; the differences between methods are what to look at."
             )
-    marks = {mark for row in body for cell in row.cells for mark in cell.marks}
+    marks = {mark for cell in cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
-    earlier = [r for r in store.superseded if measure_of(r) == "accuracy"]
-    if earlier:
-        notes.append(f"Left out: {len(earlier)} runs of an earlier checkpoint or of earlier documents.")
-    reasons = list(dict.fromkeys(c.reason for row in body for c in row.cells if c.reason))
+    notes += [*made.notes, *store.superseded_lines("accuracy"), *versions_note(shown)]
+    notes += _not_rows([r for r in records if r["run"] not in {s["run"] for s in shown}])
+    reasons = list(dict.fromkeys(cell.reason for cell in cells if cell.reason))
     if reasons:
         missing = _merged(reasons)
         if not all_rows:
@@ -205,10 +234,21 @@ def _accuracy(
             f"{paper_model}: not run; profile=paper runs it."
             for model, paper_model in PAPER_MODELS.items()
             if paper_model.startswith("LLaVA-Next")
-            and paper_model not in {PAPER_MODELS.get(r["model"]) for r in used}
+            and paper_model not in {PAPER_MODELS.get(r["model"]) for r in shown}
         ]
     notes += ODDITIES.get(name, [])
-    return Table(name, title, [BENCHMARK_LABELS[b] for b in benchmarks], body, notes, provenance(used))
+    return Table(name, title, [benchmark_label(b) for b in columns], body, notes, provenance(shown))
+
+
+def _not_rows(records: Sequence[Record]) -> list[str]:
+    """One line on runs of the same models that are no row of a table; [] for none."""
+    if not records:
+        return []
+    names = ", ".join(map(name_of, sorted({target_of(r) for r in records}, key=place_of)))
+    return [
+        f"Not in this table: {len(records)} runs with another method, budget, option or benchmark ({names}); "
+        "python -m hired_eval.reporting baselines shows them."
+    ]
 
 
 def _merged(reasons: Sequence[str]) -> list[str]:
@@ -231,28 +271,29 @@ def table4(store: Store) -> Table:
         raise nothing_yet("table4")
     paper = published("table4")
     rows = []
-    for model, weights in sorted({(r["model"], r["weights"]) for r in records}):
-        block = [r for r in records if (r["model"], r["weights"]) == (model, weights)]
-        for size in sorted({r["batch_size"] for r in block}):
-            for row in TABLE6:
-                of_size = [r for r in row.of(block) if r["batch_size"] == size]
-                record = max(of_size, key=lambda r: str(r["finished"]), default=None)
-                cells = []
-                for quantity, _, digits, scale in EFFICIENCY:
-                    printed = paper.value(batch_size=str(size), quantity=quantity, **(row.published or {}))
-                    cells.append(_efficiency_cell(record, quantity, digits, scale, printed))
-                kept = record["tokens_kept"] if record else None
-                label = f"{model}" + (", dummy weights" if weights == "dummy" else "")
-                rows.append(
-                    TableRow(
-                        f"{label}, batch {size}", row.label, "-" if kept is None else f"{kept:.0f}", cells
-                    )
-                )
+    for block in _of_one_size(records):
+        size = block.records[0]["batch_size"]
+        in_paper = {r["run"] for row in TABLE6 for r in row.of(block.records)}
+        others_too = rows_of(r for r in block.records if r["run"] not in in_paper)
+        for row in (*TABLE6, *others_too):
+            of_row = row.of(block.records)
+            record = max(of_row, key=lambda r: str(r["finished"]), default=None)
+            cells = []
+            for quantity, _, digits, scale in EFFICIENCY:
+                key = row.published
+                printed = paper.value(batch_size=str(size), quantity=quantity, **key) if key else None
+                cells.append(_efficiency_cell(record, quantity, digits, scale, printed))
+            kept = record["tokens_kept"] if record else None
+            rows.append(
+                TableRow(_efficiency_label(block), row.label, "-" if kept is None else f"{kept:.0f}", cells)
+            )
     notes = [
         f"published: {PAPER}, Table 4: LLaVA-Next-7B on a Tesla P40 (24 GB); compare ratios, not numbers, "
         "unless the machine is the same.",
         "Median [lowest, highest] of the repetitions. tokens: visual tokens given to the language model.",
         "OOM: out of memory.",
+        *store.superseded_lines("efficiency"),
+        *versions_note(records),
         *ODDITIES["table4"],
     ]
     return Table(
@@ -263,6 +304,27 @@ def table4(store: Store) -> Table:
         notes,
         provenance(records),
     )
+
+
+def _of_one_size(records: Sequence[Record]) -> list[Block]:
+    """Blocks of runs with one batch size, by model, size and settings; the data source decides no time."""
+    sizes = sorted({r["batch_size"] for r in records})
+    # settings are told against the most frequent ones of a model, whatever the batch size
+    blocks = blocks_of([{**r, "data": ""} for r in records])
+    return [
+        replace(block, records=of_size)
+        for model, weights in sorted({(b.model, b.weights) for b in blocks})
+        for size in sizes
+        for block in blocks
+        if (block.model, block.weights) == (model, weights)
+        and (of_size := [r for r in block.records if r["batch_size"] == size])
+    ]
+
+
+def _efficiency_label(block: Block) -> str:
+    weights = "" if block.weights == "pretrained" else f", {block.weights} weights"
+    settings = f", {block.settings}" if block.settings else ""
+    return f"{block.model}{weights}, batch {block.records[0]['batch_size']}{settings}"
 
 
 def _efficiency_cell(
@@ -291,6 +353,14 @@ def newest(store: Store, measure: str, name: str) -> Record:
     return record
 
 
+def others(store: Store, shown: Record) -> list[str]:
+    """One line on the runs of a measurement beside the one that is shown; [] for none."""
+    rest = [r for r in store.measuring(shown["measure"]) if r["run"] != shown["run"]]
+    named = dict.fromkeys(f"{block.label} on {benchmark_label(b)}" for block in blocks_of(rest)
+                          for b in benchmarks_of(block.records))  # fmt: skip
+    return [f"Not shown: {len(rest)} other runs of this measurement: {'; '.join(named)}."] if rest else []
+
+
 class NothingYetError(UserError):
     """A report has no runs to stand on."""
 
@@ -300,10 +370,6 @@ def nothing_yet(name: str) -> NothingYetError:
     return NothingYetError(
         f"no complete run for {name} is there yet; start with python -m hired_eval -m +experiment={name}"
     )
-
-
-def _block(record: Record) -> str:
-    return f"{record['model']}, {record['data']} data"
 
 
 TABLES: dict[str, Callable[[Store], Table]] = {

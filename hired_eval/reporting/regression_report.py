@@ -10,6 +10,7 @@ import pandas as pd
 
 from hired_eval.reporting.regression import COMPARED, Comparison, RunChange
 from hired_eval.reporting.render import aligned
+from hired_eval.reporting.tables import interval_text
 
 SHOWN = 20
 """Changed samples on the screen and in Markdown; the CSV has all."""
@@ -35,7 +36,8 @@ def changed_runs(comparison: Comparison) -> str:
 
 def _row(run: RunChange) -> list[str]:
     d = run.difference
-    difference = f"{d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" if d else "none"
+    interval = interval_text(d.shown_low, d.shown_high, 1, d.clusters, "+") if d else ""
+    difference = f"{d.value:+.1f}{interval}" if d else "none"
     counts = [str(run.samples), str(run.tokens), str(run.answers)]
     scores = ["-" if math.isnan(score) else f"{score:.1f}" for score in (run.before, run.after)]
     return [run.benchmark, run.method, *counts, *scores, difference, f"{d.p:.2g}" if d else "-"]

@@ -11,8 +11,8 @@ from hired_eval.reporting.tables import DIFFERENCE_NOTE, SCORE_NOTE, TEST, Cell,
 
 DIFFERENCE, PUBLISHED = "  vs Full", "  published"
 CSV_COLUMNS = (
-    "table block row column value low high n documents marks difference_to_full difference_low "
-    "difference_high p published reason run"
+    "table block row column value low high n pictures documents seeds marks difference_to_full "
+    "difference_low difference_high p published reason run options"
 ).split()
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -77,7 +77,7 @@ def latex(table: Table) -> str:
         ]
         for row in rows:
             lines.append(
-                " & ".join([escaped(row.label), escaped(row.tokens), *map(_latex_cell, row.cells)]) + " \\\\"
+                " & ".join([_first(row.label), escaped(row.tokens), *map(_latex_cell, row.cells)]) + " \\\\"
             )
             if any(cell.difference for cell in row.cells):
                 differences = map(_latex_difference, row.cells)
@@ -89,11 +89,18 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, f"\\label{{tab:{table.name}}}", "\\end{table*}", ""])
 
 
+def _first(label: str) -> str:
+    """The first cell of a row: behind the row above, a bracket or a star would belong to its line break."""
+    return "{}" * label.startswith(("[", "*")) + escaped(label)
+
+
 def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return escaped(cell.text or "--")
     text = escaped(cell.number_text()) + _plus_minus(cell.value, cell.low, cell.high, cell.digits)
-    return f"{text} {{\\scriptsize{cell.n_text()}}}" if cell.n_text() else text
+    known = "" if cell.low is not None else cell.interval_text()
+    small = f"{known}{cell.seeds_text()}{cell.n_text()}".strip()
+    return f"{text} {{\\scriptsize {small}}}" if small else text
 
 
 def _plus_minus(value: float, low: float | None, high: float | None, digits: int) -> str:
@@ -109,7 +116,8 @@ def _latex_difference(cell: Cell) -> str:
     if d is None:
         return ""
     text = f"${d.value:+.{cell.digits}f}$"
-    spread = _plus_minus(d.value, d.low, d.high, cell.digits)
+    spread = _plus_minus(d.value, d.shown_low, d.shown_high, cell.digits)
+    spread = spread or " {\\scriptsize n too small}" * (d.shown_low is None)
     return (f"\\textbf{{\\boldmath {text}}}" if d.beyond_noise else text) + spread
 
 
@@ -139,8 +147,9 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         for column, c in zip(table.columns, row.cells, strict=True):
             d = c.difference
-            difference = [None] * 4 if d is None else [d.value, d.low, d.high, d.p]
-            measured = [c.text if c.value is None else c.value, c.low, c.high, c.n, c.documents, c.marks]
+            difference = [None] * 4 if d is None else [d.value, d.shown_low, d.shown_high, d.p]
+            size = [c.n, c.pictures, c.documents, " ".join(str(seed) for seed, _ in c.seeds)]
+            measured = [c.text if c.value is None else c.value, c.low, c.high, *size, c.marks]
             where = [table.name, row.block, row.label, column]
-            writer.writerow([*where, *measured, *difference, c.published, c.reason, c.run])
+            writer.writerow([*where, *measured, *difference, c.published, c.reason, c.run, c.options])
     return stream.getvalue()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
+import yaml
+
+from hired_eval.paths import config_folder
 from hired_eval.reporting.store import Record
 
-# A run belongs to a row only if its other options are these; a run of another design choice is another row.
-DEFAULTS: dict[str, Any] = {
-    "alpha": 0.5,
-    "initial_layer": 0,
-    "final_layer": None,
-    "heads": "sum",
-    "distribute": "content",
-    "newline": "none",
-    "spend_leftover": False,
-    "mode": "pooling",
-}
+# How the paper writes them; a method that is not listed goes by the name of its class.
 LABELS = {
     "Full": "Full",
     "Spatial": "Spatial",
@@ -35,18 +31,29 @@ LABELS = {
     "FasterVLM": "FasterVLM",
     "DivPrune": "DivPrune",
 }
+OWN = "hired_eval."
+IN_THE_LABEL = ("_target_", "budget")
+"""What a label says of a method without naming it as an option."""
+SEED = "seed"
+"""The option that makes runs of one method repetitions of each other."""
 
 
 def target_of(record: Record) -> str:
-    """Class name of a run's method."""
-    name: str = record["method"]["_target_"].rsplit(".", 1)[-1]
-    return name
+    """Class name of a run's method; of a method from elsewhere, with its module."""
+    target: str = record["method"]["_target_"]
+    return target.rsplit(".", 1)[-1] if target.startswith(OWN) else target
 
 
 def budget_of(record: Record) -> float | None:
     """Token budget of a run; None for a method without one."""
-    budget: float | None = record["config"]["budget"] or record["method"].get("budget")
+    budget: float | None = record["config"].get("budget") or record["method"].get("budget")
     return budget
+
+
+def seed_of(record: Record) -> int:
+    """The seed that the method draws with; of a method without one, the run's."""
+    seed: int = record["method"].get(SEED, record.get(SEED, 0))
+    return seed
 
 
 def percent(share: float) -> str:
@@ -54,22 +61,62 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
+def name_of(target: str) -> str:
+    """A method's name in words."""
+    name = target.rsplit(".", 1)[-1]
+    # a class of somebody else's with the name of one of ours is another method
+    return LABELS.get(target, target if name in LABELS else name)
+
+
 def label_of(record: Record) -> str:
-    """A run's method in words, with its budget where it has one."""
-    name = LABELS.get(target_of(record), target_of(record))
-    budget = budget_of(record)
-    return f"{name} {percent(budget)}" if budget else name
+    """A run's method in words, with its budget and all that is not the method's default."""
+    seed = seed_of(record)
+    usual = defaults_of(record).get(SEED, 0)
+    return row_of(record).label + (f", seed={seed}" if seed != usual else "")
 
 
-def defaults_of(target: str) -> dict[str, Any]:
-    """The options of a method's runs in the tables: full execution has newline tokens, as stock models do."""
-    return {**DEFAULTS, "newline": "rows"} if target == "Full" else DEFAULTS
+def place_of(target: str) -> tuple[int, str]:
+    """Where a method stands in a list: the paper's first, others by name."""
+    names = list(LABELS)
+    return (names.index(target) if target in names else len(names)), target
+
+
+def defaults_of(record: Record) -> dict[str, Any]:
+    """The default of each option of a run's method.
+
+    Records of an earlier version do not hold them: there, the values of the method's own config count, and
+    of a method from elsewhere none, so that a label names every option.
+    """
+    if "method_defaults" in record:
+        return dict(record["method_defaults"])
+    alpha = record["config"].get("model", {}).get("alpha", 0.5)
+    values = {"${model.alpha}": alpha, "${seed}": 0}
+    return {k: values.get(str(v), v) for k, v in _configured().get(target_of(record), {}).items()}
+
+
+@cache
+def _configured() -> dict[str, dict[str, Any]]:
+    """The options in the configs of the methods, by class name."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted((config_folder() / "method").glob("*.yaml")):
+        options = yaml.safe_load(file.read_text())
+        found.setdefault(options["_target_"].rsplit(".", 1)[-1], options)
+    return found
 
 
 def options_of(record: Record) -> dict[str, Any]:
-    """A run's options that differ from the defaults of the tables."""
-    usual = defaults_of(target_of(record))
-    return {k: v for k, v in record["method"].items() if k in usual and v != usual[k]}
+    """A run's options that are not its method's defaults; budget and seed have places of their own."""
+    usual = defaults_of(record)
+    return {
+        name: value
+        for name, value in record["method"].items()
+        if name not in (*IN_THE_LABEL, SEED) and not (name in usual and usual[name] == value)
+    }
+
+
+def option_text(name: str, value: Any) -> str:
+    """An option as it is typed."""
+    return f"{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +125,7 @@ class Row:
 
     Attributes:
         label: as printed.
-        target: class name of the method.
+        target: of the method, see `target_of`.
         budget: its token budget, None for a method without one.
         options: option -> the value it must have, or a test of it; all others must have their default.
         published: columns that find the paper's number, without the benchmark.
@@ -99,12 +146,43 @@ class Row:
     def _matches(self, record: Record) -> bool:
         if target_of(record) != self.target or budget_of(record) != self.budget:
             return False
-        for name, default in defaults_of(self.target).items():
-            wanted = self.options.get(name, default)
-            value = record["method"].get(name, default)
+        if not options_of(record).keys() <= self.options.keys():
+            return False
+        usual = defaults_of(record)
+        for name, wanted in self.options.items():
+            value = record["method"].get(name, usual.get(name))
             if not (wanted(value) if callable(wanted) else value == wanted):
                 return False
         return True
+
+
+def row_of(record: Record) -> Row:
+    """The row of a run that no table of the paper has."""
+    options, budget, target = options_of(record), budget_of(record), target_of(record)
+    name = name_of(target) + (f" {percent(budget)}" if budget else "")
+    label = ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
+    return Row(label, target, budget, options)
+
+
+def without_budget(row: Row) -> str:
+    """'VisionZip, contextual=0.6': what a curve over budgets is called."""
+    return row.label.replace(f" {percent(row.budget)}", "", 1) if row.budget else row.label
+
+
+def rows_of(records: Iterable[Record]) -> list[Row]:
+    """A row for every method, budget and choice of options: default options first, large budgets first."""
+    rows = {_order(row): row for row in map(row_of, records)}
+    labels = Counter(row.label for row in rows.values())
+    return [
+        # two classes of one name, in two modules
+        replace(row, label=f"{row.label} ({row.target})") if labels[row.label] > 1 else row
+        for _, row in sorted(rows.items())
+    ]
+
+
+def _order(row: Row) -> tuple[tuple[int, str], str, float]:
+    options = ", ".join(option_text(*option) for option in sorted(row.options.items()))
+    return place_of(row.target), options, -(row.budget or 2)
 
 
 def _between(layer: int | None) -> bool:

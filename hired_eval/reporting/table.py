@@ -4,49 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hired_eval.reporting.context import Record, blocks_of, context_of
 from hired_eval.reporting.render import aligned
-from hired_eval.reporting.rows import label_of, options_of, target_of
-from hired_eval.reporting.store import Record
+from hired_eval.reporting.rows import FULL, label_of, seed_of
+from hired_eval.reporting.statistics import FEWEST
+from hired_eval.reporting.store import score_scale
+
+SAME = ("model", "weights", "data", "samples", "benchmark")
+OF_ONE_ORIGIN = ("checkpoint", "documents")
 
 
 def beside(record: Record, records: Sequence[Record]) -> Record | None:
-    """The newest full execution of the same model on the same documents; None where there is none."""
-    if target_of(record) == "Full":
+    """The newest full execution that differs from a run in the method alone; None where there is none."""
+    if FULL.of([record]):
         return None
     same = [
         r
-        for r in records
-        if target_of(r) == "Full"
-        and not options_of(r)
-        and r["status"] == "complete"
+        for r in FULL.of(records)
+        if r["status"] == "complete"
         and r.get("measure", "accuracy") == "accuracy"
-        and all(r[k] == record[k] for k in ("model", "weights", "data", "samples"))
-        and r["benchmark"]["name"] == record["benchmark"]["name"]
+        and all(r[k] == record[k] for k in SAME)
+        and all(r["identity"].get(k) == record["identity"].get(k) for k in OF_ONE_ORIGIN)
+        and context_of(r) == context_of(record)
     ]
-    return max(same, key=lambda r: str(r["finished"]), default=None)
+    return max(same, key=lambda r: (seed_of(r) == seed_of(record), str(r["finished"])), default=None)
 
 
 def run_table(records: Sequence[Record]) -> str:
-    """One row a run: score with its interval, samples, visual tokens, speed."""
-    head = ["benchmark", "method", "metric", "score", "95 % interval", "samples", "tokens kept", "allowed"]
-    rows = [[*head, "full", "samples/s"]]
+    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings."""
+    head = ["benchmark", "method", "metric", "score", "95 % interval", "samples", "pictures"]
+    head += ["tokens kept", "allowed", "full", "samples/s"]
+    rows = []
     for r in records:
         score = r["score"]
         partial = f" of {r['documents']} (partial)" if r["partial"] else ""
-        share = " %" if r.get("score_scale", r["benchmark"]["scale"]) != r["benchmark"]["scale"] else ""
+        share = " %" if score_scale(r) != r["benchmark"]["scale"] else ""
         rows.append(
             [
                 r["benchmark"]["name"],
                 label_of(r),
                 r["benchmark"]["metric"],
                 "withheld" if score is None else f"{score['value']:.1f}{share}",
-                "" if score is None else f"{score['low']:.1f} to {score['high']:.1f}",
+                "" if score is None else _interval(score),
                 f"{r['samples']}{partial}",
+                "" if score is None else str(score["clusters"]),
                 *(_mean_and_max(r["tokens"][name]) for name in ("kept", "allowed", "full")),
                 f"{r['timings']['questions_per_second']:.1f}",
             ]
         )
-    return aligned(rows)
+    blocks = {id(r): block.label for block in blocks_of(records) for r in block.records}
+    if len(set(blocks.values())) > 1:
+        head = ["model", *head]
+        rows = [[blocks[id(r)], *row] for r, row in zip(records, rows, strict=True)]
+    return aligned([head, *rows])
+
+
+def _interval(score: dict[str, float]) -> str:
+    """The interval of a record's score; what an earlier version wrote is shown where it has a width."""
+    if score["clusters"] < FEWEST:
+        return "n too small"
+    low, high = score.get("shown_low", score["low"]), score.get("shown_high", score["high"])
+    return "none" if low is None or not low < high else f"{low:.1f} to {high:.1f}"
 
 
 def _mean_and_max(statistics: dict[str, float] | None) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hired_eval.reporting.context import Block, Record, blocks_of
 from hired_eval.reporting.published import PAPER_MODELS, Published
-from hired_eval.reporting.rows import FULL, Row
-from hired_eval.reporting.statistics import Difference
-from hired_eval.reporting.store import Record, Store, best, score_scale
+from hired_eval.reporting.rows import FULL, Row, defaults_of, seed_of
+from hired_eval.reporting.statistics import FEWEST, Difference
+from hired_eval.reporting.store import Store, best, score_scale
 
+# How the paper writes its benchmarks, in its order; any other goes by its name.
 BENCHMARK_LABELS = {
     "vqav2": "VQAv2",
     "scienceqa": "ScienceQA",
@@ -23,6 +26,29 @@ BENCHMARK_LABELS = {
 DASH = "-"
 
 
+def benchmark_label(name: str) -> str:
+    """A benchmark as the paper writes it, or its name."""
+    return BENCHMARK_LABELS.get(name, name)
+
+
+def benchmarks_of(records: Iterable[Record]) -> list[str]:
+    """Names of the benchmarks of runs: the paper's in its order, then others by name."""
+    names = {r["benchmark"]["name"] for r in records}
+    return [*(n for n in BENCHMARK_LABELS if n in names), *sorted(names - BENCHMARK_LABELS.keys())]
+
+
+def interval_text(low: float | None, high: float | None, digits: int, pictures: int, sign: str = "") -> str:
+    """' [60.1, 70.2]', or in brackets why there is no interval."""
+    if low is None or high is None:
+        return " (n too small)" if pictures < FEWEST else " (no interval)"
+    return f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def n_text(n: int, pictures: int) -> str:
+    """' n=16 (8 pictures)'."""
+    return f" n={n} ({pictures} picture{'s' * (pictures != 1)})"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One number of a table, with what is needed to trust it.
@@ -32,39 +58,57 @@ class Cell:
         low: lower end of its 95 % interval, where it has one.
         high: upper end.
         n: scored units.
+        pictures: different pictures they are about; None where no bootstrap over pictures was made.
         documents: documents of the whole benchmark.
         digits: digits behind the point.
         published: the paper's number as printed.
         difference: to full execution, paired.
+        seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
         text: instead of a number, e.g. OOM.
         reason: why there is no number.
-        run: name of the run it comes from.
+        run: names of the runs it comes from, with a space between them.
+        options: of the method, all of them, as they ran.
     """
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    pictures: int | None = None
     documents: int | None = None
     digits: int = 1
     published: str | None = None
     difference: Difference | None = None
+    seeds: Sequence[tuple[int, float]] = ()
     marks: str = ""
     text: str | None = None
     reason: str | None = None
     run: str | None = None
+    options: str | None = None
 
     def measured_text(self) -> str:
         """The measured number with its interval, or a dash."""
-        number = self.number_text()
-        if self.low is None or self.high is None:
-            return f"{number}{self.n_text()}"
-        return f"{number} [{self.low:.{self.digits}f}, {self.high:.{self.digits}f}]{self.n_text()}"
+        return f"{self.number_text()}{self.interval_text()}{self.seeds_text()}{self.n_text()}"
+
+    def interval_text(self) -> str:
+        """The interval, or why there is none; '' for a number that has none."""
+        if self.value is None or (self.pictures is None and self.low is None):
+            return ""
+        return interval_text(self.low, self.high, self.digits, self.pictures or 0)
+
+    def seeds_text(self) -> str:
+        """' 3 seeds 78.1 to 81.0'; '' where there is one."""
+        if not self.seeds:
+            return ""
+        scores = [score for _, score in self.seeds]
+        return f" {len(scores)} seeds {min(scores):.{self.digits}f} to {max(scores):.{self.digits}f}"
 
     def n_text(self) -> str:
-        """' n=16' where only a part of the benchmark was answered."""
-        return f" n={self.n}" if "*" in self.marks and self.n is not None else ""
+        """' n=16 (8 pictures)' where only a part of the benchmark was answered, or too little of it."""
+        if self.n is None or self.pictures is None or ("*" not in self.marks and self.pictures >= FEWEST):
+            return ""
+        return n_text(self.n, self.pictures)
 
     def number_text(self) -> str:
         """The measured number with its marks, or a dash."""
@@ -75,12 +119,12 @@ class Cell:
         d = self.difference
         if d is None:
             return ""
-        interval = f"[{d.low:+.{self.digits}f}, {d.high:+.{self.digits}f}]"
-        # one image, or the same difference on every image, has no interval
-        known = f" {interval}" if d.low < d.high else ""
+        known = d.clusters >= FEWEST
+        mark = (" !" if d.beyond_noise else " ~") * known
         # where full execution answered another part of the benchmark, the difference stands on what both did
-        shared = "" if d.n == self.n else f" n={d.n}"
-        return f"{d.value:+.{self.digits}f}{known} {'!' if d.beyond_noise else '~'}{shared}"
+        shared = "" if d.n == self.n else n_text(d.n, d.clusters)
+        interval = interval_text(d.shown_low, d.shown_high, self.digits, d.clusters, "+")
+        return f"{d.value:+.{self.digits}f}{interval}{mark}{shared}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +141,10 @@ TEST = (
     "(paired test over images at 5 %, not adjusted for the number of cells; over few images it asks for more "
     "than the interval does)"
 )
-SCORE_NOTE = "Score [95 % interval, bootstrap over images]."
+SCORE_NOTE = (
+    "Score [95 % interval, bootstrap over images; exact bounds where all images have one score; none below "
+    f"{FEWEST} images]."
+)
 DIFFERENCE_NOTE = (
     'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, ~ '
     f"within it {TEST}."
@@ -125,31 +172,71 @@ class Table:
     provenance: Sequence[str] = field(default_factory=tuple)
 
 
+def repetitions(records: Iterable[Record]) -> list[Record]:
+    """The runs of a cell: of each seed the one over most documents and of those the newest, by seed.
+
+    A seed that was run on fewer documents than another is left out.
+    """
+    records = list(records)
+    by_seed = {seed: best(r for r in records if seed_of(r) == seed) for seed in sorted(map(seed_of, records))}
+    found = [r for r in by_seed.values() if r is not None]
+    most = max((r["samples"] for r in found), default=0)
+    return [r for r in found if r["samples"] == most]
+
+
+def with_seeds(label: str, runs: Iterable[Record]) -> str:
+    """A row's label with the seeds of its runs, where they are not the default alone."""
+    runs = list(runs)
+    seeds = sorted({seed_of(r) for r in runs})
+    if all(seed_of(r) == defaults_of(r).get("seed", 0) for r in runs):
+        return label
+    return f"{label}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
 def accuracy_cell(
-    store: Store, record: Record | None, full: Record | None, published: str | None, reason: str = ""
+    store: Store, runs: Sequence[Record], full: Sequence[Record], published: str | None, reason: str = ""
 ) -> Cell:
-    """The cell of a run on a benchmark, with its difference to full execution."""
-    if record is None:
+    """The cell of a method on a benchmark, with its difference to full execution.
+
+    Args:
+        store: has the samples.
+        runs: see `repetitions`.
+        full: those of full execution, likewise.
+        published: the paper's number.
+        reason: why there are no runs.
+    """
+    if not runs:
         return Cell(published=published, reason=reason)
-    score = record["score"]
-    share = score_scale(record) != record["benchmark"]["scale"]
-    # nothing is known of the spread where all questions are about one image
-    spread = score["clusters"] > 1
-    points = record["benchmark"]["scale"] == 1000 and not share
-    marks = "*" * record["partial"] + "+" * (record["weights"] == "dummy") + "#" * share
-    same = full is None or full["run"] == record["run"]
+    first = runs[0]
+    score = store.estimate(runs)
+    share = score_scale(first) != first["benchmark"]["scale"]
+    points = first["benchmark"]["scale"] == 1000 and not share
+    marks = "*" * first["partial"] + "+" * (first["weights"] == "dummy") + "#" * share
+    same = not full or {r["run"] for r in full} & {r["run"] for r in runs}
+    of_seed = {seed_of(r): r for r in full}
     return Cell(
-        value=score["value"],
-        low=score["low"] if spread else None,
-        high=score["high"] if spread else None,
-        n=score["n"],
-        documents=record["documents"],
-        digits=0 if points or record["benchmark"]["scoring"] == "mme" else 1,
+        value=score.value,
+        low=score.shown_low,
+        high=score.shown_high,
+        n=score.n,
+        pictures=score.clusters,
+        documents=first["documents"],
+        digits=0 if points or first["benchmark"]["scoring"] == "mme" else 1,
         published=published,
-        difference=None if same or full is None else store.difference(record, full),
+        difference=None if same else store.difference([(r, of_seed.get(seed_of(r), full[0])) for r in runs]),
+        seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),
         marks=marks,
-        run=record["run"],
+        run=" ".join(r["run"] for r in runs),
+        options=json.dumps({k: v for k, v in first["method"].items() if k != "seed" or len(runs) == 1}),
     )
+
+
+@dataclass(frozen=True)
+class Body:
+    """The rows of a table of accuracy, and what is to be said of them, one line each."""
+
+    rows: list[TableRow]
+    notes: list[str]
 
 
 def accuracy_rows(
@@ -158,42 +245,54 @@ def accuracy_rows(
     rows: Iterable[Row],
     benchmarks: Sequence[str],
     paper: Published | None,
-) -> list[TableRow]:
-    """A block of rows for each model and data source that has runs."""
+) -> Body:
+    """A block of rows for each model, data source and choice of settings that has runs."""
     rows = list(rows)
-    known = [r for row in rows for r in row.of(records)]
-    blocks = sorted({(r["model"], r["weights"], r["data"]) for r in known}, key=_block_order)
-    result = []
-    for model, weights, data in blocks:
-        block = [r for r in records if (r["model"], r["weights"], r["data"]) == (model, weights, data)]
-        full = {b: best(_on(FULL.of(block), b)) for b in benchmarks}
+    of_rows = {r["run"]: r for row in rows for r in row.of(records)}
+    result, notes = [], []
+    for block in sorted(blocks_of(of_rows.values()), key=_block_order):
+        full = {b: repetitions(_on(FULL.of(block.records), b)) for b in benchmarks}
+        without = []
         for row in rows:
-            chosen = {b: best(_on(row.of(block), b)) for b in benchmarks}
+            chosen = {b: repetitions(_on(row.of(block.records), b)) for b in benchmarks}
+            used = [r for runs in chosen.values() for r in runs]
+            if block.settings and not used:
+                continue
+            without += [
+                f"{row.label} on {benchmark_label(b)}" for b in benchmarks if chosen[b] and not full[b]
+            ]
             cells = []
             for b in benchmarks:
-                where = {"model": PAPER_MODELS.get(model, ""), "benchmark": b, **(row.published or {})}
+                where = {"model": PAPER_MODELS.get(block.model, ""), "benchmark": b, **(row.published or {})}
                 printed = paper.value(**where) if paper and row.published else None
-                cells.append(
-                    accuracy_cell(store, chosen[b], full[b], printed, _reason(store, row, model, data, b))
-                )
-            label = f"{model}, {data} data" + (", dummy weights" if weights == "dummy" else "")
-            result.append(TableRow(label, row.label, token_share([r for r in chosen.values() if r]), cells))
-    return result
+                reason = "" if block.settings else _reason(store, row, block, b)
+                cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
+            result.append(TableRow(block.label, with_seeds(row.label, used), token_share(used), cells))
+        if block.settings and without:
+            notes.append(
+                f"Without a difference, since full execution was not run with {block.settings}: "
+                f"{', '.join(without)}."
+            )
+    if any(block.settings for block in blocks_of(of_rows.values())):
+        notes.insert(0, "A block that names settings differs in them from the block above it.")
+    return Body(result, notes)
 
 
-def _block_order(block: tuple[str, str, str]) -> tuple[int, tuple[str, str, str]]:
+def _block_order(block: Block) -> tuple[int, str, str, str]:
     models = list(PAPER_MODELS)
-    return (models.index(block[0]) if block[0] in models else len(models)), block
+    place = models.index(block.model) if block.model in models else len(models)
+    return place, block.model, block.weights, block.data
 
 
 def _on(records: Iterable[Record], benchmark: str) -> list[Record]:
     return [r for r in records if r["benchmark"]["name"] == benchmark]
 
 
-def _reason(store: Store, row: Row, model: str, data: str, benchmark: str) -> str:
+def _reason(store: Store, row: Row, block: Block, benchmark: str) -> str:
     """Why a cell is empty."""
-    failed = [r for r in _on(row.of(store.failed()), benchmark) if (r["model"], r["data"]) == (model, data)]
-    name = f"{row.label} on {BENCHMARK_LABELS.get(benchmark, benchmark)}"
+    where = (block.model, block.data)
+    failed = [r for r in _on(row.of(store.failed()), benchmark) if (r["model"], r["data"]) == where]
+    name = f"{row.label} on {benchmark_label(benchmark)}"
     if failed:
         latest = max(failed, key=lambda r: str(r["finished"]))
         return f"{name}: failed ({latest.get('error') or 'samples failed'})"

@@ -119,5 +119,27 @@ MUTANTS = [
         "            if self._blocks == 0:\n                ImageFile",
         "            if True:\n                ImageFile",
         tests=("tests/llava/test_images.py",),
+        "runs of another numeric type meet in a table",
+        "hired_eval/reporting/context.py",
+        'NOT_OF_A_MODEL = {"name",', 'NOT_OF_A_MODEL = {"dtype", "name",',
+        tests=("tests/reporting/test_comparable.py",),
+    ),
+    Mutant(
+        "a method's option is no part of its row",
+        "hired_eval/reporting/rows.py",
+        'IN_THE_LABEL = ("_target_", "budget")', 'IN_THE_LABEL = ("_target_", "budget", "spend_leftover")',
+        tests=("tests/reporting/test_comparable.py",),
+    ),
+    Mutant(
+        "pairs are drawn over all categories",
+        "hired_eval/reporting/statistics.py",
+        "np.unique(counts > 0, axis=0, return_inverse=True)",
+        "np.unique(counts >= 0, axis=0, return_inverse=True)",
+        tests=("tests/reporting/test_statistics.py",),
+    ),
+    Mutant(
+        "an interval counts questions where it should count pictures",
+        "hired_eval/reporting/statistics.py", "if len(sums) < FEWEST:", "if counts.sum() < FEWEST:",
+        tests=("tests/reporting/test_statistics.py",),
     ),
 ]  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import re
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+import hired_eval
+from hired_eval.records import RunFolder
 from hired_eval.reporting.statistics import estimate
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
@@ -40,11 +42,47 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 FULL_TOKENS = 320
+ONE_PARTITION = 64
+VERSIONS = {"lmms_eval": "0.7.3", "transformers": "5.23.0", "torch": "2.14.1"}
+SETTINGS = {"dtype": "float32", "attention": "sdpa", "quantization": "none", "feature_layer": -2}
+PROMPT = "USER: {images}\n{question} ASSISTANT:"
 
 
-def identity() -> dict[str, Any]:
-    versions = {"lmms_eval": "0.7.3", "transformers": "5.23.0", "torch": "2.14.1"}
-    return {"versions": versions, "git_commit": "0123456789abcdef", "data": "bundled"}
+def identity(checkpoint: str = "one", documents: str = "these", **versions: str) -> dict[str, Any]:
+    return {
+        "versions": {**VERSIONS, **versions},
+        "git_commit": "0123456789abcdef",
+        "data": "bundled",
+        "checkpoint": checkpoint,
+        "documents": documents,
+    }
+
+
+def defaults(method: dict[str, Any]) -> dict[str, Any]:
+    """The default of each option of a method; of one that is not ours, none that differs."""
+    kind = getattr(hired_eval, method["_target_"].rsplit(".", 1)[-1], None)
+    if kind is None:
+        return {k: v for k, v in method.items() if k != "_target_"}
+    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+
+
+def facts(method: dict[str, Any], model: str, name: str, **settings: Any) -> dict[str, Any]:
+    """What every record says of its method and settings."""
+    own = defaults(method)
+    return {
+        "run": name,
+        "method": {**own, **method},
+        "method_defaults": own,
+        "model": model,
+        "data": "bundled",
+        "seed": 0,
+        "config": {
+            "budget": None,
+            "limit": None,
+            "batch_size": 8,
+            "model": {"name": model, "path": f"bundled:{model}", "prompt": PROMPT, **SETTINGS, **settings},
+        },
+    }
 
 
 def write_run(
@@ -62,14 +100,23 @@ def write_run(
     finished: str = "2026-01-01T00:00:00+00:00",
     question: str = "what is it?",
     checkpoint: str = "one",
+    documents_are: str = "these",
+    settings: dict[str, Any] | None = None,
+    versions: dict[str, str] | None = None,
+    seed: int = 0,
+    name: str = "",
+    pictures: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """A complete run: harder documents are answered wrong first, so that runs are paired as real ones are."""
-    metric, scale, scoring = BENCHMARKS[task]
+    metric, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
     n = answered or documents
     hardness = np.random.default_rng(len(task)).permutation(documents)[:n] / documents
     noise = np.random.default_rng(int(1000 * accuracy)).normal(0, 0.1, n)
     scores = (hardness + noise < accuracy).astype(float)
+    whole = ONE_PARTITION if model == "mini_1_5" else FULL_TOKENS
+    more = np.zeros(n, dtype=int) if model == "mini_1_5" else np.arange(n) % 50
+    about = pictures or (n + 1) // 2
     kept = np.maximum(1, (FULL_TOKENS * share + np.arange(n) % 7).astype(int))
     samples = pd.DataFrame(
         {
@@ -78,11 +125,11 @@ def write_run(
             "prediction": ["yes" if s else "no" for s in scores],
             "target": ['"yes"'] * n,
             "score": scores,
-            "kept": kept if method != "full" else FULL_TOKENS,
+            "kept": kept if method != "full" else whole,
             "allowed": pd.array([None] * n, dtype="Int64"),
-            "full": FULL_TOKENS + np.arange(n) % 50,
+            "full": whole + more,
             "images": 1,
-            "image": pd.array([f"picture{i // 2}" for i in range(n)], dtype="string"),
+            "image": pd.array([f"picture{i * about // n}" for i in range(n)], dtype="string"),
             "pair": pd.array(
                 [f"pair{i // 2}" if scoring == "mme" else None for i in range(n)], dtype="string"
             ),
@@ -90,25 +137,24 @@ def write_run(
             "error": pd.array([None] * n, dtype="string"),
         }
     )
-    chosen = {**METHODS[method], **options}
+    chosen = {**METHODS.get(method, {"_target_": method, "budget": 0.2}), **options}
     if budget is not None:
         chosen["budget"] = budget
+    if "seed" in chosen:
+        chosen["seed"] = seed
     share_of_questions = scale == 1000 and n < documents
     score_scale = 100 if share_of_questions else scale
-    name = "-".join(
-        [task, model, method, f"{chosen.get('budget')}", *(f"{k}{v}" for k, v in options.items()), f"{n}"]
-    )
+    apart = [f"{k}{v}" for k, v in {**options, **(settings or {}), **(versions or {})}.items()]
+    name = name or "-".join([task, model, method, f"{chosen.get('budget')}", *apart, f"{seed}", f"{n}"])
+    name = re.sub(r"[^\w.-]", "_", name)
     record = {
-        "format": 1,
+        **facts(chosen, model, name, **(settings or {})),
+        "seed": seed,
         "status": "complete",
-        "run": name,
         "finished": finished,
         "measure": "accuracy",
         "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "method": chosen,
-        "model": model,
         "weights": weights,
-        "data": "bundled",
         "samples": n,
         "documents": documents,
         "partial": n < documents,
@@ -121,36 +167,25 @@ def write_run(
             "full": {"mean": float(samples["full"].mean()), "max": int(samples["full"].max())},
         },
         "timings": {"machine": "synthetic", "seconds": 1.0, "questions_per_second": 1.0},
-        "identity": {**identity(), "checkpoint": checkpoint},
-        "config": {"budget": None},
+        "identity": identity(checkpoint, documents_are, **(versions or {})),
     }
-    folder = runs / name
-    folder.mkdir(parents=True, exist_ok=True)
-    samples.to_parquet(folder / "samples.parquet", index=False)
-    (folder / "record.json").write_text(json.dumps(record))
+    RunFolder(runs, name).write(record, samples)
     return record
 
 
 def write_failure(runs: Path, method: str, task: str, error: str, model: str = "mini") -> None:
     metric, scale, scoring = BENCHMARKS[task]
+    name = f"{task}-{model}-{method}-failed"
     record = {
-        "format": 1,
-        "status": "failed",
-        "run": f"{task}-{model}-{method}-failed",
+        **facts(METHODS[method], model, name),
         "finished": "2026-01-02T00:00:00+00:00",
         "measure": "accuracy",
         "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "method": METHODS[method],
-        "model": model,
         "weights": "pretrained",
-        "data": "bundled",
         "error": error,
         "identity": identity(),
-        "config": {"budget": None},
     }
-    folder = runs / str(record["run"])
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(record))
+    RunFolder(runs, name).fail(record)
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} </script> \x07 \u202e"
@@ -193,33 +228,32 @@ def write_measurement(
     task: str = "docvqa",
     method: str = "full",
     checkpoint: str = "one",
+    settings: dict[str, Any] | None = None,
+    name: str = "",
+    rows: list[dict[str, Any]] | None = None,
     **extra: Any,
 ) -> Path:
     """A record with arrays, as the measurements of attention and of kept tokens write them."""
-    metric, scale, scoring = BENCHMARKS[task]
+    metric, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
     samples = int(extra.pop("samples", 4))
+    name = name or "-".join([measure, task, method, *map(str, (settings or {}).values())])
     record = {
-        "format": 1,
+        **facts(METHODS[method], "mini", name, **(settings or {})),
         "status": "complete",
-        "run": f"{measure}-{task}-{method}",
         "finished": "2026-01-01T00:00:00+00:00",
         "measure": measure,
         "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "method": METHODS[method],
-        "model": "mini",
         "weights": "pretrained",
-        "data": "bundled",
         "samples": samples,
         "documents": samples,
         "partial": False,
-        "identity": {**identity(), "checkpoint": checkpoint},
-        "config": {"budget": None},
+        "identity": identity(checkpoint),
         **extra,
     }
-    folder = runs / str(record["run"])
+    folder = runs / name
     (folder / "pictures").mkdir(parents=True)
     np.savez(folder / "arrays.npz", **arrays)
-    (folder / "record.json").write_text(json.dumps(record))
+    RunFolder(runs, name).write(record, pd.DataFrame(rows))
     return folder
 
 
@@ -260,7 +294,13 @@ def write_attention(runs: Path, pictures: int = 4) -> None:
         picture(160, 120 - 60 * i, i).save(folder / "pictures" / f"{i}.png")
 
 
-def write_gallery(runs: Path, question: str = "what is the total?", prediction: str = "42") -> None:
+def write_gallery(
+    runs: Path,
+    question: str = "what is the total?",
+    prediction: str = "42",
+    task: str = "docvqa",
+    settings: dict[str, Any] | None = None,
+) -> None:
     """Three methods on two pictures, one with a 2 x 2 grid and one with a 1 x 2 grid."""
     rng = np.random.default_rng(0)
     side, size = 8, 56
@@ -280,7 +320,8 @@ def write_gallery(runs: Path, question: str = "what is the total?", prediction: 
                 {"doc_id": i, "question": question, "prediction": prediction, "target": "['42']",
                  "kept": len(kept), "full": len(everything), "image": f"picture{i}"}
             )  # fmt: skip
-        folder = write_measurement(runs, "gallery", arrays, method=method, samples=2)
-        pd.DataFrame(rows).to_parquet(folder / "samples.parquet", index=False)
+        folder = write_measurement(
+            runs, "gallery", arrays, task, method, rows=rows, samples=2, settings=settings
+        )
         for i, count in enumerate((5, 3)):
             picture(size * count, size, i).save(folder / "pictures" / f"{i}.png")

@@ -1,10 +1,14 @@
 """Paired differences: exact where they can be known, and honest about noise."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hired_eval.reporting import statistics
 from hired_eval.reporting.statistics import estimate, paired_difference
 
 
@@ -79,3 +83,125 @@ def test_mme_pairs_count_as_in_the_score() -> None:
     found = paired_difference(a, b, "mme", 1)
     assert found is not None
     assert (found.value, found.n) == (125, 2)
+
+
+def pairs(*categories: tuple[str, int], score: float = 1.0) -> pd.DataFrame:
+    """MME's samples: so many pairs of each category, every answer with this score."""
+    names = [(c, f"{c}{i}") for c, n in categories for i in range(n) for _ in range(2)]
+    columns = {"pair": [p for _, p in names], "category": [c for c, _ in names]}
+    return frame([score] * len(names), columns["pair"], **columns)
+
+
+def test_pairs_are_drawn_within_their_category() -> None:
+    """A category of one pair is in every draw, and adds no spread that it has not."""
+    found = estimate(pairs(("a", 30), ("b", 1)), "mme", 1)
+    assert (found.value, found.low, found.high) == (400, 400, 400)
+    varied = pairs(("a", 30), ("b", 1))
+    varied.loc[:9, "score"] = 0.0
+    alone = varied[varied["category"] == "a"]
+    assert estimate(varied, "mme", 1).low == 200 + estimate(alone, "mme", 1).low
+    difference = paired_difference(varied, pairs(("a", 30), ("b", 1)), "mme", 1)
+    assert difference is not None
+    assert -100 < difference.low < difference.value < difference.high < 0
+
+
+def test_an_interval_shown_is_never_a_certainty() -> None:
+    """Of 30 right answers of 30, at least 88.4 % are right in general (Clopper and Pearson)."""
+    for n in (10, 30, 500):
+        right, wrong = (estimate(frame([score] * n), "mean", 1000) for score in (1.0, 0.0))
+        bound = 1000 * 0.025 ** (1 / n)
+        assert (right.low, right.high) == (1000, 1000)
+        assert (right.shown_low, right.shown_high) == (pytest.approx(bound), 1000)
+        assert (wrong.shown_low, wrong.shown_high) == (0, pytest.approx(1000 - bound))
+    one = estimate(pairs(("a", 30), ("b", 1)), "mme", 1)
+    assert one.shown_low is not None
+    assert one.shown_low < 210, "one pair tells nearly nothing of its category"
+    assert one.shown_high == 400
+
+
+def test_pictures_count_not_questions() -> None:
+    images = [f"i{i // 4}" for i in range(40)]
+    found = estimate(frame([1.0] * 40, images), "mean", 100)
+    assert found.shown_low == pytest.approx(100 * 0.025 ** (1 / 10))
+    nine = estimate(frame([1.0, 0.0] * 18, [f"i{i // 4}" for i in range(36)]), "mean", 100)
+    assert (nine.clusters, nine.shown_low, nine.shown_high) == (9, None, None)
+
+
+def test_no_difference_on_any_picture_is_no_proof_of_none() -> None:
+    a = frame([0.0, 1.0] * 20)
+    found = paired_difference(a, a, "mean", 100)
+    assert found is not None
+    bound = 100 * (1 - 0.025 ** (1 / 40))
+    assert (found.shown_low, found.shown_high) == (pytest.approx(-bound), pytest.approx(bound))
+    assert not found.beyond_noise
+    all_worse = paired_difference(frame([0.0] * 9), frame([1.0] * 9), "mean", 100)
+    assert all_worse is not None
+    assert all_worse.p < 0.05
+    assert (all_worse.shown_low, all_worse.beyond_noise) == (None, False), "nine pictures"
+
+
+def test_a_metric_without_bounds_has_no_exact_bound() -> None:
+    found = estimate(frame([7.5] * 20), "mean", 1)
+    assert (found.value, found.shown_low) == (7.5, None)
+    spread = estimate(frame([7.5, 3.0] * 10), "mean", 1)
+    assert spread.shown_low == spread.low < 5.25 < spread.high == spread.shown_high
+
+
+def test_blocks_of_draws_are_the_draws_of_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by drawing in blocks; the numbers are those of all draws at once."""
+    rng = np.random.default_rng(3)
+    a, b = frame(list(rng.random(300))), frame(list(rng.random(300)))
+    whole = estimate(a, "mean", 100), paired_difference(a, b, "mean", 100)
+    monkeypatch.setattr(statistics, "BLOCK", 300 * 7)
+    assert _numbers(estimate(a, "mean", 100)) == pytest.approx(_numbers(whole[0]))
+    found = paired_difference(a, b, "mean", 100)
+    assert found is not None
+    assert whole[1] is not None
+    assert (*_numbers(found), found.p) == pytest.approx((*_numbers(whole[1]), whole[1].p))
+
+
+def test_many_pictures_take_little_memory_and_keep_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal pictures are drawn together where there are many."""
+    rng = np.random.default_rng(4)
+    scores = rng.integers(0, 2, 2000).astype(float)
+    a, b = frame(list(scores)), frame(list(np.where(rng.random(2000) < 0.05, 1 - scores, scores)))
+    each = estimate(a, "mean", 100), paired_difference(a, b, "mean", 100)
+    monkeypatch.setattr(statistics, "MANY", 100)
+    together = estimate(a, "mean", 100), paired_difference(a, b, "mean", 100)
+    assert each[1] is not None
+    assert together[1] is not None
+    assert _numbers(together[0]) == pytest.approx(_numbers(each[0]), abs=0.25)
+    assert _numbers(together[1]) == pytest.approx(_numbers(each[1]), abs=0.1)
+    assert together[1].p == pytest.approx(each[1].p, abs=0.05)
+    n = 40_504
+    large = frame(list(rng.integers(0, 2, n).astype(float)))
+    tracemalloc.start()
+    assert estimate(large, "mean", 100).clusters == n
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def _numbers(found: statistics.Estimate | statistics.Difference) -> tuple[float, float, float]:
+    return found.value, found.low, found.high
+
+
+def test_seeds_are_one_score_with_the_spread_between_them() -> None:
+    rng = np.random.default_rng(5)
+    runs = [frame(list(rng.integers(0, 2, 50).astype(float))) for _ in range(3)]
+    found = statistics.estimate_seeds(runs, "mean", 100)
+    alone = [estimate(run, "mean", 100).value for run in runs]
+    assert found.value == pytest.approx(np.mean(alone))
+    assert found.seeds == pytest.approx(alone)
+    same = statistics.estimate_seeds([runs[0]] * 3, "mean", 100)
+    assert (same.low, same.high) == pytest.approx(_numbers(estimate(runs[0], "mean", 100))[1:])
+    apart = statistics.estimate_seeds([frame([0.0, 1.0] * 25), frame([1.0] * 50)], "mean", 100)
+    assert (apart.value, apart.shown_low, apart.shown_high) == (75, 0, 100), (
+        "two seeds so far apart tell nothing"
+    )
+
+
+def test_mme_pairs_of_several_seeds_are_scored_before_they_are_averaged() -> None:
+    """A pair is right in one seed and wrong in the other: 100 on average, not two half right answers."""
+    right, wrong = pairs(("a", 12)), pairs(("a", 12), score=0.0)
+    assert statistics.estimate_seeds([right, wrong], "mme", 1).value == 100
