@@ -377,6 +377,18 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "token dropping needs input_ids beside pixel_values, not inputs_embeds",
     ),
     (
+        applied(lambda inputs: inputs.update(position_ids=torch.zeros_like(inputs["input_ids"]))),
+        "position_ids must count the tokens of an image one by one, or be left out",
+    ),
+    (
+        within(
+            lambda model, inputs: model.generate(
+                **inputs | {"attention_mask": (inputs["input_ids"] != inputs["input_ids"][0, -1]).long()}
+            )
+        ),
+        "generate goes on behind the last column; pad the prompts on the left",
+    ),
+    (
         within(p.in_another_thread),
         "the model drops visual tokens in a `with` block of another thread or task; wait until that is left, "
         "or load the model a second time",

@@ -179,6 +179,8 @@ class Applied(AbstractContextManager[nn.Module]):
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
             ready.shortening, short = call.shortened(images, batch, self.model.config.image_token_id)
+            if images and ready.shortening.changes and call.padded_behind():
+                raise UserError("generate goes on behind the last column; pad the prompts on the left")
             arguments.update(short)
             if cache is not None:
                 arguments["next_sequence_length"] = short["input_ids"].shape[1] - call.seen

@@ -175,7 +175,7 @@ class Call:
             image_token: id of the placeholders.
 
         Raises:
-            UserError: see `images_by_row` and `shorten`.
+            UserError: see `images_by_row`, `shorten` and `refuse_positions`.
         """
         shortening, embeddings = self.before, []
         if images:
@@ -184,6 +184,8 @@ class Call:
             rows = [row for row in images_by_row(placeholders[::times], images) for _ in range(times)]
             mask = None if self.mask is None else self.mask[:, self.cached :]
             new = shorten(placeholders, mask, [[image.counts for image in row] for row in rows])
+            if new.changes and self.positions is not None:
+                refuse_positions(self.positions, placeholders, mask)
             shortening = self.before.followed_by(new, self.cached)
             embeddings = [image.embeddings for row in rows for image in row]
         inputs: dict[str, Any] = {
@@ -198,9 +200,30 @@ class Call:
             inputs["mm_encoder_outputs"] = {"image": output}
         return shortening, inputs
 
+    def padded_behind(self) -> bool:
+        """Whether a row ends with padding."""
+        return self.mask is not None and bool((self.mask[:, -1] == 0).any())
+
     def widened(self, value: Tensor) -> Tensor:
         """A value for the last tokens alone, as wide as all columns."""
         return pad(value, (self.total - value.shape[-1], 0))
+
+
+def refuse_positions(positions: Tensor, placeholders: Tensor, mask: Tensor | None) -> None:
+    """Refuse positions of which nobody could say what they are without some tokens of an image.
+
+    Args:
+        positions: (B, L) or (1, L), the last of them for `placeholders`.
+        placeholders: (B, n) bool.
+        mask: (B, n); None for all ones.
+
+    Raises:
+        UserError: neighbouring placeholders that can be seen are not one apart.
+    """
+    seen = placeholders if mask is None else placeholders & (mask != 0)
+    steps = positions[:, -placeholders.shape[1] :].diff(dim=1)
+    if bool(((steps != 1) & seen[:, 1:] & seen[:, :-1]).any()):
+        raise UserError("position_ids must count the tokens of an image one by one, or be left out")
 
 
 def columns_in(cache: Any) -> int:

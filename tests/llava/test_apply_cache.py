@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache, StaticCache
 
 from hired_eval import EvenSplit, Full, HiRED
 from hired_eval.dropping import TokenDropper
@@ -176,6 +177,17 @@ def test_a_cache_goes_along_when_it_is_copied_saved_and_repeated(
         cut = copy.deepcopy(cache)
         cut.crop(-NEW + 1)
         goes_on(cut, torch.tensor([0, 1]))
+
+
+def test_an_empty_cache_of_the_callers_own(llava_next: tuple[Any, Any], batch: dict[str, Tensor]) -> None:
+    model, _ = llava_next
+    config = model.config.get_text_config()
+    with HiRED(budget=0.2)(model):
+        wanted = generate(model, **batch)
+        for cache in (DynamicCache(), StaticCache(config=config, max_cache_len=300)):
+            assert_same(generate(model, **batch, past_key_values=cache), wanted)
+            text = followed(wanted, batch)
+            assert_same(generate(model, **text, past_key_values=cache), generate(model, **{**batch, **text}))
 
 
 def test_a_cache_that_was_emptied_is_like_any_other(

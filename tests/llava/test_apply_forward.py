@@ -18,7 +18,7 @@ from tests.llava.test_apply_generate import assert_same
 
 LENGTH = 167
 """Of the longer row."""
-POSITIONS = 2 * torch.arange(LENGTH).expand(2, -1) + torch.tensor([[0], [7]])
+POSITIONS = torch.arange(LENGTH).expand(2, -1) + torch.tensor([[0], [7]])
 SAME: dict[str, dict[str, Any]] = {
     "attention_mask": {"attention_mask": None},
     "position_ids": {"position_ids": POSITIONS},
