@@ -24,6 +24,17 @@ from hired_eval.reporting.store import Store
 from tests import provocations as p
 from tests.data import truncated_png
 from tests.provocations import Provocation, applied, encoding, hired_llava, record, reported, shown, tower
+from tests.provocations import (
+    Provocation,
+    applied,
+    encoding,
+    hired_llava,
+    record,
+    reported,
+    shown,
+    tower,
+    within,
+)
 
 DTYPES = "float32, float16, bfloat16"
 RUN_AGAIN = "delete its folder or set rerun=true to run it again"
@@ -331,6 +342,96 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "processor",
     ),
     (applied(p.spread_over_rows), "the placeholders of image 1 are spread over two rows of the batch"),
+    (
+        applied(p.text_between),
+        "1 tokens stand between the … placeholders of an image; make inputs with the model's own processor",
+    ),
+    (
+        applied(lambda inputs: inputs["attention_mask"][:, 3:5].fill_(0)),
+        "attention_mask hides a part of an image's placeholders; hide all of them, or none",
+    ),
+    (
+        applied(lambda inputs: inputs.update(attention_mask={"full_attention": None})),
+        "attention_mask must be a tensor with a row a prompt and a column a token",
+    ),
+    (
+        applied(lambda inputs: inputs.update(labels=torch.ones(1, 2))),
+        "labels of shape (1, 2) do not fit input_ids of shape …",
+    ),
+    (
+        applied(lambda inputs: inputs.pop("image_sizes")),
+        "LLaVA-Next needs image_sizes beside pixel_values; pass all that its processor made",
+    ),
+    (
+        applied(lambda inputs: inputs.update(image_sizes=inputs["image_sizes"][:1])),
+        "pixel_values of shape … are not those of 1 images of [3] partitions, as image_sizes has it; pass "
+        "both as the processor made them",
+    ),
+    (p.sizes_of_llava, "image_sizes belongs to LLaVA-Next; leave it out"),
+    (
+        applied(lambda inputs: inputs.update(cu_seq_lens_q=torch.ones(1))),
+        "cu_seq_lens_q is not supported with token dropping; leave it out",
+    ),
+    (
+        within(lambda model, inputs: model.get_image_features(inputs["pixel_values"], inputs["image_sizes"])),
+        "get_image_features and model.model(...) would drop nothing; inside the block, images go through "
+        "model(...) or model.generate(...)",
+    ),
+    (
+        within(lambda model, inputs: model.generate(inputs_embeds=torch.zeros(1, 2, 48), **inputs)),
+        "token dropping needs input_ids beside pixel_values, not inputs_embeds",
+    ),
+    (
+        applied(lambda inputs: inputs.update(position_ids=torch.zeros_like(inputs["input_ids"]))),
+        "position_ids must count the tokens of an image one by one, or be left out",
+    ),
+    (
+        within(
+            lambda model, inputs: model.generate(
+                **inputs | {"attention_mask": (inputs["input_ids"] != inputs["input_ids"][0, -1]).long()}
+            )
+        ),
+        "generate goes on behind the last column; pad the prompts on the left",
+    ),
+    (
+        within(p.in_another_thread),
+        "the model drops visual tokens in a `with` block of another thread or task; wait until that is left, "
+        "or load the model a second time",
+    ),
+    (
+        within(lambda model, inputs: model(**p.turn(model, inputs), attention_mask=torch.ones(1, 7))),
+        "attention_mask covers 7 tokens, and the prompt has …, with those that the KV cache stands for",
+    ),
+    (
+        within(
+            lambda model, inputs: model(
+                **(turn := p.turn(model, inputs)),
+                position_ids=torch.tensor([[turn["past_key_values"].get_seq_length()]]),
+            )
+        ),
+        "position_ids count what is in the KV cache, not the prompt as it was given; leave them out",
+    ),
+    (
+        within(
+            lambda model, inputs: model.generate(
+                inputs["input_ids"], past_key_values=p.turn(model, inputs)["past_key_values"]
+            )
+        ),
+        "input_ids hold … tokens, and the KV cache …; pass what follows them too",
+    ),
+    (
+        within(lambda model, inputs: p.turn(model, inputs)["past_key_values"].crop(-9)),
+        "crop(-9) would cut into a prompt without its dropped tokens; start again without the cache",
+    ),
+    (
+        p.outside,
+        "this KV cache holds a prompt without its dropped tokens; go on with it through model(...) or "
+        "model.generate(...) inside a `with method(model)` block, or without the cache",
+    ),
+    (
+        lambda place: VisionEncoder(torch.nn.Sequential(p.tiny.llava()[0])),
+        "Sequential holds a LLaVA model; apply token dropping to that one, then call the Sequential",
+    ),
     # the plugin of lmms-eval
     (hired_llava(batch_size=0), "batch_size must be at least 1, got 0"),
     (hired_llava(batch_size="many"), "batch_size must be a whole number, got 'many'"),

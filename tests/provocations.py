@@ -2,6 +2,7 @@
 
 import fcntl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -225,8 +226,53 @@ def applied(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
     return provoke
 
 
+def within(use: Callable[[Any, dict[str, Any]], Any]) -> Callable[[Place], Any]:
+    """What is done with a model, and the inputs of a picture, inside a block that drops tokens."""
+
+    def provoke(place: Place) -> None:
+        model, processor = tiny.llava_next()
+        picture = tiny.picture(56, 112)
+        inputs = dict(processor(images=picture, text="a<image>b", return_tensors="pt"))
+        with HiRED(budget=0.2)(model), torch.no_grad():
+            use(model, inputs)
+
+    return provoke
+
+
+def turn(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What goes on with the KV cache of a first turn: one more token."""
+    cache = model(**inputs).past_key_values
+    return {"input_ids": torch.tensor([[7]]), "past_key_values": cache}
+
+
+def in_another_thread(model: Any, inputs: dict[str, Any]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(HiRED()(model).__enter__).result()
+
+
+def outside(place: Place) -> None:
+    model, processor = tiny.llava_next()
+    inputs = dict(processor(images=tiny.picture(56, 112), text="a<image>b", return_tensors="pt"))
+    with HiRED(budget=0.2)(model), torch.no_grad():
+        more = turn(model, inputs)
+    model(**more)
+
+
 def embeds(inputs: dict[str, Any]) -> None:
     inputs["inputs_embeds"] = torch.zeros(*inputs.pop("input_ids").shape, 48)
+
+
+def text_between(inputs: dict[str, Any]) -> None:
+    ids = inputs["input_ids"]
+    inputs["input_ids"] = torch.cat([ids[:, :3], torch.ones_like(ids[:, :1]), ids[:, 3:]], dim=1)
+    inputs.pop("attention_mask")
+
+
+def sizes_of_llava(place: Place) -> None:
+    model, processor = tiny.llava()
+    inputs = processor(images=tiny.picture(56, 56), text="<image>", return_tensors="pt")
+    with HiRED()(model):
+        model(**inputs, image_sizes=torch.tensor([[56, 56]]))
 
 
 def spread_over_rows(inputs: dict[str, Any]) -> None:

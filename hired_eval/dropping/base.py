@@ -114,9 +114,9 @@ class TokenDropper(ABC):
         Raises:
             UserError: the model is not a LLaVA model with a CLIP vision tower.
         """
-        from hired_eval.llava.apply import applied  # the methods themselves need torch alone
+        from hired_eval.llava.apply import Applied  # the methods themselves need torch alone
 
-        return applied(self, model)
+        return Applied(self, model)
 
 
 @dataclass(frozen=True, kw_only=True)

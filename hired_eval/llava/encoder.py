@@ -20,6 +20,8 @@ from hired_eval.dropping import PackedTokens, PartitionLayout, TokenDropper, Vis
 from hired_eval.errors import UserError
 from hired_eval.llava.geometry import layout_of
 
+LLAVA = LlavaNextForConditionalGeneration | LlavaForConditionalGeneration
+
 
 @dataclass(frozen=True)
 class TokenCounts:
@@ -78,13 +80,29 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
 class VisionEncoder:
     """The vision tower and projector of a stock LLaVA model, seen by a dropping method.
 
+    Args:
+        model: stock LLaVA or LLaVA-Next.
+        feature_layer: in place of the configuration's `vision_feature_layer`; None for that.
+        select_strategy: in place of its `vision_feature_select_strategy`; None for that.
+
     Raises:
         UserError: the model is not LLaVA or LLaVA-Next, its vision tower has no CLS token, or its features
             come from several layers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, LlavaNextForConditionalGeneration | LlavaForConditionalGeneration):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        feature_layer: int | list[int] | None = None,
+        select_strategy: str | None = None,
+    ) -> None:
+        if not isinstance(model, LLAVA):
+            if any(isinstance(module, LLAVA) for module in model.modules()):
+                raise UserError(
+                    f"{type(model).__name__} holds a LLaVA model; apply token dropping to that one, then "
+                    f"call the {type(model).__name__}"
+                )
             raise UserError(
                 f"{type(model).__name__} is not a LLaVA model; token dropping works on "
                 "LlavaNextForConditionalGeneration and LlavaForConditionalGeneration"
@@ -97,21 +115,19 @@ class VisionEncoder:
                 f"the vision tower is {type(self.tower).__name__}, and token dropping needs the CLS token "
                 "of a CLIP vision tower"
             )
-        if not isinstance(self.config.vision_feature_layer, int):
+        layer = self.config.vision_feature_layer if feature_layer is None else feature_layer
+        if not isinstance(layer, int):
             raise UserError(
-                f"vision_feature_layer={self.config.vision_feature_layer}: features of several layers are "
+                f"vision_feature_layer={layer}: features of several layers are "
                 "not supported; set one layer, e.g. model.feature_layer=-2"
             )
-        if self.config.vision_feature_select_strategy != "default":
+        if (select_strategy or self.config.vision_feature_select_strategy) != "default":
             raise UserError("only vision_feature_select_strategy='default' (CLS removed) is supported")
         layers = len(self.tower.encoder.layers)
-        self.feature_layer = self.config.vision_feature_layer - 1
-        if self.config.vision_feature_layer < 0:
-            self.feature_layer = layers + self.config.vision_feature_layer
+        self.feature_layer = layers + layer if layer < 0 else layer - 1
         if not 0 <= self.feature_layer < layers:
             raise UserError(
-                f"vision_feature_layer={self.config.vision_feature_layer} is outside the vision tower, "
-                f"which has {layers} layers"
+                f"vision_feature_layer={layer} is outside the vision tower, which has {layers} layers"
             )
 
     def layout(self, image_size: tuple[int, int]) -> PartitionLayout:
@@ -256,10 +272,12 @@ class _Projections:
     def record_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Forward hook of the query projection, which runs before the key projection."""
         # a copy, so that the other rows need not stay in memory
-        self.query = output[:, 0].clone()
+        self.query = output[:, 0].detach().clone()
 
     def record_keys(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Forward hook of the key projection."""
+        # without gradients: a layer that is run again for them is run without hooks, and must be the same
+        output = output.detach()
         if self.row:
             self.cls_attention = cls_attention(self.query, output, self.heads)
         if self.keep:

@@ -100,6 +100,18 @@ def test_several_images_in_one_prompt(llava_next: tuple[Any, Any]) -> None:
         assert generate(model, inputs).shape == stock.shape
 
 
+def test_a_row_without_a_picture(llava_next: tuple[Any, Any]) -> None:
+    model, processor = llava_next
+    text = ["x<image>y", "text alone"]
+    inputs = dict(processor(images=tiny.picture(112, 112), text=text, padding=True, return_tensors="pt"))
+    stock = generate(model, inputs)
+    with Full()(model):
+        assert generate(model, inputs).equal(stock)
+    with HiRED(budget=0.2)(model):
+        alone = dict(processor.tokenizer(text[1], return_tensors="pt"))
+        assert generate(model, inputs)[1, -6:].equal(generate(model, alone)[0, -6:])
+
+
 def test_labels_are_shortened_like_the_prompt(llava_next: tuple[Any, Any]) -> None:
     model, processor = llava_next
     inputs = inputs_for(processor, [(112, 112)])

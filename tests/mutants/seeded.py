@@ -141,5 +141,26 @@ MUTANTS = [
         "an interval counts questions where it should count pictures",
         "hired_eval/reporting/statistics.py", "if len(sums) < FEWEST:", "if counts.sum() < FEWEST:",
         tests=("tests/reporting/test_statistics.py",),
+        "positions after an image do not close up over dropped tokens",
+        "hired_eval/llava/shortening.py",
+        "self.dropped.to(left.device)", "0 * self.dropped.to(left.device)",
+        tests=("tests/llava/test_apply_cache.py",),
+    ),
+    Mutant(
+        "a KV cache is taken for as long as the tokens in it",
+        "hired_eval/llava/shortened_inputs.py",
+        "return seen + cache.shortening.length - cache.shortening.short", "return seen",
+        tests=("tests/llava/test_apply_cache.py",),
+    ),
+    Mutant(
+        "the first block that is left undoes all",
+        "hired_eval/llava/patching.py",
+        "contexts.stack.remove(context)", "contexts.stack.clear()",
+        tests=("tests/llava/test_apply_undo.py",),
+    ),
+    Mutant(
+        "a call's own feature layer is passed over",
+        "hired_eval/llava/shortened_inputs.py", "feature_layer=layer,", "feature_layer=None,",
+        tests=("tests/llava/test_apply_forward.py",),
     ),
 ]  # fmt: skip
