@@ -45,8 +45,8 @@ def measured_speed(chosen: ChosenSet, models: Models, log: TextIO) -> dict[str, 
         for method in speed.methods:
             config = chosen.config(method, speed.benchmark)
             plan = planned(config)
-            checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
             task = load_task(plan.benchmark, plan.data)
+            checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
             task.build_all_requests(limit=speed.samples, rank=0, world_size=1)
             if not ways:
                 ways["stock"] = _stock(checkpoint, task, config["model"]["prompt"])
