@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,24 @@ def test_bundled_documents_are_those_of_their_task_alone() -> None:
     assert "reads split adversarial of lmms-lab-encoder/POPE, config Full" in refusal(
         other, DataSource("bundled")
     )
+
+
+def test_a_file_behind_a_link_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    store = write_docvqa(tmp_path / "store", 4) / "DocVQA"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "validation-0.parquet").symlink_to(next(store.glob("*.parquet")))
+    for documents in (4, 6):
+        write_docvqa(tmp_path / "store", documents)
+        assert len(load_task(DOCVQA, DataSource("hub", tmp_path / "mine")).eval_docs) == documents
+
+
+def test_another_config_of_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the hub `datasets` takes the one config that it has where a task names none."""
+    cached = SimpleNamespace(eval_docs=SimpleNamespace(config_name="Full"))
+    monkeypatch.setattr("hired_eval.benchmarks.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.benchmarks._task", lambda *arguments: cached)
+    pope = Benchmark("pope", "pope", "pope_accuracy", 100, "mean")
+    assert "has only config Full of lmms-lab-encoder/POPE" in refusal(pope, DataSource("hub"))
 
 
 def test_parts_of_another_type_are_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

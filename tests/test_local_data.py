@@ -273,6 +273,33 @@ def test_a_card_that_cannot_be_read_or_leads_elsewhere_is_refused(files: Files) 
     assert len(local_files(root, TEXTVQA)) == 1
 
 
+def test_a_card_of_other_files_than_parquet_says_so(files: Files) -> None:
+    root = files("ChartQA/other-0.parquet")
+    card(root / "ChartQA", {"default": {"test": "test.csv"}})
+    (root / "ChartQA" / "test.csv").write_text("a\n1\n")
+    assert "not as parquet (test.csv); convert it" in refusal(root, CHARTQA)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("iterdir", "cannot be read: Permission denied"), ("open", "test-0.parquet cannot be read: Permission")],
+)
+def test_what_may_not_be_read_is_named(
+    files: Files, monkeypatch: pytest.MonkeyPatch, method: str, said: str
+) -> None:
+    """The tests may run as root, who may read everything."""
+    root = files("test-0.parquet")
+    usual = getattr(Path, method)
+
+    def forbidden(path: Path, *arguments: object) -> object:
+        if path in (root, root / "test-0.parquet"):
+            raise PermissionError(13, "Permission denied")
+        return usual(path, *arguments)
+
+    monkeypatch.setattr(Path, method, forbidden)
+    assert said in refusal(root, CHARTQA)
+
+
 def test_a_file_is_no_folder(files: Files) -> None:
     file = files(ONE) / ONE
     with pytest.raises(UserError, match="is a file; name the folder that it lies in"):

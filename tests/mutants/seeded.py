@@ -97,4 +97,19 @@ MUTANTS = [
         "padding on the left is not masked",
         "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
     ),
+    Mutant(
+        "a config's folder is not looked for",
+        "hired_eval/local_data.py", "for root in roots if (root / config).is_dir()}", "for root in ()}",
+        tests=("tests/test_local_data.py",),
+    ),
+    Mutant(
+        "a part of a split that is missing is not noticed",
+        "hired_eval/parquet_files.py", "range(first.count) if first.count is not None", "[] if first.count",
+        tests=("tests/test_local_data.py",),
+    ),
+    Mutant(
+        "columns that only scoring reads are not asked for",
+        "hired_eval/columns.py", "mentioned.add(column)", "pass",
+        tests=("tests/test_columns.py",),
+    ),
 ]  # fmt: skip
