@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.harness import Comparison, agreement, in_turns, together
 from bench.stock import fresh, llava_hf
-from hired_eval.benchmarks import Benchmark, DataSource, load_task
+from hired_eval.benchmarks import Benchmark, load_task
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.machine import timed
@@ -28,6 +28,7 @@ from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.llava.prefix import Prefix, PrefixCaches
 from hired_eval.lmms import HiredLlava
+from hired_eval.local_data import DataSource
 from hired_eval.paths import config_folder
 
 TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")

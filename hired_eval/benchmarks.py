@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+from datasets import Features
+from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetsError
 from huggingface_hub import get_token
+from jinja2 import UndefinedError
 from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager, get_task_dict
 from lmms_eval.utils import load_yaml_config
 from PIL.Image import DecompressionBombError
-from pyarrow import ArrowException
-from pyarrow.parquet import read_metadata
+from pyarrow.parquet import ParquetFile
 from tenacity import RetryError
 
+from hired_eval.columns import MISFITS, check_documents, misfit, reason_of, with_pictures
 from hired_eval.errors import UserError, first_line
 from hired_eval.hub import offline, unreachable
+from hired_eval.local_data import DataSource, Wanted, known_data_sets, local_files, wanted
 from hired_eval.mini import data_files
+from hired_eval.parquet_files import documents_in
+from hired_eval.paths import config_folder
+
+FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
+"""What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +63,6 @@ class Benchmark:
             raise UserError(f"task.scale must be a number, got {self.scale!r}")
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """Where a benchmark's documents come from.
-
-    Attributes:
-        source: 'bundled' or 'hub'.
-        path: for 'hub': a folder with a local copy of the data set, in parquet.
-    """
-
-    source: Literal["bundled", "hub"]
-    path: Path | None = None
-
-
 @cache
 def task_manager() -> TaskManager:
     """lmms-eval's index of tasks, built once: it reads hundreds of folders."""
@@ -77,6 +73,16 @@ def hub_dataset(lmms_task: str) -> str | None:
     """The id on the hub of a task's data set; None where lmms-eval has no such task."""
     known = task_manager().task_index.get(lmms_task)
     return load_yaml_config(known["yaml_path"], mode="full")["dataset_path"] if known else None
+
+
+def files_read(lmms_task: str, folder: Path) -> list[Path]:
+    """The files of a local copy that hold the documents of a task, in order.
+
+    Raises:
+        UserError: see `local_files`.
+    """
+    entry = task_manager().task_index[lmms_task]
+    return local_files(folder, wanted(load_yaml_config(entry["yaml_path"], mode="full")))
 
 
 def load_task(benchmark: Benchmark, data: DataSource) -> Task:
@@ -99,33 +105,130 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     overrides: dict[str, Any] = {
         "metric_list": [m for m in config["metric_list"] if m["metric"] != "submission"],
     }
-    # with the data on disk there is nothing to ask the hub for
-    no_hub: str | None = "not needed"
-    if data.source == "bundled":
-        files = {split: [str(file)] for split, file in data_files(benchmark.name).items()}
-        overrides.update(_parquet(files, "delete it, and it is drawn again"))
-    elif data.path is not None:
-        overrides.update(_parquet(_local_files(data.path, config), "copy it again"))
+    asked = wanted(config)
+    if data.source == "hub" and data.path is None:
+        return _from_the_hub(benchmark, overrides, config, asked)
+    if data.path is not None:
+        files = {asked.split: local_files(data.path, asked), **_other_splits(data.path, config, asked)}
     else:
-        no_hub = unreachable()
-        overrides["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {})}
-        if get_token() is None:
-            # lmms-eval asks for a login even where the data set is public
-            overrides["dataset_kwargs"].pop("token", None)
+        files = _bundled_files(benchmark, asked)
+    # where pandas has written the files, pictures are read as such first
+    readings = [features] if (features := with_pictures(files[asked.split][0])) else []
+    for number, reading in enumerate([*readings, None]):
+        try:
+            task = _task(benchmark, {**overrides, **_parquet(files, reading)})
+            check_documents(task, asked, _schema(benchmark.lmms_task))
+        except FAILURES as error:
+            if number < len(readings):
+                continue
+            if isinstance(error, UserError):
+                raise
+            cause, generated = _cause(error)
+            if isinstance(cause, MISFITS) and not generated:
+                columns = ParquetFile(files[asked.split][0]).schema_arrow.names
+                raise misfit(benchmark.lmms_task, asked, reason_of(cause), columns) from error
+            reason = " ".join(str(cause).split()) if generated else first_line(cause)
+            raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
+        # what goes into lmms-eval's results
+        task.config.dataset_kwargs = {"data_files": {k: list(map(str, v)) for k, v in files.items()}}
+        break
+    return task
+
+
+def _from_the_hub(
+    benchmark: Benchmark, overrides: dict[str, Any], config: dict[str, Any], asked: Wanted
+) -> Task:
+    """A task on the hub's data, or on what the library's cache has of it.
+
+    Raises:
+        UserError: it cannot be fetched, or is not what the task reads.
+    """
+    no_hub = unreachable()
+    kwargs = {**(config.get("dataset_kwargs") or {})}
+    if get_token() is None:
+        # lmms-eval asks for a login even where the data set is public
+        kwargs.pop("token", None)
     try:
         with offline() if no_hub else nullcontext():
-            task = get_task_dict([{"task": benchmark.lmms_task, **overrides}], manager)[benchmark.lmms_task]
-    except (OSError, ValueError, DatasetsError, RetryError, DecompressionBombError) as error:
-        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
-        reason = first_line(cause)
-        if data.source == "bundled" or data.path is not None:
-            raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
+            task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
+    except FAILURES as error:
+        cause, _ = _cause(error)
+        if isinstance(cause, KeyError | UndefinedError):
+            raise misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
         raise UserError(
-            f"could not fetch the data set {config['dataset_path']} of {benchmark.name} from the hub "
-            f"({no_hub or reason}); point to local copies with data.path=FOLDER and model.path=FOLDER, "
-            "or use the bundled ones with data=bundled and model=mini"
+            f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
+            f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
+            "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini"
         ) from error
+    got = getattr(task.eval_docs, "config_name", None)
+    if asked.config is None and got in known_data_sets().get(asked.name.casefold(), ()):
+        # without the hub `datasets` takes the config that was used last
+        raise UserError(
+            f"the cache of the datasets library has only config {got} of {asked.repository}, and "
+            f"{benchmark.lmms_task} reads the default one; fetch it, or set data.path=FOLDER"
+        )
+    check_documents(task, asked, _schema(benchmark.lmms_task))
     return task
+
+
+def _task(benchmark: Benchmark, overrides: dict[str, Any]) -> Task:
+    """lmms-eval's task, changed."""
+    made = get_task_dict([{"task": benchmark.lmms_task, **overrides}], task_manager())
+    return made[benchmark.lmms_task]
+
+
+def _cause(error: BaseException) -> tuple[BaseException, bool]:
+    """What happened, unwrapped of tenacity and `datasets`, and whether it did inside `datasets`."""
+    if isinstance(error, RetryError):
+        error = error.last_attempt.exception() or error
+    if isinstance(error, DatasetsError):
+        return error.__cause__ or error, True
+    return error, False
+
+
+@cache
+def _own_tasks() -> dict[str, str]:
+    """Names of the package's benchmarks -> their tasks of lmms-eval."""
+    files = (config_folder() / "task").glob("*.yaml")
+    return {file.stem: yaml.safe_load(file.read_text())["lmms_task"] for file in files}
+
+
+def _schema(lmms_task: str) -> Features | None:
+    """The columns of a task's real documents, which the bundled ones share; None where they are not known."""
+    from hired_eval.mini.benchmarks import FEATURES
+
+    return next((FEATURES[name] for name, task in _own_tasks().items() if task == lmms_task), None)
+
+
+def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]:
+    """The bundled documents of a benchmark.
+
+    Raises:
+        UserError: there are none for it, or the task reads another data set than these stand for.
+    """
+    files = {split: [Path(file)] for split, file in data_files(benchmark.name).items()}
+    own = _own_tasks()[benchmark.name]
+    theirs = wanted(load_yaml_config(task_manager().task_index[own]["yaml_path"], mode="full"))
+    if theirs != asked:
+        raise UserError(
+            f"the bundled documents of {benchmark.name} stand for split {theirs.split} of {theirs}, and task "
+            f"{benchmark.lmms_task} reads split {asked.split} of {asked}; set task.lmms_task={own}, or "
+            "data.path=FOLDER"
+        )
+    documents_in(files[asked.split], "delete it, and it is drawn again")
+    return files
+
+
+def _other_splits(path: Path, config: dict[str, Any], asked: Wanted) -> dict[str, list[Path]]:
+    """Files of the splits that a task with examples in its prompt may take these from, as far as they are
+    there."""
+    files = {}
+    if config.get("fewshot_config") or config.get("num_fewshot"):
+        for split in {config.get(f"{kind}_split") for kind in ("training", "validation", "fewshot")}:
+            if split and split != asked.split:
+                with suppress(UserError):
+                    files[split] = local_files(path, replace(asked, split=split))
+    return files
 
 
 def reset_scorers(task: Task) -> None:
@@ -149,39 +252,20 @@ def whole_pairs(task: Task, limit: int) -> int:
     return limit
 
 
-def _parquet(files: dict[str, list[str]], remedy: str) -> dict[str, Any]:
-    """What points a task to local files.
+def _parquet(files: dict[str, list[Path]], features: Features | None) -> dict[str, Any]:
+    """What points a task to local files, as they are called: `datasets` takes strings for patterns.
 
-    Raises:
-        UserError: a file is damaged; found here at once, where lmms-eval would try five times and wait.
+    Args:
+        files: by split.
+        features: of the columns, where the files do not say.
     """
-    for file in chain.from_iterable(files.values()):
-        try:
-            read_metadata(file)
-        except (OSError, ArrowException) as error:
-            raise UserError(f"{file} is damaged ({first_line(error)}); {remedy}") from error
-    return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
-
-
-def _local_files(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
-    """The parquet files of a local copy, by split, in the hub's layout `[name/]split-00000-of-00001.parquet`.
-
-    Raises:
-        UserError: the folder or the split the task needs is not there.
-    """
-    folder = folder.expanduser().resolve()
-    inner = folder / Path(str(config["dataset_path"])).name
-    folder = inner if inner.is_dir() else folder
-    name = config.get("dataset_name")
-    if name and (folder / name).is_dir():
-        folder = folder / name
-    files: dict[str, list[str]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
-        files.setdefault(file.stem.split("-")[0], []).append(str(file))
-    split = config["test_split"]
-    if split not in files:
-        raise UserError(
-            f"data.path={folder} has no file {split}*.parquet (splits found: {', '.join(files) or 'none'}); "
-            f"it must hold the parquet files of {config['dataset_path']}"
+    lists = {
+        split: DataFilesList(
+            [str(file) for file in paths],
+            # as with the library's own lists, a changed file is prepared again
+            [(str(file.stat().st_mtime_ns), str(file.stat().st_size)) for file in paths],
         )
-    return files
+        for split, paths in files.items()
+    }
+    kwargs = {"data_files": lists, **({"features": features} if features else {})}
+    return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": kwargs}

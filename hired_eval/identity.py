@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hired_eval.benchmarks import DataSource, hub_dataset
+from hired_eval.benchmarks import hub_dataset
 from hired_eval.dropping import TokenDropper
 from hired_eval.hub import commit
+from hired_eval.local_data import DataSource
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE
 

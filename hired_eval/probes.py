@@ -90,14 +90,14 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
         earlier = None if config["rerun"] else folder.record()
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
+        task = load_task(plan.benchmark, plan.data)
+        asked = list(questions(task, config["limit"] or DEFAULT_LIMIT))
         say(f"model {config['model']['name']}: loading")
         # the stock attention of the LLM gives its weights out in the eager backend alone
         eager = {**config["model"], "attention": "eager"}
         model = eager if config["measure"] == "generation_attention" else config["model"]
         checkpoint = models.get(plan.source, model, config["device"], config["seed"])
         llava = DroppingLlava(checkpoint, plan.dropper, config["model"]["prompt"], share_prefix=False)
-        task = load_task(plan.benchmark, plan.data)
-        asked = list(questions(task, config["limit"] or DEFAULT_LIMIT))
         say(f"{config['measure']}: {len(asked)} pictures of {plan.benchmark.name}")
         with torch.inference_mode():
             findings = MEASUREMENTS[config["measure"]](llava, asked)

@@ -23,20 +23,20 @@ from hydra.utils import get_class, instantiate
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
-from hired_eval.benchmarks import Benchmark, DataSource, load_task, reset_scorers, task_manager, whole_pairs
+from hired_eval.benchmarks import Benchmark, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError, first_line
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
+from hired_eval.local_data import BUNDLED, DataSource, data_source
 from hired_eval.mini import checkpoint_path
 from hired_eval.processes import Processes
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
 from hired_eval.reporting.statistics import estimate
 
-BUNDLED = "bundled:"
 WHOLE_NUMBERS = {"batch_size": 1, "limit": 1, "seed": 0}
 """Options that are whole numbers, and the least each may be."""
 
@@ -190,27 +190,6 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         folder.write(record, samples)
         processes.from_main(record)
     return Outcome(record, folder.path, reused=False)
-
-
-def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
-    """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
-
-    Raises:
-        UserError: a source that does not exist, or a path that is no folder.
-    """
-    source = data["source"]
-    path = Path(data["path"]) if data["path"] else None
-    if source not in ("auto", "bundled", "hub"):
-        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
-    if path is not None:
-        if source == "bundled":
-            raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
-        if not path.expanduser().is_dir():
-            raise UserError(f"data.path={path} is not a folder")
-        return DataSource("hub", path)
-    if source == "auto":
-        source = "bundled" if str(model["path"]).startswith(BUNDLED) else "hub"
-    return DataSource(source)
 
 
 def build_dropper(config: dict[str, Any]) -> TokenDropper:

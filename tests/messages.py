@@ -146,9 +146,9 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
     (
         ["data.path={tmp}"],
-        "data.path={tmp} has no file validation*.parquet (splits found: none); it must hold the "
-        "parquet files "
-        "of lmms-lab-encoder/DocVQA",
+        "data.path={tmp} has no split validation of lmms-lab-encoder/DocVQA, config DocVQA; found: no "
+        "parquet files. Its parquet files must lie in that folder, or in DocVQA/DocVQA below it, named as on "
+        "the hub: validation-00000-of-00001.parquet",
     ),
     (p.damaged_inside, "the data of docvqa cannot be read: …"),
     (p.cut_data, "{tmp}/validation-0.parquet is damaged (…); copy it again"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 import hired_eval.mini
 from hired_eval import HiRED, PartitionLayout
-from hired_eval.benchmarks import Benchmark, DataSource, load_task
+from hired_eval.benchmarks import Benchmark, load_task
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.efficiency.__main__ import main as efficiency
@@ -23,6 +23,7 @@ from hired_eval.llava.answering import DroppingLlava, Question
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
+from hired_eval.local_data import DataSource
 from hired_eval.measuring import measure
 from hired_eval.probes import questions
 from hired_eval.records import RunFolder, explained_disk_errors

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmms_eval.utils import load_yaml_config
 
-from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_manager, whole_pairs
+from hired_eval.benchmarks import Benchmark, load_task, task_manager, whole_pairs
 from hired_eval.errors import UserError
+from hired_eval.local_data import DataSource
 from hired_eval.paths import config_folder
 from tests.data import write_docvqa
 
@@ -41,8 +42,8 @@ def test_local_data_is_found_in_the_layouts_of_the_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"has no file validation\*\.parquet \(splits found: none\)"),
-        ({"test-0.parquet": b""}, r"has no file validation\*\.parquet \(splits found: test\)"),
+        ({}, r"has no split validation of lmms-lab-encoder/DocVQA, config DocVQA; found: no parquet files\."),
+        ({"test-0.parquet": b""}, r"has no split validation of .*; found: \./ with test\."),
         ({"validation-0.parquet": b""}, r"validation-0\.parquet is damaged \(.*\); copy it again"),
         (
             {"validation-0.parquet": b"PAR1 damaged PAR1"},

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hired_eval import HiRED, hub
-from hired_eval.benchmarks import DataSource
 from hired_eval.identity import READ_WHOLE, fingerprint, run_identity, run_name
+from hired_eval.local_data import DataSource
 from hired_eval.runs import planned
 from tests.spine import config
 

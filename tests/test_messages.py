@@ -20,6 +20,46 @@ from tests.spine import command_line
 
 CLASSES = {"UserError", "NothingYetError"}
 ELSEWHERE = {
+    # in tests/test_local_data.py
+    "local_data.py": [
+        "… is … by its name, and the task reads …; found: …. Set data.path to the right folder, or rename "
+        "this one if it holds these documents",
+        "… holds … commits (…), and refs/main names none of them; set data.path to one of them",
+        "data.path=…: the datasets library cannot read a path with '::'; rename it",
+        "… holds … documents of split …, and its README.md says …; copy it whole (limit=NUMBER "
+        "answers a part)",
+        "data.path=… holds … more than once (…); set data.path to one of them",
+        "split … of … is there more than once (…); leave one of them",
+        "data.path=… holds a split … of its own, and one in …; name a folder with one of them",
+        "data.path=… is a file; name the folder that it lies in",
+        "… holds … not as parquet (…); convert it",
+    ],
+    "parquet_files.py": [
+        "… is there more than once (…); leave one complete set of files",
+        "… lacks … of its … files (…); copy it whole",
+        "… holds no documents; …",
+        "the folder … cannot be read: …",
+        "… holds the same file twice: … and …; copy it again",
+        "… and … have not the same columns (…); they are no parts of one data set",
+        "… is a link to …, which is not there; …",
+        "… cannot be read: …",
+        "… is a pointer of Git LFS, not data; fetch it with git lfs pull",
+    ],
+    "data_cards.py": [
+        "… lacks the files of split … of …: its README.md says …; copy the data set whole",
+        "… cannot be read (…); copy it again, or delete it",
+        "… names files elsewhere: …; copy them here",
+    ],
+    # in tests/test_columns.py
+    "columns.py": [
+        "the documents do not fit task …, which reads …: …; columns found: …",
+    ],
+    "benchmarks.py": [
+        "the cache of the datasets library has only config … of …, and … reads the default one; fetch it, or "
+        "set data.path=FOLDER",
+        "the bundled documents of … stand for split … of …, and task … reads split … of …; set "
+        "task.lmms_task=…, or data.path=FOLDER",
+    ],
     # in tests/test_probes.py
     "probes.py": [
         "…: …",

@@ -162,5 +162,18 @@ MUTANTS = [
         "a call's own feature layer is passed over",
         "hired_eval/llava/shortened_inputs.py", "feature_layer=layer,", "feature_layer=None,",
         tests=("tests/llava/test_apply_forward.py",),
+        "a config's folder is not looked for",
+        "hired_eval/local_data.py", "for root in roots if (root / config).is_dir()}", "for root in ()}",
+        tests=("tests/test_local_data.py",),
+    ),
+    Mutant(
+        "a part of a split that is missing is not noticed",
+        "hired_eval/parquet_files.py", "range(first.count) if first.count is not None", "[] if first.count",
+        tests=("tests/test_local_data.py",),
+    ),
+    Mutant(
+        "columns that only scoring reads are not asked for",
+        "hired_eval/columns.py", "mentioned.add(column)", "pass",
+        tests=("tests/test_columns.py",),
     ),
 ]  # fmt: skip
