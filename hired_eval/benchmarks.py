@@ -128,6 +128,18 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     return task
 
 
+def files_read(lmms_task: str, folder: Path) -> list[Path]:
+    """The files of a local copy that hold the documents of a task, in order; none where there is no such task.
+
+    Raises:
+        UserError: the folder does not hold its documents.
+    """
+    if lmms_task not in task_manager().task_index:
+        return []
+    config = load_yaml_config(task_manager().task_index[lmms_task]["yaml_path"], mode="full")
+    return [Path(file) for file in _local_files(folder, config)[config["test_split"]]]
+
+
 def reset_scorers(task: Task) -> None:
     """Set the totals of OCRBench's scorer to 0: lmms-eval keeps them for all runs of a process."""
     for aggregate in task.aggregation().values():

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records import SAMPLES, read_record
+from hired_eval.records import SAMPLES, OldRecordError, read_record
 from hired_eval.reporting.statistics import Difference, paired_difference
 
 Record = dict[str, Any]
@@ -37,8 +37,14 @@ class Store:
 
     @cached_property
     def damaged(self) -> list[str]:
-        """What is wrong with records that cannot be read, one line each."""
-        return [str(error) for error in self._read if isinstance(error, UserError)]
+        """What is wrong with records that cannot be read; one line for all of an earlier version."""
+        errors = [error for error in self._read if isinstance(error, UserError)]
+        old = sum(isinstance(error, OldRecordError) for error in errors)
+        lines = [str(error) for error in errors if not isinstance(error, OldRecordError)]
+        if old:
+            what = "1 record of an earlier version" if old == 1 else f"{old} records of an earlier version"
+            lines.append(f"{what} in {self.runs}; run again to renew {'it' if old == 1 else 'them'}")
+        return lines
 
     @cached_property
     def _read(self) -> list[Record | UserError | None]:

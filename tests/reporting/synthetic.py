@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from hired_eval.records import FORMAT
 from hired_eval.reporting.statistics import estimate
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
@@ -99,7 +100,7 @@ def write_run(
         [task, model, method, f"{chosen.get('budget')}", *(f"{k}{v}" for k, v in options.items()), f"{n}"]
     )
     record = {
-        "format": 1,
+        "format": FORMAT,
         "status": "complete",
         "run": name,
         "finished": finished,
@@ -134,7 +135,7 @@ def write_run(
 def write_failure(runs: Path, method: str, task: str, error: str, model: str = "mini") -> None:
     metric, scale, scoring = BENCHMARKS[task]
     record = {
-        "format": 1,
+        "format": FORMAT,
         "status": "failed",
         "run": f"{task}-{model}-{method}-failed",
         "finished": "2026-01-02T00:00:00+00:00",
@@ -199,7 +200,7 @@ def write_measurement(
     metric, scale, scoring = BENCHMARKS[task]
     samples = int(extra.pop("samples", 4))
     record = {
-        "format": 1,
+        "format": FORMAT,
         "status": "complete",
         "run": f"{measure}-{task}-{method}",
         "finished": "2026-01-01T00:00:00+00:00",
