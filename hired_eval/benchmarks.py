@@ -129,7 +129,7 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
 
 
 def files_read(lmms_task: str, folder: Path) -> list[Path]:
-    """The files of a local copy that hold the documents of a task, in order; none where there is no such task.
+    """The files of a local copy that hold a task's documents, in order; none where there is no such task.
 
     Raises:
         UserError: the folder does not hold its documents.
