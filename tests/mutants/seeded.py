@@ -60,10 +60,11 @@ MUTANTS = [
         "attention_at(self.initial_layer)[0]", "attention_at(self.final_layer)[0]",
     ),
     Mutant(
-        "the final layer is one too early",
-        "hired_eval/dropping/selection.py",
-        "frozenset({feature_layer if self.final_layer is None else self.final_layer})",
-        "frozenset({feature_layer - 1 if self.final_layer is None else self.final_layer})",
+        "None as a layer is the first one recorded",
+        "hired_eval/dropping/types.py",
+        "layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer",
+        "layer = min(self.cls_attention)",
+        tests=("tests/llava/test_cache.py",),
     ),
     Mutant(
         "features come from the layer before the feature layer",
@@ -96,5 +97,32 @@ MUTANTS = [
     Mutant(
         "padding on the left is not masked",
         "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
+    ),
+    Mutant(
+        "the record's method is that of the config, not the one that ran",
+        "hired_eval/runs.py", "without_home(effective_options(dropper))", 'without_home(config["method"])',
+        tests=("tests/test_identity.py",),
+    ),
+    Mutant(
+        "a limit beyond the documents makes another run",
+        "hired_eval/runs.py", "return limit if limit < len(task.eval_docs_no_media) else None", "return limit",
+        tests=("tests/test_identity.py",),
+    ),
+    Mutant(
+        "a docstring makes another run",
+        "hired_eval/code.py",
+        "if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):", "if False:",
+        tests=("tests/test_code.py",),
+    ),
+    Mutant(
+        "modules beside a method of somebody else's are not part of its runs",
+        "hired_eval/code.py", "todo += _imported(name, file)", "todo += []",
+        tests=("tests/test_code.py",),
+    ),
+    Mutant(
+        "a method is shown what the cache recorded for others",
+        "hired_eval/llava/encoding_cache.py",
+        "return self._encoding(tensors, dropper)", "return encoding",
+        tests=("tests/llava/test_cache.py",),
     ),
 ]  # fmt: skip
