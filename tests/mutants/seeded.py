@@ -105,7 +105,8 @@ MUTANTS = [
     ),
     Mutant(
         "a limit beyond the documents makes another run",
-        "hired_eval/runs.py", "return limit if limit < len(task.eval_docs_no_media) else None", "return limit",
+        "hired_eval/runs.py",
+        "return limit if limit < len(task.eval_docs_no_media) else None", "return limit",
         tests=("tests/test_identity.py",),
     ),
     Mutant(
