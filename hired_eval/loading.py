@@ -19,13 +19,15 @@ class Models:
     """Keeps the last checkpoint and the last cache of vision encodings, so that a sweep loads them once."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, Any] | None = None
+        self._asked: tuple[dict[str, Any], str | None] | None = None
         self._named: dict[str, str] = {}
         self._loaded: Checkpoint | None = None
         self._cache: tuple[str, float] | None = None
         self._encodings: EncodingStore | None = None
 
-    def get(self, source: str, model: dict[str, Any], device: str, seed: int) -> Checkpoint:
+    def get(
+        self, source: str, model: dict[str, Any], device: str, seed: int, content: str | None = None
+    ) -> Checkpoint:
         """The checkpoint of a model config.
 
         Args:
@@ -33,6 +35,7 @@ class Models:
             model: the config's group `model`.
             device: 'auto', or a torch device.
             seed: of dummy weights.
+            content: a fingerprint of the checkpoint; where it is another one at the same place, it is loaded.
 
         Raises:
             UserError: `model.path` was another model in this sweep; or see `load_checkpoint`.
@@ -46,11 +49,13 @@ class Models:
                 "model at a time, each with its own model.path"
             )
 
-        asked = {"source": source, "device": device, "seed": seed, **{k: model[k] for k in LOADING}}
-        if self._loaded is None or asked != self._asked:
+        asked = {"source": source, "device": device, **{k: model[k] for k in LOADING}}
+        if model["weights"] == "dummy":
+            asked["seed"] = seed
+        if self._loaded is None or (asked, content) != self._asked:
             self._loaded = None  # its memory is free before the next one needs it
             self._loaded = load_checkpoint(**asked)
-            self._asked = asked
+            self._asked = asked, content
         return self._loaded
 
     def encodings(self, folder: str | None, gib: float) -> EncodingStore | None:

@@ -27,9 +27,8 @@ from hired_eval.llava.prefix import image_inputs
 from hired_eval.loading import Models
 from hired_eval.records import RunFolder, explained_disk_errors, replacing
 from hired_eval.reporting.store import ARRAYS, PICTURES
-from hired_eval.runs import Outcome, machine, planned
+from hired_eval.runs import ATTENTION_SEEN, Outcome, machine, planned
 
-DEFAULT_LIMIT = 4
 GENERATED = 8
 CURVE = np.linspace(0, 1, 101)
 TOP_SHARES = (0.1, 0.2)
@@ -91,12 +90,11 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
         if earlier is not None:
             return Outcome(earlier, folder.path, reused=True)
         task = load_task(plan.benchmark, plan.data)
-        asked = list(questions(task, config["limit"] or DEFAULT_LIMIT))
+        asked = list(questions(task, plan.limit or len(task.eval_docs)))
         say(f"model {config['model']['name']}: loading")
-        # the stock attention of the LLM gives its weights out in the eager backend alone
-        eager = {**config["model"], "attention": "eager"}
+        eager = {**config["model"], "attention": ATTENTION_SEEN}
         model = eager if config["measure"] == "generation_attention" else config["model"]
-        checkpoint = models.get(plan.source, model, config["device"], config["seed"])
+        checkpoint = models.get(plan.source, model, config["device"], config["seed"], plan.content)
         llava = DroppingLlava(checkpoint, plan.dropper, config["model"]["prompt"], share_prefix=False)
         say(f"{config['measure']}: {len(asked)} pictures of {plan.benchmark.name}")
         with torch.inference_mode():

@@ -16,8 +16,13 @@ from filelock import FileLock, Timeout
 from hired_eval.errors import UserError
 
 RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies*.jsonl", ".locks"
-FORMAT = 1
+FORMAT = 2
+"""1: `method` held the options of the config, and `identity` a hash of the config as it was written."""
 NEEDED = {"run", "status", "identity", "finished"}
+
+
+class OldRecordError(UserError):
+    """A record of an earlier version of this package."""
 
 
 class RunFolder:
@@ -32,10 +37,16 @@ class RunFolder:
     def record(self) -> dict[str, Any] | None:
         """The record of an earlier, complete run; None where there is none or it failed.
 
+        One of an earlier version is removed with all that it left: it is run again.
+
         Raises:
             UserError: record or samples are damaged.
         """
-        record = read_record(self.path)
+        try:
+            record = read_record(self.path)
+        except OldRecordError:
+            self.clear()
+            return None
         if record is None or record["status"] != "complete":
             return None
         samples = self.path / SAMPLES
@@ -116,7 +127,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run's folder, None where there is none yet.
 
     Raises:
-        UserError: the file is damaged, or of another version.
+        OldRecordError: it is of an earlier version.
+        UserError: the file is damaged, or of a later version.
     """
     file = folder / RECORD
     if not file.exists():
@@ -128,6 +140,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); {again}") from error
+    if isinstance(record, dict) and record.keys() >= NEEDED and record.get("format") in range(1, FORMAT):
+        raise OldRecordError(f"{file} is a record of an earlier version; run again to renew it")
     if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= NEEDED:
         raise UserError(f"{file} is not a record of format {FORMAT}; {again}")
     return record

@@ -26,8 +26,9 @@ from lmms_eval.evaluator import simple_evaluate
 from hired_eval.benchmarks import Benchmark, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError, first_line
-from hired_eval.identity import run_identity, run_name
+from hired_eval.identity import default_options, effective_options, run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
+from hired_eval.llava.checkpoint import device_type, feature_layer_of
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.local_data import BUNDLED, DataSource, data_source
@@ -37,6 +38,10 @@ from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
 from hired_eval.reporting.statistics import estimate
 
+ATTENTION_SEEN = "eager"
+"""The attention backend that gives the weights of the language model's attention out, the only one."""
+PICTURES_LOOKED_AT = 4
+"""By a measurement inside the model, where no limit is set."""
 WHOLE_NUMBERS = {"batch_size": 1, "limit": 1, "seed": 0}
 """Options that are whole numbers, and the least each may be."""
 
@@ -60,6 +65,7 @@ class Plan:
         dropper: the dropping method.
         source: the checkpoint's folder, or its id on the hub.
         folder: where the record goes.
+        limit: how many documents are answered, or pictures looked at; None: all.
         facts: what the record says whatever comes out.
     """
 
@@ -68,7 +74,14 @@ class Plan:
     dropper: TokenDropper
     source: str
     folder: RunFolder
+    limit: int | None
     facts: dict[str, Any]
+
+    @property
+    def content(self) -> str | None:
+        """Fingerprint of the checkpoint, None where it is not known."""
+        known: str | None = self.facts["identity"]["checkpoint"]
+        return known
 
 
 def planned(config: dict[str, Any]) -> Plan:
@@ -82,21 +95,56 @@ def planned(config: dict[str, Any]) -> Plan:
     data = data_source(config["data"], config["model"])
     dropper = build_dropper(config)
     source = checkpoint_source(config["model"])
-    identity = run_identity(config, source, data, type(dropper))
-    folder = RunFolder(Path(config["runs_dir"]), run_name(config, identity))
+    timed = config["measure"].startswith("efficiency")
+    limit = None if timed else documents_asked(config, benchmark, data)
+    model = config["model"]
+    if config["measure"] == "generation_attention":
+        model = {**model, "attention": ATTENTION_SEEN}
+    identity = run_identity(
+        {**config, "model": model},
+        source,
+        benchmark,
+        data,
+        dropper,
+        limit=limit,
+        machine=f"{machine()}, {processor()}, {device_type(config['device'])}" if timed else None,
+        feature_layer=feature_layer_of(source, model["feature_layer"]),
+    )
+    folder = RunFolder(Path(config["runs_dir"]).expanduser(), run_name(identity))
     facts = {
         "run": folder.path.name,
         "measure": config["measure"],
         "benchmark": asdict(benchmark),
-        "method": config["method"],
+        "method": without_home(effective_options(dropper)),
+        "method_defaults": without_home(default_options(type(dropper))),
+        "method_version": type(dropper).VERSION,
         "model": config["model"]["name"],
         "weights": config["model"]["weights"],
         "data": data.source if data.path is None else "local copy",
         "seed": config["seed"],
-        "identity": identity,
+        "identity": {**identity, "settings": without_home(identity["settings"])},
         "config": without_home(config),
     }
-    return Plan(benchmark, data, dropper, source, folder, facts)
+    return Plan(benchmark, data, dropper, source, folder, limit, facts)
+
+
+def documents_asked(config: dict[str, Any], benchmark: Benchmark, data: DataSource) -> int | None:
+    """The limit as it comes to: whole pairs, and None where it cuts off no document.
+
+    Of a measurement inside the model it is the number of pictures.
+    """
+    limit: int | None = config["limit"]
+    if config["measure"] != "accuracy":
+        return limit or PICTURES_LOOKED_AT
+    if limit is None:
+        return None
+    try:
+        task = load_task(benchmark, data)
+    except UserError:
+        return limit  # the run itself says what is wrong, and leaves a record of it
+    if benchmark.scoring == "mme":
+        limit = whole_pairs(task, limit)
+    return limit if limit < len(task.eval_docs_no_media) else None
 
 
 def run(config: dict[str, Any], say: Callable[[str], None], models: Models | None = None) -> Outcome:
@@ -125,7 +173,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
         say(f"model {config['model']['name']}: loading")
-        checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
+        checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"], plan.content)
         llava = DroppingLlava(
             checkpoint,
             plan.dropper,
@@ -133,11 +181,8 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
             share_prefix=config["share_prefix"],
             encodings=models.encodings(config["encoding_cache"], config["encoding_cache_gib"]),
         )
-        limit = config["limit"]
-        if limit is not None and benchmark.scoring == "mme":
-            limit = whole_pairs(task, limit)
-            if limit != config["limit"]:
-                say(f"limit={config['limit']} would cut a pair of questions: answering {limit}")
+        if plan.limit is not None and plan.limit != config["limit"]:
+            say(f"limit={config['limit']} would cut a pair of questions: answering {plan.limit}")
         log = ReplyFile(folder, processes.rank)
         if log.known:
             say(f"going on with {len(log.known)} questions answered before")
@@ -153,7 +198,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
                 model=model,
                 tasks=[task],
                 task_manager=task_manager(),
-                limit=limit,
+                limit=plan.limit,
                 bootstrap_iters=0,
                 process_docs_parallel=1,
                 random_seed=config["seed"],
@@ -353,6 +398,14 @@ def machine() -> str:
     """Processor and accelerator in one line."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads{gpu}"
+
+
+def processor() -> str:
+    """The processor's model, where the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def without_home(value: Any) -> Any:

@@ -23,7 +23,6 @@ from hired_eval.reporting.figures import baselines
 from hired_eval.reporting.store import Store
 from tests import provocations as p
 from tests.data import truncated_png
-from tests.provocations import Provocation, applied, encoding, hired_llava, record, reported, shown, tower
 from tests.provocations import (
     Provocation,
     applied,
@@ -458,11 +457,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.held, "another process is at this run ({tmp}/run); wait for it, or end it"),
     (record("record.json", b"{{"), f"{{tmp}}/run/record.json is damaged (…); {RUN_AGAIN}"),
     (record("record.json", None), "{tmp}/run/record.json cannot be read: Is a directory"),
-    (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 1; {RUN_AGAIN}"),
+    (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 2; {RUN_AGAIN}"),
     (
         record(
             "record.json",
-            b'{"format": 1, "run": "run", "status": "complete", "identity": {}, "finished": "", '
+            b'{"format": 2, "run": "run", "status": "complete", "identity": {}, "finished": "", '
             b'"samples_sha256": "0"}',
         ),
         f"{{tmp}}/run/samples.parquet is damaged; {RUN_AGAIN}",

@@ -1,90 +1,233 @@
-"""What makes two runs the same: the weights, and the code of a method, also of one in another package."""
+"""What makes two runs the same: what was asked for as it is resolved, and the content that it is asked of."""
 
-import sys
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hired_eval import HiRED, hub
-from hired_eval.identity import READ_WHOLE, fingerprint, run_identity, run_name
+from hired_eval.benchmarks import Benchmark
+from hired_eval.identity import READ_WHOLE, fingerprint, normal, run_identity, run_name
+from hired_eval.loading import Models
 from hired_eval.local_data import DataSource
-from hired_eval.runs import planned
-from tests.spine import config
+from hired_eval.runs import Outcome, Plan, planned, run
+from tests import tiny
+from tests.data import write_docvqa, write_mme
+from tests.spine import config, run_quietly
 
 MODEL_CACHE = "models--llava-hf--llava-v1.6-vicuna-7b-hf"
 DOCVQA_CACHE = "datasets--lmms-lab-encoder--DocVQA"
-METHOD = """
-from dataclasses import dataclass
-from hired_eval.dropping import SelectingDropper
-from outside_methods.helper import POWER
-
-@dataclass(frozen=True, kw_only=True)
-class Brightest(SelectingDropper):
-    def score(self, encoding, layout):
-        return encoding.features.norm(dim=-1) ** POWER
-"""
-CHILD = """
-from outside_methods.brightest import Brightest
-
-class Child(Brightest):
-    pass
-"""
+EFFICIENCY = "measure=efficiency"
 
 
-def name_of_run(target: str) -> str:
-    """The run's name in a process that has just started."""
-    for name in [m for m in sys.modules if m.startswith("outside_")]:
-        del sys.modules[name]
-    options = ["method=full", f"method._target_={target}", "method.newline=none", "+method.budget=0.2"]
-    return planned(config(*options)).folder.path.name
+def plan(*overrides: str) -> Plan:
+    return planned(config(*overrides))
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "outside_methods"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "brightest.py").write_text(METHOD)
-    (folder / "helper.py").write_text("POWER = 1")
-    (tmp_path / "outside_child.py").write_text(CHILD)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return folder
+def samples_of(outcome: Outcome) -> bytes:
+    return (outcome.folder / "samples.parquet").read_bytes()
+
+
+def name(*overrides: str) -> str:
+    return plan(*overrides).folder.path.name
 
 
 @pytest.mark.parametrize(
-    ("target", "file", "counts"),
+    ("first", "same"),
     [
-        ("outside_methods.brightest.Brightest", "brightest.py", True),
-        ("outside_methods.brightest.Brightest", "helper.py", True),
-        ("outside_methods.brightest.Brightest", "../outside_child.py", False),
-        ("outside_child.Child", "../outside_child.py", True),
-        ("outside_child.Child", "helper.py", True),
-        ("hired_eval.dropping.Random", "helper.py", False),
+        (["method=hired"], ["budget=0.2"]),
+        (["method=hired"], ["method.budget=0.20", "batch_size=2"]),
+        (["budget=0.2"], ["budget=2e-1", "efficiency.repeats=7"]),
+        (["budget=0.2"], ["method.budget=0.7", "budget=0.2"]),
+        (["budget=1.0"], ["budget=1"]),
+        (["method=hired"], ["model.alpha=0.5", "method.heads=sum", "method.final_layer=null"]),
+        (["method=hired", "method.alpha=0.3"], ["model.alpha=0.3"]),
+        (["method=hired"], ["method._target_=hired_eval.dropping.hired.HiRED"]),
+        (["method=spatial"], ["method=spatial_sampling", "method.mode=pooling"]),
+        (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
+        (["method=full"], ["method=full", "encoding_cache=somewhere", "encoding_cache_gib=3", "rerun=true"]),
+        (["method=random"], ["method=random", "method.seed=0"]),
+        (["data=auto"], ["data=bundled"]),
+        (["model=mini"], ["model.feature_layer=4"]),
+        (["model=mini"], ["model.feature_layer=null"]),
+        (["model=mini"], ["model.hub_id=some/model", "model.revision=main", "model.weights=pickle"]),
+        (["task=mme"], ["task=mme", "task.scale=1.0"]),
+        (["measure=gallery"], ["measure=gallery", "limit=4", "batch_size=1"]),
+        (["measure=generation_attention"], ["measure=generation_attention", "model.attention=eager"]),
+        ([EFFICIENCY], [EFFICIENCY, "task=mme", "data=bundled", "model.prompt='{images}{question}'"]),
+        ([EFFICIENCY], [EFFICIENCY, "device=cpu", "limit=3"]),
     ],
 )
-def test_changed_code_of_a_plugin_s_method_is_another_run(
-    package: Path, target: str, file: str, counts: bool
+def test_a_run_asked_for_in_another_way_is_the_same_run(first: list[str], same: list[str]) -> None:
+    assert name(*first) == name(*same)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ([], "budget=0.21"),
+        ([], "method.heads=single"),
+        ([], "method=even_split"),
+        ([], "seed=1"),
+        ([], "model.dtype=bfloat16"),
+        ([], "model.attention=eager"),
+        ([], "model.quantization=8bit"),
+        ([], "model.feature_layer=-3"),
+        ([], "model.prompt='{images} {question}'"),
+        ([], "task.metric=other"),
+        ([], "task.scale=1"),
+        ([], "task=mme"),
+        ([], "measure=gallery"),
+        ([], "+an_option_of_a_later_version=1"),
+        ([], "+model.an_option_of_a_later_version=1"),
+        (["method=random"], "method.seed=1"),
+        (["measure=gallery"], "limit=5"),
+        (["measure=gallery"], "model.attention=eager"),
+        ([EFFICIENCY], "batch_size=2"),
+        ([EFFICIENCY], "efficiency.repeats=7"),
+        ([EFFICIENCY], "efficiency.width=100"),
+        (
+            [EFFICIENCY, "model.weights=dummy", "model=clip_l_small", "data=bundled"],
+            "model.hub_id=llava-hf/llava-1.5-7b-hf",
+        ),
+    ],
+)
+def test_what_decides_an_answer_or_a_score_makes_another_run(base: list[str], change: str) -> None:
+    assert name(*base) != name(*base, change)
+
+
+def test_a_machine_is_part_of_what_is_timed_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = name(EFFICIENCY), name()
+    monkeypatch.setattr("hired_eval.runs.machine", lambda: "another machine")
+    assert name(EFFICIENCY) != before[0]
+    assert name() == before[1]
+
+
+def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
+    record = run_quietly(
+        *tiny_run, f"runs_dir={tmp_path}", "limit=1", "method.budget=0.7", "budget=0.4"
+    ).record
+    options = {
+        "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
+        "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0,
+    }  # fmt: skip
+    assert record["method"] == {"_target_": "hired_eval.dropping.HiRED", **options}
+    assert record["method_defaults"] == options | {"budget": 0.2}
+    assert record["method_version"] == HiRED.VERSION
+    assert record["identity"]["settings"]["method"]["budget"] == 0.4
+    assert record["identity"]["settings"]["limit"] == 1
+
+
+def linked(folder: Path, target: Path) -> None:
+    folder.symlink_to(target)
+
+
+@pytest.mark.parametrize("place", [shutil.copytree, linked])
+def test_a_checkpoint_and_documents_are_known_by_their_content(
+    tiny_checkpoint: Path,
+    docvqa_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Callable[[Any, Any], Any],
 ) -> None:
-    before = name_of_run(target)
-    assert name_of_run(target) == before
-    with (package / file).open("a") as stream:
-        stream.write("\n# changed\n")
-    assert (name_of_run(target) != before) == counts
+    shutil.copytree(tiny_checkpoint, tmp_path / "ck")
+    shutil.copytree(docvqa_folder, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    first = name("model.path=ck", "data.path=data")
+    source = (tiny_checkpoint, docvqa_folder)
+    for target, of in zip((tmp_path / "ck2", tmp_path / "data2"), source, strict=True):
+        place(*((of, target) if place is shutil.copytree else (target, of)))
+    for model, data in (
+        ("ck/", "data/"),
+        ("./ck", "./data"),
+        (f"{tmp_path}/ck", "../data"),
+        ("ck2", "data2"),
+    ):
+        data = data.replace("..", f"{tmp_path}/ck/..")
+        assert name(f"model.path={model}", f"data.path={data}") == first
+    (tmp_path / "ck" / "README.md").write_text("# A card")
+    (tmp_path / "ck" / ".cache").mkdir()
+    (tmp_path / "ck" / ".cache" / "download.metadata").write_text("yesterday")
+    (file,) = (tmp_path / "data").rglob("*.parquet")
+    shutil.copy(file, file.with_name("train-0.parquet"))
+    file.rename(file.with_name("validation-00000-of-00001.parquet"))
+    assert name("model.path=ck", "data.path=data") == first
+    settings = tmp_path / "ck" / "generation_config.json"
+    settings.write_text(settings.read_text().replace("{", '{"max_length": 7,', 1))
+    changed = name("model.path=ck", "data.path=data")
+    assert changed != first
+    write_docvqa(tmp_path / "data3", 3)
+    assert name("model.path=ck", "data.path=data3") not in (first, changed)
 
 
-@pytest.mark.parametrize("size", [3 << 20, 70 << 20])
-@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.999])
-def test_weights_trained_in_any_part_are_other_weights(tmp_path: Path, size: int, place: float) -> None:
-    """Also where the last part of the file, often a frozen vision tower, stays as it was."""
+def test_a_limit_that_cuts_off_nothing_is_no_limit(tiny_run: list[str]) -> None:
+    whole = name(*tiny_run)
+    assert [name(*tiny_run, f"limit={n}") == whole for n in (11, 12, 13)] == [False, True, True]
+
+
+def test_limits_that_come_to_the_same_pairs_are_one_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = write_mme(tmp_path / "data", 4)
+    names = [
+        name(f"model.path={tiny_checkpoint}", f"data.path={data}", "task=mme", *limit)
+        for limit in (["limit=1"], ["limit=2"], ["limit=3"], ["limit=7"], [])
+    ]
+    assert [names.index(n) for n in names] == [0, 0, 2, 3, 3]
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(-3, 6))
+def test_a_number_has_one_spelling(digits: int, exponent: int) -> None:
+    number = float(f"{digits}e{exponent}")
+    assert repr(normal({"a": [number]})) == repr(normal({"a": [float(repr(number))]}))
+    if number.is_integer():
+        assert repr(normal(number)) == repr(normal(int(number)))
+
+
+@pytest.mark.parametrize("size", [3 << 20, READ_WHOLE + 999])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.503, 1.0])
+def test_one_changed_byte_of_the_weights_makes_other_weights(tmp_path: Path, size: int, place: float) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(size))
     before = fingerprint(tmp_path, "*")
-    changed = min(size - 4096, int(place * size))
     with file.open("r+b") as stream:
-        stream.seek(changed)
-        stream.write(b"1" * min(17 << 20 if size > READ_WHOLE else 4096, size - changed))
+        stream.seek(min(size - 1, int(place * size)))
+        stream.write(b"1")
     assert fingerprint(tmp_path, "*") != before
+
+
+def test_a_checkpoint_replaced_while_a_sweep_runs_is_loaded_again(
+    tiny_checkpoint: Path, docvqa_folder: Path, tmp_path: Path
+) -> None:
+    """Otherwise the record would name the new weights, with answers of the old ones."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "ck")
+    options = [f"model.path={tmp_path}/ck", f"data.path={docvqa_folder}", f"runs_dir={tmp_path}/runs"]
+    models = Models()
+    run(config(*options, "method=full"), lambda line: None, models)
+    for part in tiny.llava_next(seed=1):
+        part.save_pretrained(tmp_path / "ck")
+    second = run(config(*options, "method=full"), lambda line: None, models)
+    alone = run_quietly(*options[:2], f"runs_dir={tmp_path}/alone", "method=full")
+    assert second.folder.name == alone.folder.name
+    assert samples_of(second) == samples_of(alone)
+
+
+def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) -> None:
+    """Neither methods, seeds, numeric types nor the cache leave anything behind for the next run."""
+    asked = [
+        ["method=prumerge_plus"],
+        ["method=random", "seed=4", "model.dtype=bfloat16"],
+        ["method=random", "seed=3"],
+    ]
+    models = Models()
+    for options in asked:
+        sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep", f"encoding_cache={tmp_path}/cache"]
+        together = run(config(*sweep), lambda line: None, models)
+        alone = run_quietly(*tiny_run, *options, f"runs_dir={tmp_path}/alone")
+        assert together.folder.name == alone.folder.name
+        assert samples_of(together) == samples_of(alone)
 
 
 def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,16 +240,37 @@ def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pyt
             (tmp_path / kind / "refs").mkdir(parents=True, exist_ok=True)
             (tmp_path / kind / "refs" / "main").write_text(known)
         hub.commit.cache_clear()
-        settings = config("model=llava_next_7b", "data=hub")
-        identity = run_identity(settings, settings["model"]["hub_id"], DataSource("hub"), HiRED)
-        assert (identity["checkpoint"], identity["documents"]) == (weights, documents)
-        names.append(run_name(settings, identity))
+        of_run = [
+            run_identity(
+                settings,
+                settings["model"]["hub_id"],
+                Benchmark(**settings["task"]),
+                DataSource("hub"),
+                HiRED(),
+                limit=None,
+            )
+            for settings in (
+                config("model=llava_next_7b", "data=hub"),
+                config("model=llava_next_7b", "data=hub", "model.revision=main"),
+            )
+        ]
+        assert (of_run[0]["checkpoint"], of_run[0]["documents"]) == (weights, documents)
+        assert run_name(of_run[0]) == run_name(of_run[1])
+        names.append(run_name(of_run[0]))
     hub.commit.cache_clear()
     assert len(set(names)) == 3
 
 
-def test_a_checkpoint_s_card_is_not_part_of_its_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    before = fingerprint(tmp_path, "*")
-    (tmp_path / "README.md").write_text("# A card")
-    assert fingerprint(tmp_path, "*") == before
+def test_a_build_for_a_device_is_no_other_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = plan().facts["identity"]
+
+    def with_version(package: str, version: str) -> str:
+        return run_name({**identity, "versions": identity["versions"] | {package: version}})
+
+    torch = identity["versions"]["torch"].partition("+")[0]
+    assert (
+        with_version("torch", f"{torch}+cu128") == with_version("torch", f"{torch}+cpu") == run_name(identity)
+    )
+    assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == run_name(identity)
+    for package in identity["versions"].keys() - {"hired-eval", "python"}:
+        assert with_version(package, "0.0.1") != run_name(identity)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.records import RunFolder, read_record, replacing
+from hired_eval.records import FORMAT, RunFolder, read_record, replacing
+from hired_eval.reporting.store import Store
 from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
@@ -86,6 +87,37 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
     (folder.path / "record.json").write_bytes(content)
     with pytest.raises(UserError, match=r"record\.json is .*delete its folder or set rerun=true"):
         folder.record()
+
+
+def written_by_an_earlier_version(runs: Path, name: str) -> Path:
+    folder = RunFolder(runs, name)
+    folder.write(COMPLETE | {"run": name}, SAMPLES)
+    file = folder.path / "record.json"
+    file.write_text(file.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'))
+    (folder.path / "replies.jsonl").write_text("answers of an earlier version\n")
+    return folder.path
+
+
+def test_a_run_that_meets_a_record_of_an_earlier_version_starts_anew(tmp_path: Path) -> None:
+    place = written_by_an_earlier_version(tmp_path, "a-run")
+    folder = RunFolder(tmp_path, "a-run")
+    assert folder.record() is None
+    assert not folder.replies()
+    assert list(place.iterdir()) == []
+    folder.write(COMPLETE, SAMPLES)
+    assert folder.record() is not None
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 record of an "), (3, "3 records of an ")])
+def test_all_records_of_an_earlier_version_are_one_line(tmp_path: Path, count: int, said: str) -> None:
+    for i in range(count):
+        written_by_an_earlier_version(tmp_path, f"old-{i}")
+    RunFolder(tmp_path, "new").write(COMPLETE | {"run": "new"}, SAMPLES)
+    store = Store(tmp_path)
+    assert [r["run"] for r in store.records] == ["new"]
+    (line,) = store.damaged
+    assert line.startswith(said)
+    assert "run again to renew" in line
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])

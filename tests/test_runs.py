@@ -82,7 +82,7 @@ def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str
     assert not first.reused
     again = run_quietly(*base, "profile=mini")
     assert again.reused
-    assert again.record == json.loads(json.dumps(first.record | {"format": 1})) | {
+    assert again.record == json.loads(json.dumps(first.record | {"format": 2})) | {
         "samples_sha256": again.record["samples_sha256"]
     }
     folders = {first.folder}

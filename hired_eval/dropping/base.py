@@ -69,6 +69,8 @@ class TokenDropper(ABC):
     applies the method to a stock transformers model.
     """
 
+    VERSION: ClassVar[int] = 1
+    """Of what the method does; one more whenever the same encoding gives other tokens than before."""
     needs_keys: ClassVar[bool] = False
     """Whether `drop` reads keys and the CLS query."""
     key_layer: ClassVar[Literal["last", "feature"]] = "last"

@@ -52,7 +52,8 @@ def synthetic_encoding(
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    layers = sorted(dropper.attention_layers(FEATURE_LAYER))
+    asked = dropper.attention_layers(FEATURE_LAYER)
+    layers = sorted(asked | {FEATURE_LAYER} if asked else asked)
     attention = {
         layer: (2 * random(partitions, heads, 1 + count)).softmax(dim=-1)[..., 1:].to(dtype)
         for layer in layers
@@ -62,6 +63,7 @@ def synthetic_encoding(
         cls_attention=attention,
         keys=random(partitions, 1 + count, channels).to(dtype) if dropper.needs_keys else None,
         cls_query=3 * random(partitions, channels).to(dtype) if dropper.needs_keys else None,
+        feature_layer=FEATURE_LAYER,
     )
 
 

@@ -22,22 +22,27 @@ class VisionEncoding:
         keys: (P, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
             only where a method asks for them.
         cls_query: (P, C) query projection of CLS in that layer; likewise.
+        feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
     """
 
     features: Tensor
     cls_attention: Mapping[int, Tensor]
     keys: Tensor | None = None
     cls_query: Tensor | None = None
+    feature_layer: int | None = None
 
     def attention_at(self, layer: int | None) -> Tensor:
-        """CLS attention (P, heads, N) of `layer`, None meaning the highest recorded one.
+        """CLS attention (P, heads, N) of `layer`, None meaning the feature layer.
+
+        In an encoding made by hand that does not name its feature layer, it is the highest recorded one.
 
         Raises:
             UserError: the layer was not recorded, or its attention holds NaN.
         """
         if not self.cls_attention:
             raise UserError("this dropping method needs CLS-attention, and the encoding has none")
-        layer = max(self.cls_attention) if layer is None else layer
+        if layer is None:
+            layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer
         if layer not in self.cls_attention:
             known = ", ".join(str(i) for i in sorted(self.cls_attention))
             raise UserError(f"CLS-attention of layer {layer} is not there; recorded layers: {known}")

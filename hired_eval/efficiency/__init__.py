@@ -43,7 +43,7 @@ def efficiency(config: dict[str, Any], say: Callable[[str], None], models: Model
         if earlier is not None:
             return Outcome(earlier, plan.folder.path, reused=True)
         say(f"model {config['model']['name']}: loading")
-        checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
+        checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"], plan.content)
         dropper = None if stock else plan.dropper
         say("measuring what the machine can do at best")
         best = machine_at_best(checkpoint.model.device, checkpoint.model.dtype)

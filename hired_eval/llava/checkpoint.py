@@ -187,6 +187,38 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def device_type(name: str) -> str:
+    """The kind of device that a name stands for, e.g. cuda for auto where there is a GPU.
+
+    Raises:
+        UserError: PyTorch does not know it, or it is not here.
+    """
+    return _device(name).type
+
+
+def feature_layer_of(source: str, feature_layer: int | None) -> int | None:
+    """The layer of the vision tower that feeds the projector, counted from 0.
+
+    None where it is not known before the checkpoint is loaded: of one on the hub that is not the paper's, or
+    of a damaged one.
+
+    Args:
+        source: a folder, or an id on the hub.
+        feature_layer: as the model config has it; None: the checkpoint's own.
+    """
+    config: Any = published_config(source)
+    if config is None and Path(source).is_dir():
+        try:
+            config = _config(source, None)
+        except UserError:
+            return None  # whoever loads it is told
+    vision = getattr(config, "vision_config", None)
+    layer = getattr(config, "vision_feature_layer", None) if feature_layer is None else feature_layer
+    if vision is None or not isinstance(layer, int):
+        return None
+    return layer - 1 if layer >= 0 else int(vision.num_hidden_layers) + layer
+
+
 def refuse_offloading(placed: Mapping[str, int | str | torch.device]) -> None:
     """Refuse a model of which a part waits in main memory or on disk to be copied in at every step.
 

@@ -142,13 +142,14 @@ class VisionEncoder:
         Args:
             pixel_values: (P, 3, S, S) partitions of one image, the full-image first.
             dropper: says which layers' CLS-attention and whether keys are recorded.
-            also: further layers whose CLS-attention is recorded.
+            also: further layers whose CLS-attention is recorded; the feature layer's is, wherever the method
+                asks for any, since None as a layer means that one.
 
         Raises:
             UserError: the method asks for a layer that the vision tower lacks.
         """
         layers = self.tower.encoder.layers
-        attention_layers = dropper.attention_layers(self.feature_layer) | also
+        attention_layers = self.layers_read(dropper) | also
         wanted = set(attention_layers)
         last = len(layers) - 1
         for layer in wanted:
@@ -171,11 +172,20 @@ class VisionEncoder:
         here = features.device
         source = projections[key_layer] if dropper.needs_keys else None
         return VisionEncoding(
-            features=features,
-            cls_attention={i: projections[i].cls_attention.to(here) for i in sorted(attention_layers)},
-            keys=source.keys.to(here) if source else None,
+            # contiguous, as an encoding from the cache is: a method may ask for a view
+            features=features.contiguous(),
+            cls_attention={
+                i: projections[i].cls_attention.to(here).contiguous() for i in sorted(attention_layers)
+            },
+            keys=source.keys.to(here).contiguous() if source else None,
             cls_query=source.query.to(here) if source else None,
+            feature_layer=self.feature_layer,
         )
+
+    def layers_read(self, dropper: TokenDropper) -> frozenset[int]:
+        """Layers whose CLS-attention a method gets: those it asks for, and with them the feature layer."""
+        asked = dropper.attention_layers(self.feature_layer)
+        return asked | {self.feature_layer} if asked else asked
 
     def _run(self, pixel_values: Tensor, deepest_projection: int) -> Tensor:
         """Features (P, N, C) of the feature layer; layers behind it run only as far as a projection needs."""

@@ -18,12 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hired_eval.code import code_reached
 from hired_eval.dropping import TokenDropper, VisionEncoding
 from hired_eval.errors import UserError
 from hired_eval.llava.encoder import VisionEncoder
 
 GIB = 2**30
 LOOK_AGAIN = 32  # times in the folder's limit that a process counts what others have written to it
+CODE_THAT_ENCODES = ("hired_eval.llava.encoder", "hired_eval.llava.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
@@ -172,7 +174,7 @@ class CachedEncoder:
             dropper: says what is read.
         """
         key = f"{self._source}/{digest}"
-        layers = dropper.attention_layers(self.encoder.feature_layer)
+        layers = self.encoder.layers_read(dropper)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
         if dropper.needs_keys:
             wanted |= {f"keys.{dropper.key_layer}", f"query.{dropper.key_layer}"}
@@ -187,25 +189,33 @@ class CachedEncoder:
         self.use.computed += 1
         also = frozenset({0, self.encoder.feature_layer})
         encoding = self.encoder.encode(pixel_values(), dropper, also=also)
-        self.store.keep(key, {**(known or {}), **_tensors(encoding, dropper)})
-        return encoding
+        tensors = _tensors(encoding, dropper)
+        self.store.keep(key, {**(known or {}), **tensors})
+        # what was recorded for others is not shown to this method
+        return self._encoding(tensors, dropper)
 
     def _encoding(self, tensors: Tensors, dropper: TokenDropper) -> VisionEncoding:
-        device = self.encoder.tower.device
-        layers = sorted(dropper.attention_layers(self.encoder.feature_layer))
+        """What the method asks for, as copies: a method that works in place does not change the cache."""
         where = dropper.key_layer
+
+        def on_device(name: str) -> Tensor:
+            return tensors[name].to(self.encoder.tower.device, copy=True)
+
+        layers = sorted(self.encoder.layers_read(dropper))
         return VisionEncoding(
-            features=tensors["features"].to(device),
-            cls_attention={layer: tensors[f"attention.{layer}"].to(device) for layer in layers},
-            keys=tensors[f"keys.{where}"].to(device) if dropper.needs_keys else None,
-            cls_query=tensors[f"query.{where}"].to(device) if dropper.needs_keys else None,
+            features=on_device("features"),
+            cls_attention={layer: on_device(f"attention.{layer}") for layer in layers},
+            keys=on_device(f"keys.{where}") if dropper.needs_keys else None,
+            cls_query=on_device(f"query.{where}") if dropper.needs_keys else None,
+            feature_layer=self.encoder.feature_layer,
         )
 
 
 def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
     """A hash of all that an image's encoding depends on.
 
-    These are weights, processor, libraries, attention backend and kind of device.
+    These are weights, processor, places of the tiles, libraries, the code that encodes, attention backend,
+    kind of device, and how exact its products of matrices are.
     """
     content = hashlib.blake2b(digest_size=12)
     for name, weight in encoder.tower.state_dict().items():
@@ -214,8 +224,18 @@ def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
     content.update(encoder.tower.config.to_json_string().encode())
     content.update(image_processor.to_json_string().encode())
     versions = [importlib.metadata.version(package) for package in VERSIONS_THAT_MATTER]
-    attention = encoder.tower.config._attn_implementation
-    content.update(f"{encoder.feature_layer} {encoder.tower.device.type} {attention} {versions}".encode())
+    device = encoder.tower.device
+    settings = [
+        encoder.feature_layer,
+        getattr(encoder.config, "image_grid_pinpoints", None),
+        encoder.tower.config._attn_implementation,
+        device.type,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+        torch.get_float32_matmul_precision(),
+        versions,
+        sorted(code_reached(CODE_THAT_ENCODES).items()),
+    ]
+    content.update(repr(settings).encode())
     return content.hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records import RECORD, SAMPLES, read_record
+from hired_eval.records import RECORD, SAMPLES, OldRecordError, read_record
 from hired_eval.reporting.context import VERSIONS, Record, context_of
 from hired_eval.reporting.statistics import Difference, Estimate, difference_of_seeds, estimate_seeds
 
@@ -41,9 +41,14 @@ class Store:
 
     @cached_property
     def damaged(self) -> list[str]:
-        """What is wrong with records that cannot be read: one line, or the first and how many there are."""
-        lines = [str(error) for error in self._read if isinstance(error, UserError)]
+        """What is wrong with records that cannot be read: a line each kind, with how many there are."""
+        errors = [error for error in self._read if isinstance(error, UserError)]
+        old = sum(isinstance(error, OldRecordError) for error in errors)
+        lines = [str(error) for error in errors if not isinstance(error, OldRecordError)]
         more = [f"{len(lines) - 1} more records of {self.runs} that cannot be read"] * (len(lines) > 1)
+        if old:
+            what = "1 record of an earlier version" if old == 1 else f"{old} records of an earlier version"
+            more.append(f"{what} in {self.runs}; run again to renew {'it' if old == 1 else 'them'}")
         return [*lines[:1], *more]
 
     @cached_property

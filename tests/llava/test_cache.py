@@ -1,14 +1,16 @@
 """Vision encodings kept between runs: the same answers, no second pass, and nothing that must not be lost."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from loguru import logger
 from safetensors.torch import save_file
 
+from hired_eval.dropping import PartitionLayout, SelectingDropper, VisionEncoding
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.llava.answering import DroppingLlava, Question
@@ -64,6 +66,95 @@ def test_a_sweep_encodes_each_image_once_for_methods_that_read_the_same(
         _, model = losses(llava_next, method, options, EncodingStore(tmp_path / "cache", 100 * MIB))
         assert model.cache is not None
         assert model.cache.use.computed == 0, "what one method adds to an entry, another must not take away"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeing(SelectingDropper):
+    """Notes what it is shown, then spoils it."""
+
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
+
+    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+        return frozenset(self.layers)
+
+    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> torch.Tensor:
+        rows = dict(encoding.cls_attention)
+        if rows:
+            rows[-1] = encoding.attention_at(None)
+        tensors = {"features": encoding.features, **{str(layer): a for layer, a in rows.items()}}
+        tensors |= {"keys": encoding.keys} if encoding.keys is not None else {}
+        tensors |= {"query": encoding.cls_query} if encoding.cls_query is not None else {}
+        self.shown.append({name: (x.clone(), x.stride(), x.dtype) for name, x in tensors.items()})
+        scores = encoding.features.float().norm(dim=-1)
+        for x in tensors.values():
+            x.zero_()
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeeingKeys(Seeing):
+    needs_keys: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("kind", [Seeing, SeeingKeys])
+@pytest.mark.parametrize("layers", [(), (1,), (0, 3)])
+def test_a_method_is_shown_the_same_with_and_without_the_cache(
+    llava_next: tuple[Any, Any], tmp_path: Path, kind: type[Seeing], layers: tuple[int, ...]
+) -> None:
+    """Nor does it matter what others asked for, or what they did to what they were shown."""
+
+    def shown(store: EncodingStore | None) -> dict[str, Any]:
+        dropper = kind(layers=layers)
+        model = DroppingLlava(Checkpoint(*llava_next), dropper, "U:{images}\n{question} A:", encodings=store)
+        model.prepare(questions()[0])
+        (one,) = dropper.shown
+        return one
+
+    alone = shown(None)
+    wanted = {"features", *({"-1", "2", *map(str, layers)} if layers else ())}
+    assert alone.keys() == wanted | ({"keys", "query"} if kind is SeeingKeys else set())
+    if layers:
+        assert alone["-1"][0].equal(alone["2"][0]), "None is the feature layer"
+    store = EncodingStore(tmp_path, 100 * MIB)
+    losses(llava_next, "prumerge", {}, EncodingStore(tmp_path, 100 * MIB))
+    for cache in (
+        store,
+        store,
+        EncodingStore(tmp_path, 100 * MIB),
+        EncodingStore(tmp_path / "own", 100 * MIB),
+    ):
+        found = shown(cache)
+        assert found.keys() == alone.keys()
+        for name, (tensor, *form) in alone.items():
+            assert found[name][0].equal(tensor)
+            assert list(found[name][1:]) == form
+
+
+def test_a_layer_that_was_recorded_for_others_is_not_there(
+    llava_next: tuple[Any, Any], tmp_path: Path
+) -> None:
+    store = EncodingStore(tmp_path, 100 * MIB)
+    messages = []
+    for cache in (None, store, store):
+        model = DroppingLlava(
+            Checkpoint(*llava_next), ReadsLayer0(), "U:{images}\n{question}", encodings=cache
+        )
+        with pytest.raises(UserError) as refused:
+            model.prepare(questions()[0])
+        messages.append(str(refused.value))
+    assert messages == ["CLS-attention of layer 0 is not there; recorded layers: 1, 2"] * 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsLayer0(SelectingDropper):
+    """Asks for one layer and reads another."""
+
+    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+        return frozenset({1})
+
+    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> torch.Tensor:
+        return encoding.attention_at(0).sum(dim=1)
 
 
 def test_memory_comes_before_disk(llava_next: tuple[Any, Any], tmp_path: Path) -> None:
@@ -177,7 +268,7 @@ def test_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
         EncodingStore(tmp_path / "cache", MIB)
 
 
-def test_other_weights_layers_or_processors_have_other_keys() -> None:
+def test_other_weights_layers_processors_or_code_have_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny.llava_next()
     keys = {fingerprint(VisionEncoder(model), processor.image_processor)}
     assert fingerprint(VisionEncoder(tiny.llava_next()[0]), processor.image_processor) in keys
@@ -189,4 +280,8 @@ def test_other_weights_layers_or_processors_have_other_keys() -> None:
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
     keys.add(fingerprint(VisionEncoder(model.half()), processor.image_processor))
-    assert len(keys) == 5
+    model.config.image_grid_pinpoints = [[56, 112]]
+    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    monkeypatch.setattr("hired_eval.llava.encoding_cache.code_reached", lambda roots: {"other": "code"})
+    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    assert len(keys) == 7

@@ -1,0 +1,71 @@
+"""The tokens that each version of a method keeps: another result needs another VERSION."""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hired_eval.dropping import PartitionLayout, TokenDropper
+from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.dropping.testing import synthetic_encoding
+
+KNOWN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "versions.json").read_text())
+LAYOUTS = [
+    PartitionLayout(2, 2, 6, (300, 400)),
+    PartitionLayout(1, 3, 6, (90, 400)),
+    PartitionLayout(0, 0, 6, (80, 80)),
+]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"newline": "rows"},
+    {"budget": 0.55},
+    {"spend_leftover": True},
+    {"alpha": 0.2, "distribute": "even"},
+    {"initial_layer": 3, "heads": "single", "head": 1},
+    {"mode": "sampling"},
+    {"contextual": 0.5},
+    {"seed": 1},
+]
+
+
+def kept_by(method: type[TokenDropper]) -> dict[str, Any]:
+    """Positions as a hash, and of the features, which machines may round differently, some numbers."""
+    positions: list[list[int]] = []
+    features: list[float] = []
+    for variant in VARIANTS:
+        if not variant.keys() <= {f.name for f in fields(method)}:
+            continue
+        dropper = method(**variant)
+        for seed, layout in enumerate(LAYOUTS):
+            packed = dropper.pack(
+                dropper.drop(synthetic_encoding(dropper, layout, seed=seed), layout), layout
+            )
+            positions += [packed.partition.tolist(), packed.index.tolist(), packed.newlines_after.tolist()]
+            values = packed.features.double().flatten()
+            weights = torch.linspace(-1, 1, len(values), dtype=torch.float64)
+            features.append(round((values * weights).sum().item(), 4))
+    digest = hashlib.sha256(json.dumps(positions).encode()).hexdigest()[:16]
+    return {"positions": digest, "features": features}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_method_keeps_what_its_version_kept(name: str) -> None:
+    method = BUILT_IN[name]
+    key, now = f"{name} {method.VERSION}", kept_by(method)
+    known = KNOWN.get(key)
+    entry = json.dumps({key: now})[1:-1]
+    assert known is not None, (
+        f"tests/dropping/versions.json does not know version {method.VERSION}; add {entry}"
+    )
+    same = now["positions"] == known["positions"] and now["features"] == pytest.approx(
+        known["features"], abs=1e-3
+    )
+    assert same, (
+        f"{method.__name__} keeps other tokens than its version {method.VERSION} did. If that is meant, set "
+        f"VERSION = {method.VERSION + 1} in its class, so that its runs are not taken for earlier ones, and "
+        f"add to tests/dropping/versions.json: {entry}"
+    )
