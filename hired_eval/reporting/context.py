@@ -11,7 +11,7 @@ from typing import Any
 Record = dict[str, Any]
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
-ELSEWHERE = {"method", "budget", "task", "model", "data", "measure", "limit", "seed"}
+ELSEWHERE = {"method", "method_version", "budget", "task", "model", "data", "measure", "limit", "seed"}
 NO_REASON = {
     "batch_size", "share_prefix", "encoding_cache", "encoding_cache_gib", "device", "on_error", "runs_dir",
     "rerun", "profile", "efficiency",
@@ -28,20 +28,21 @@ LONGEST = 48
 def context_of(record: Record) -> dict[str, str]:
     """All settings of a run that its method, benchmark, budget and seed do not name, by name.
 
-    Of record['config'], whatever it holds but what is known to decide no answer: a setting that is new
-    keeps runs apart.
+    Of the settings in the record's identity, which are resolved (of an earlier record, of its config),
+    whatever they hold but what is known to decide no answer: a setting that is new keeps runs apart.
     """
-    config = record["config"]
-    settings = {k: v for k, v in config.items() if k not in ELSEWHERE | NO_REASON}
-    settings |= {k: v for k, v in config.get("model", {}).items() if k not in NOT_OF_A_MODEL}
-    if record["identity"].get("checkpoint") is None:
+    config, resolved = record["config"], record["identity"].get("settings")
+    asked = resolved or config
+    settings = {k: v for k, v in asked.items() if k not in ELSEWHERE | NO_REASON}
+    settings |= {k: v for k, v in asked.get("model", {}).items() if k not in NOT_OF_A_MODEL}
+    if not resolved and record["identity"].get("checkpoint") is None:
         # the content is not known, so its name must do
         settings |= {k: config.get("model", {}).get(k) for k in ("path", "hub_id", "revision")}
     versions = record["identity"].get("versions", {})
     settings |= {name: _two_numbers(versions[name]) for name in VERSIONS if name in versions}
     if record.get("measure", "accuracy").startswith("efficiency"):
-        asked = config.get("efficiency", {}).items()
-        settings |= {f"efficiency.{k}": v for k, v in asked if k not in OF_EFFICIENCY}
+        timed = config.get("efficiency", {}).items()
+        settings |= {f"efficiency.{k}": v for k, v in timed if k not in OF_EFFICIENCY}
         settings |= {k: record["timings"].get(k) for k in ("device", "machine") if "timings" in record}
     return {k: _text(v) for k, v in sorted(settings.items()) if v is not None}
 

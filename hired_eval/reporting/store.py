@@ -198,6 +198,8 @@ def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
         ("checkpoint of", record["model"], record["weights"]): identity.get("checkpoint"),
         ("version of the documents of", record["data"], benchmark["name"]): identity.get("documents"),
     }
+    if "method_version" in record:
+        origins["version of", record["method"]["_target_"]] = str(record["method_version"])
     if measure_of(record) == "accuracy":
         origins["scoring of", benchmark["name"]] = json.dumps(benchmark, sort_keys=True)
     return origins

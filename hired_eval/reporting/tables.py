@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hired_eval.reporting.context import Block, Record, blocks_of
 from hired_eval.reporting.published import PAPER_MODELS, Published
-from hired_eval.reporting.rows import FULL, Row, defaults_of, seed_of
+from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, defaults_of, seed_of
 from hired_eval.reporting.statistics import FEWEST, Difference
 from hired_eval.reporting.store import Store, best, score_scale
 
@@ -147,7 +147,7 @@ SCORE_NOTE = (
 )
 DIFFERENCE_NOTE = (
     'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, ~ '
-    f"within it {TEST}."
+    f"not resolved at this n {TEST}."
 )
 
 
@@ -188,7 +188,7 @@ def with_seeds(label: str, runs: Iterable[Record]) -> str:
     """A row's label with the seeds of its runs, where they are not the default alone."""
     runs = list(runs)
     seeds = sorted({seed_of(r) for r in runs})
-    if all(seed_of(r) == defaults_of(r).get("seed", 0) for r in runs):
+    if all(seed_of(r) == defaults_of(r).get(SEED, 0) for r in runs):
         return label
     return f"{label}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
@@ -227,8 +227,15 @@ def accuracy_cell(
         seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),
         marks=marks,
         run=" ".join(r["run"] for r in runs),
-        options=json.dumps({k: v for k, v in first["method"].items() if k != "seed" or len(runs) == 1}),
+        options=_options_text(runs),
     )
+
+
+def _options_text(runs: Sequence[Record]) -> str:
+    """All options of a cell's method as they ran; the seed where it is one."""
+    method, budget = runs[0]["method"], budget_of(runs[0])
+    options = {k: v for k, v in method.items() if k != SEED or len(runs) == 1}
+    return json.dumps(options if budget is None else {**options, "budget": budget})
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,22 @@ def test_a_run_with_another_setting_is_no_match_for_full_execution(runs: Path, n
     assert beside(other, store.records) is None
 
 
+def test_settings_are_compared_as_they_are_resolved(runs: Path) -> None:
+    """A layer counted from either end is one layer."""
+    one = synthetic.write_run(runs, "full", "docvqa")
+    other = synthetic.write_run(runs, "hired", "docvqa", settings={"feature_layer": 22})
+    assert context_of(one) != context_of(other)
+    settings = {
+        "model": {"name": "mini", "feature_layer": 22, "dtype": "float32"},
+        "prompt": "p",
+        "limit": None,
+    }
+    resolved = [{**r, "identity": {**r["identity"], "settings": settings}} for r in (one, other)]
+    assert context_of(resolved[0]) == context_of(resolved[1])
+    asked = {**settings, "prompt": "q"}
+    assert context_of({**one, "identity": {**one["identity"], "settings": asked}}) != context_of(resolved[0])
+
+
 def test_each_block_is_compared_with_its_own_full_execution(runs: Path) -> None:
     for settings in ({}, {"dtype": "bfloat16"}):
         synthetic.write_run(runs, "full", "docvqa", accuracy=0.9 - 0.2 * len(settings), settings=settings)
