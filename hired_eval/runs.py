@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,27 +18,24 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.benchmarks import Benchmark, DataSource, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import UserError
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.mini import checkpoint_path
+from hired_eval.options import build_dropper, checked_config, without_home
 from hired_eval.processes import Processes
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
 from hired_eval.reporting.statistics import estimate
 
 BUNDLED = "bundled:"
-WHOLE_NUMBERS = {"batch_size": 1, "limit": 1, "seed": 0}
-"""Options that are whole numbers, and the least each may be."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def planned(config: dict[str, Any]) -> Plan:
     Raises:
         UserError: an option that makes no sense.
     """
-    check_options(config)
+    config = checked_config(config)
     benchmark = Benchmark(**config["task"])
     data = data_source(config["data"], config["model"])
     dropper = build_dropper(config)
@@ -111,6 +108,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
     """
     models = models or Models()
+    config = checked_config(config)
     if config["model"]["weights"] == "dummy":
         raise UserError("dummy weights answer nothing that could be scored; they are for measure=efficiency")
     plan = planned(config)
@@ -196,12 +194,10 @@ def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
 
     Raises:
-        UserError: a source that does not exist, or a path that is no folder.
+        UserError: a path that is no folder.
     """
     source = data["source"]
     path = Path(data["path"]) if data["path"] else None
-    if source not in ("auto", "bundled", "hub"):
-        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
     if path is not None:
         if source == "bundled":
             raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
@@ -211,55 +207,6 @@ def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
     if source == "auto":
         source = "bundled" if str(model["path"]).startswith(BUNDLED) else "hub"
     return DataSource(source)
-
-
-def build_dropper(config: dict[str, Any]) -> TokenDropper:
-    """The dropping method of a config, with the top-level budget where it is set.
-
-    Raises:
-        UserError: an option that the method does not have, or a value out of range.
-    """
-    method = dict(config["method"])
-    if config["budget"] is not None:
-        if "budget" not in method:
-            name = method["_target_"].rsplit(".", 1)[-1]
-            raise UserError(f"{name} has no token budget of its own; leave budget={config['budget']} out")
-        method["budget"] = config["budget"]
-    try:
-        dropper: TokenDropper = instantiate(method)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, ImportError):
-            raise UserError(
-                f"{method['_target_']} cannot be found ({first_line(error.__cause__.__cause__)}); mend the "
-                "name, start python -m hired_eval in the folder of your module, or install it"
-            ) from error
-        if isinstance(error.__cause__, TypeError):
-            target = get_class(method["_target_"])
-            options = [f.name for f in fields(target) if f.init] if is_dataclass(target) else []
-            for option in method.keys() - {"_target_", *options}:
-                raise UserError(
-                    f"{target.__name__} has no option {option!r}; its options: {', '.join(options)}"
-                ) from error
-        raise UserError(" ".join(str(error).split())) from error
-    return dropper
-
-
-def check_options(config: dict[str, Any]) -> None:
-    """Refuse values that make no sense before anything is loaded.
-
-    Raises:
-        UserError: naming the option.
-    """
-    for name, least in WHOLE_NUMBERS.items():
-        value = config[name]
-        if value is None and name == "limit":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if config["on_error"] not in ("stop", "record"):
-        raise UserError(f"on_error must be 'stop' or 'record', got {config['on_error']!r}")
 
 
 def checkpoint_source(model: dict[str, Any]) -> str:
@@ -374,10 +321,3 @@ def machine() -> str:
     """Processor and accelerator in one line."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads{gpu}"
-
-
-def without_home(value: Any) -> Any:
-    """The same config with the user's home folder written as ~."""
-    if isinstance(value, dict):
-        return {k: without_home(v) for k, v in value.items()}
-    return value.replace(str(Path.home()), "~") if isinstance(value, str) else value

@@ -50,7 +50,10 @@ MISTAKES = [
     (["model.feature_layer=-20"], "vision_feature_layer=-20 is outside the vision tower, which has 4 layers"),
     (["model.quantization=x"], "quantization must be one of none, 8bit, 4bit, got 'x'"),
     (["model.attention=x"], "attention must be one of sdpa, eager, flash_attention_2, got 'x'"),
-    (["model.prompt=hello"], "the prompt must hold {images} and {question} once each, got 'hello'"),
+    (
+        ["model.prompt=hello"],
+        "prompt 'hello' is neither a template with {images} and {question} once each nor",
+    ),
     (["method.final_layer=9"], "HiRED asks for CLS-attention of layer 9, and the vision tower has layers"),
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),

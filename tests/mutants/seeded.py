@@ -97,4 +97,26 @@ MUTANTS = [
         "padding on the left is not masked",
         "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
     ),
+    Mutant(
+        "any text is true",
+        "hired_eval/typed.py", "fits = isinstance(value, kind)\n", "fits = isinstance(value, str | kind)\n",
+        tests=("tests/test_options.py",),
+    ),
+    Mutant(
+        "special tokens that have no name of their own reach the model from a question",
+        "hired_eval/llava/prompt.py",
+        "return {*tokenizer.all_special_tokens, *added, image_token}",
+        "return {*tokenizer.all_special_tokens, image_token}",
+        tests=("tests/llava/test_prompt.py",),
+    ),
+    Mutant(
+        "a backslash and an n in a prompt stay two signs",
+        "hired_eval/models.py", r'''.replace("\\n", "\n")''', "",
+        tests=("tests/test_options.py",),
+    ),
+    Mutant(
+        "the home folder is replaced in the middle of a name",
+        "hired_eval/home.py", r'''(?![\w-]|\.\w)", "~"''', r'''", "~"''',
+        tests=("tests/test_options.py",),
+    ),
 ]  # fmt: skip
