@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hired_eval import help as help_text
+from hired_eval.arguments import flags_expanded, for_hydra
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
@@ -22,10 +23,10 @@ class RunFailedError(Exception):
 
 def main() -> None:
     """Run the command line and exit: 0 where all went well, 1 where the user has something to mend."""
-    # Hydra's grammar has no bare ~, and a shell leaves it alone in model.path=~/folder
-    arguments = sys.argv[1:] = [re.sub(r"=~(?=/|$)", f"={Path.home()}", a) for a in sys.argv[1:]]
     try:
-        problems = _command(arguments)
+        problems = _command(flags_expanded(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("error: interrupted; start it again to go on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -50,13 +51,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         regress(arguments[1:])
         return []
-    try:
-        if "--help" in arguments or "-h" in arguments:
-            print(help_text.text(help_text.own_folder(arguments)))
-            return []
-        help_text.check_names(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text.text(help_text.own_folder(arguments)))
+        return []
+    help_text.check_names(arguments)
+    sys.argv[1:] = for_hydra(arguments)
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
         sys.argv.append("--resolve")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from hired_eval.arguments import check_words, for_hydra, is_sweep
 from hired_eval.errors import UserError, first_line
 from hired_eval.paths import config_folder
 
@@ -109,9 +110,11 @@ def check_names(arguments: list[str]) -> None:
     own = own_folder(arguments)
     known = groups(own)
     single = [k for k in _keys(config_folder() / "config.yaml") if k != "hydra"]
-    sweep = any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
+    sweep = is_sweep(arguments)
+    check_words(arguments, [*known, *single, "hydra"])
     if arguments and re.fullmatch(r"\w+", arguments[0]):
         raise UserError(_unknown(f"command {arguments[0]!r}", arguments[0], list(COMMANDS)))
+    arguments = for_hydra(arguments)
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
             raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")
@@ -122,7 +125,7 @@ def check_names(arguments: list[str]) -> None:
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
             raise UserError(f"{argument} names several values; add -m to run them all")
     chosen = defaults()
-    assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a))]
+    assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a, re.DOTALL))]
     for name, value in (m.groups() for m in assignments):
         if name in known:
             for option in re.findall(r"^[\w-]+$", value.replace(",", "\n"), re.MULTILINE):
@@ -177,6 +180,6 @@ def _keys(file: Path) -> list[str]:
 
 
 def _unknown(what: str, name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

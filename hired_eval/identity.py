@@ -21,6 +21,7 @@ from hired_eval import dropping
 from hired_eval.benchmarks import Benchmark, files_read, hub_dataset
 from hired_eval.code import code_reached, content_hash, public
 from hired_eval.dropping import TokenDropper
+from hired_eval.home import with_tilde
 from hired_eval.hub import commit
 from hired_eval.local_data import DataSource
 from hired_eval.mini import HASHES
@@ -203,7 +204,7 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, Path):
-        return str(value)
+        return with_tilde(str(value))
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence):

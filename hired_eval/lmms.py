@@ -15,16 +15,18 @@ from loguru import logger
 from tqdm import tqdm
 
 from hired_eval.documents import Documents
-from hired_eval.dropping.registry import build
+from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
 from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
 from hired_eval.llava.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
-from hired_eval.models import default_dtype, default_prompt, prompt_named
+from hired_eval.models import Prompt, default_dtype, default_prompt, prompt_named
+from hired_eval.options import LlavaOptions, as_typed, unquoted
 from hired_eval.processes import Processes
 from hired_eval.replies import Reply, ReplyFile, RequestKey
+from hired_eval.typed import types_of
 
 LESS_MEMORY = (
     "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), "
@@ -57,11 +59,15 @@ class HiredLlava(lmms):  # type: ignore[misc]
         dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
             checkpoint's own.
         prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
-            default the prompt of the model config with this hub id, then the processor's chat template.
+            default the prompt of the model config with this hub id, then the processor's chat template. The
+            name of a folder decides nothing.
         revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         options: options of the dropping method, e.g. budget and alpha.
+
+    Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
+    quotes that it was put in.
 
     Raises:
         UserError: a name, an option or the checkpoint is wrong.
@@ -71,7 +77,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self,
         pretrained: str,
         method: str = "hired",
-        batch_size: int | str = 1,
+        batch_size: int = 1,
         device: str = "auto",
         dtype: str | None = None,
         prompt: str | None = None,
@@ -79,27 +85,27 @@ class HiredLlava(lmms):  # type: ignore[misc]
         device_map: str | None = None,
         attention: str = "sdpa",
         quantization: str = "none",
-        feature_layer: int | float | None = None,
+        feature_layer: int | None = None,
         on_error: str = "stop",
         share_prefix: bool = True,
         **options: Any,
     ) -> None:
-        dropper = build(method, **options)
-        template = prompt_named(prompt) if prompt else default_prompt(pretrained)
-        together = _whole("batch_size", batch_size)
-        checkpoint = load_checkpoint(
-            pretrained,
-            revision=revision,
-            dtype=dtype or default_dtype(pretrained),
-            device=device,
-            device_map=device_map,
-            attention=attention,
-            quantization=quantization,
-            # lmms-eval reads feature_layer=-2 of a command line as -2.0
-            feature_layer=None if feature_layer is None else _whole("feature_layer", feature_layer),
+        given = dict(locals())
+        own = as_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
+        dropper = build_as_typed(method, unquoted(options))
+        prompt_used = (
+            default_prompt(own["pretrained"], own["revision"])
+            if own["prompt"] is None
+            else Prompt(prompt_named(own["prompt"]), "the option prompt")
         )
-        llava = DroppingLlava(checkpoint, dropper, template, share_prefix=share_prefix)
-        self._start(llava, together, on_error, None)
+        of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
+        logger.info(f"prompt {prompt_used.template!r} of {prompt_used.origin}; numbers in {of_type}")
+        loading = ("revision", "device", "device_map", "attention", "quantization", "feature_layer")
+        checkpoint = load_checkpoint(
+            own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
+        )
+        llava = DroppingLlava(checkpoint, dropper, prompt_used.template, share_prefix=own["share_prefix"])
+        self._start(llava, own["batch_size"], own["on_error"], None)
 
     @classmethod
     def around(
@@ -119,10 +125,6 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
     def _start(self, llava: DroppingLlava, batch_size: int, on_error: str, log: ReplyFile | None) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        if on_error not in ("stop", "record"):
-            raise UserError(f"on_error must be 'stop' or 'record', got {on_error!r}")
         self.llava = llava
         self.batch_size = batch_size
         self.on_error = on_error
@@ -329,10 +331,3 @@ def _key(request: Instance) -> RequestKey:
 def _generation(request: Instance) -> dict[str, Any]:
     """Generation options of a request; none where a likelihood is asked for."""
     return request.args[1] if request.request_type == "generate_until" else {}
-
-
-def _whole(name: str, value: float | str) -> int:
-    try:
-        return int(value)
-    except ValueError as error:
-        raise UserError(f"{name} must be a whole number, got {value!r}") from error

@@ -89,12 +89,10 @@ def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
 
     Raises:
-        UserError: a source that does not exist, or a path that is no folder.
+        UserError: a path that is no folder, or one beside the bundled data.
     """
     source = data["source"]
     path = Path(data["path"]) if data["path"] else None
-    if source not in ("auto", "bundled", "hub"):
-        raise UserError(f"data.source must be auto, bundled or hub, got {source!r}")
     if path is not None:
         if source == "bundled":
             raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")

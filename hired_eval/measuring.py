@@ -10,10 +10,12 @@ from typing import Any
 
 from hired_eval.efficiency import STOCK, efficiency
 from hired_eval.errors import UserError
+from hired_eval.home import text_without_home
 from hired_eval.loading import Models
+from hired_eval.options import checked_config
 from hired_eval.probes import MEASUREMENTS, probe
 from hired_eval.processes import Processes
-from hired_eval.runs import Outcome, planned, run, without_home
+from hired_eval.runs import Outcome, planned, run
 
 Say = Callable[[str], None]
 MEASURES: dict[str, Callable[[dict[str, Any], Say, Models], Outcome]] = {
@@ -37,8 +39,7 @@ def measure(config: dict[str, Any], say: Say, models: Models) -> Outcome:
     Raises:
         UserError: no such measurement; the config, the checkpoint, the data, a sample, or the disk.
     """
-    if config["measure"] not in MEASURES:
-        raise UserError(f"measure must be one of {', '.join(MEASURES)}, got {config['measure']!r}")
+    config = checked_config(config)
     if config["measure"] != "accuracy" and Processes().count > 1:
         raise UserError(
             f"measure={config['measure']} runs in one process; start it without accelerate launch"
@@ -65,6 +66,6 @@ def _record_failure(config: dict[str, Any], error: Exception) -> None:
                 reason = (
                     f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
                 )
-                plan.folder.fail({**plan.facts, "finished": finished, "error": without_home(reason)})
+                plan.folder.fail({**plan.facts, "finished": finished, "error": text_without_home(reason)})
     except UserError:
         return  # the first error is the one to tell

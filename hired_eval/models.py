@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import yaml
-from transformers import AutoProcessor
 
 from hired_eval.errors import UserError
-from hired_eval.llava.prompt import IMAGES, QUESTION
 from hired_eval.paths import config_folder
+
+IMAGES, QUESTION = "{images}", "{question}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt template, and where it is from, in words."""
+
+    template: str
+    origin: str
 
 
 @cache
@@ -21,61 +29,100 @@ def model_configs() -> dict[str, dict[str, str]]:
     return {file.stem: yaml.safe_load(file.read_text()) for file in files}
 
 
+def typed_text(name: str, text: str) -> str:
+    r"""What a user types into a prompt: a backslash with n or t is a line break or a tab.
+
+    Shells, Hydra and lmms-eval all hand the two characters on as they are.
+
+    Args:
+        name: of the option, for the message.
+        text: as it arrives.
+
+    Raises:
+        UserError: another backslash, which would reach the model as one.
+    """
+    meant = text.replace("\\n", "\n").replace("\\t", "\t")
+    if "\\" in meant:
+        raise UserError(
+            f"{name} holds a backslash that is neither \\n (a line break) nor \\t (a tab), got {text!r}; "
+            "leave it out"
+        )
+    return meant
+
+
 def prompt_named(prompt: str) -> str:
-    """A prompt template: the prompt of the model config of that name, or the text itself.
+    """A prompt template: the prompt of the model config of that name, or the text itself, as `typed_text`.
 
     Raises:
         UserError: neither a name nor a template.
     """
     if prompt in model_configs():
         return model_configs()[prompt]["prompt"]
-    if IMAGES in prompt and QUESTION in prompt:
-        return prompt
+    if prompt.count(IMAGES) == 1 and prompt.count(QUESTION) == 1:
+        return typed_text("the prompt", prompt)
     raise UserError(
-        f"prompt {prompt!r} is neither a template with {IMAGES} and {QUESTION} nor the name of a model "
-        f"config ({', '.join(model_configs())})"
+        f"prompt {prompt!r} is neither a template with {IMAGES} and {QUESTION} once each nor the name of a "
+        f"model config ({', '.join(model_configs())})"
     )
 
 
-def default_dtype(pretrained: str) -> str:
-    """The dtype of the model config of a checkpoint, else that of its own config.json, else bfloat16."""
+def default_dtype(pretrained: str, revision: str | None = None) -> str:
+    """The dtype of the model config with this hub id, else the one in its config.json, else bfloat16."""
+    from transformers import PreTrainedConfig  # seconds, which a config's check does not need
+
+    from hired_eval.hub import unreachable
+
     config = _config_of(pretrained)
     if config is not None:
         return config["dtype"]
     try:
-        own = json.loads((Path(pretrained) / "config.json").read_text())
-        return str(own.get("dtype") or own.get("torch_dtype") or "bfloat16")
+        own, _ = PreTrainedConfig.get_config_dict(
+            pretrained, revision=revision, local_files_only=_is_local(pretrained) or bool(unreachable())
+        )
     except (OSError, ValueError):  # loading the checkpoint says what is wrong with it
         return "bfloat16"
+    nested = own.get("text_config") or {}
+    said = [part.get(key) for part in (own, nested) for key in ("dtype", "torch_dtype")]
+    return str(next(filter(None, said), "bfloat16"))
 
 
-def default_prompt(pretrained: str) -> str:
-    """The prompt of the model config of a checkpoint, else what its processor's chat template makes.
+def default_prompt(pretrained: str, revision: str | None = None) -> Prompt:
+    """The prompt of the model config with this hub id, else what the processor's chat template makes.
 
     Raises:
         UserError: no config fits, and the checkpoint has no chat template.
     """
     config = _config_of(pretrained)
-    return _template_of_chat(pretrained) if config is None else config["prompt"]
+    if config is None:
+        return Prompt(_template_of_chat(pretrained, revision), f"the chat template of {pretrained}")
+    return Prompt(config["prompt"], f"the model config {config['name']}, which has this hub id")
+
+
+def _is_local(pretrained: str) -> bool:
+    return Path(pretrained).is_dir()
 
 
 def _config_of(pretrained: str) -> dict[str, str] | None:
-    """The model config with this hub id, or with a hub id of the same folder name."""
-    for config in model_configs().values():
-        hub_id = config.get("hub_id") or ""
-        if hub_id and (hub_id == pretrained or hub_id.split("/")[-1] == Path(pretrained).name):
-            return config
-    return None
+    """The model config with exactly this hub id; the name of a folder says nothing about what is in it."""
+    if _is_local(pretrained):
+        return None
+    return next((c for c in model_configs().values() if c.get("hub_id") == pretrained), None)
 
 
-def _template_of_chat(pretrained: str) -> str:
+def _template_of_chat(pretrained: str, revision: str | None) -> str:
     """The prompt that the processor's own chat template makes of one image and one question."""
+    from transformers import AutoProcessor
+
+    from hired_eval.hub import unreachable
+
     no_prompt = UserError(
         f"no model config has the hub id {pretrained}, and it has no chat template of its own; "
         "name the prompt, e.g. prompt=llava_next_7b for Vicuna v1"
     )
     try:
-        processor = AutoProcessor.from_pretrained(pretrained)
+        processor = AutoProcessor.from_pretrained(
+            pretrained, revision=revision, local_files_only=_is_local(pretrained) or bool(unreachable())
+        )
     except (OSError, ValueError) as error:
         raise no_prompt from error
     if not getattr(processor, "chat_template", None):
@@ -84,5 +131,4 @@ def _template_of_chat(pretrained: str) -> str:
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    bos = processor.tokenizer.bos_token
-    return text.removeprefix(bos or "").replace(processor.image_token, IMAGES, 1)
+    return text.replace(processor.image_token, IMAGES, 1)

@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +18,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.benchmarks import Benchmark, load_task, reset_scorers, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import UserError
 from hired_eval.identity import default_options, effective_options, run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.llava.checkpoint import device_type, feature_layer_of
@@ -33,6 +31,7 @@ from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.local_data import BUNDLED, DataSource, data_source
 from hired_eval.mini import checkpoint_path
+from hired_eval.options import build_dropper, checked_config, without_home
 from hired_eval.processes import Processes
 from hired_eval.records import RunFolder
 from hired_eval.replies import Reply, ReplyFile
@@ -42,8 +41,6 @@ ATTENTION_SEEN = "eager"
 """The attention backend that gives the weights of the language model's attention out, the only one."""
 PICTURES_LOOKED_AT = 4
 """By a measurement inside the model, where no limit is set."""
-WHOLE_NUMBERS = {"batch_size": 1, "limit": 1, "seed": 0}
-"""Options that are whole numbers, and the least each may be."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def planned(config: dict[str, Any]) -> Plan:
     Raises:
         UserError: an option that makes no sense.
     """
-    check_options(config)
+    config = checked_config(config)
     benchmark = Benchmark(**config["task"])
     data = data_source(config["data"], config["model"])
     dropper = build_dropper(config)
@@ -115,14 +112,14 @@ def planned(config: dict[str, Any]) -> Plan:
         "run": folder.path.name,
         "measure": config["measure"],
         "benchmark": asdict(benchmark),
-        "method": without_home(effective_options(dropper)),
-        "method_defaults": without_home(default_options(type(dropper))),
+        "method": effective_options(dropper),
+        "method_defaults": default_options(type(dropper)),
         "method_version": type(dropper).VERSION,
         "model": config["model"]["name"],
         "weights": config["model"]["weights"],
         "data": data.source if data.path is None else "local copy",
         "seed": config["seed"],
-        "identity": {**identity, "settings": without_home(identity["settings"])},
+        "identity": identity,
         "config": without_home(config),
     }
     return Plan(benchmark, data, dropper, source, folder, limit, facts)
@@ -159,6 +156,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         UserError: the config, the checkpoint, the data, a sample, or the disk; see the message.
     """
     models = models or Models()
+    config = checked_config(config)
     if config["model"]["weights"] == "dummy":
         raise UserError("dummy weights answer nothing that could be scored; they are for measure=efficiency")
     plan = planned(config)
@@ -235,55 +233,6 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         folder.write(record, samples)
         processes.from_main(record)
     return Outcome(record, folder.path, reused=False)
-
-
-def build_dropper(config: dict[str, Any]) -> TokenDropper:
-    """The dropping method of a config, with the top-level budget where it is set.
-
-    Raises:
-        UserError: an option that the method does not have, or a value out of range.
-    """
-    method = dict(config["method"])
-    if config["budget"] is not None:
-        if "budget" not in method:
-            name = method["_target_"].rsplit(".", 1)[-1]
-            raise UserError(f"{name} has no token budget of its own; leave budget={config['budget']} out")
-        method["budget"] = config["budget"]
-    try:
-        dropper: TokenDropper = instantiate(method)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, ImportError):
-            raise UserError(
-                f"{method['_target_']} cannot be found ({first_line(error.__cause__.__cause__)}); mend the "
-                "name, start python -m hired_eval in the folder of your module, or install it"
-            ) from error
-        if isinstance(error.__cause__, TypeError):
-            target = get_class(method["_target_"])
-            options = [f.name for f in fields(target) if f.init] if is_dataclass(target) else []
-            for option in method.keys() - {"_target_", *options}:
-                raise UserError(
-                    f"{target.__name__} has no option {option!r}; its options: {', '.join(options)}"
-                ) from error
-        raise UserError(" ".join(str(error).split())) from error
-    return dropper
-
-
-def check_options(config: dict[str, Any]) -> None:
-    """Refuse values that make no sense before anything is loaded.
-
-    Raises:
-        UserError: naming the option.
-    """
-    for name, least in WHOLE_NUMBERS.items():
-        value = config[name]
-        if value is None and name == "limit":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if config["on_error"] not in ("stop", "record"):
-        raise UserError(f"on_error must be 'stop' or 'record', got {config['on_error']!r}")
 
 
 def checkpoint_source(model: dict[str, Any]) -> str:
@@ -406,10 +355,3 @@ def processor() -> str:
     lines = information.read_text().splitlines() if information.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
-
-
-def without_home(value: Any) -> Any:
-    """The same config with the user's home folder written as ~."""
-    if isinstance(value, dict):
-        return {k: without_home(v) for k, v in value.items()}
-    return value.replace(str(Path.home()), "~") if isinstance(value, str) else value

@@ -28,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hired-eval show", description=__doc__)
     parser.add_argument("picture", type=Path, help="an image file")
     parser.add_argument("--method", default="hired", help="name of the dropping method")
-    parser.add_argument("--budget", type=float, help="token budget, above 0 and at most 1 (the method's own)")
+    parser.add_argument("--budget", help="token budget, above 0 and at most 1 (the method's own)")
     parser.add_argument("--question", default=DEFAULT_QUESTION, help="what the model is asked")
+    parser.add_argument(
+        "--prompt", help="template with {images} and {question}, or the name of a model config"
+    )
     parser.add_argument("--model", default="mini", help="name of a model config")
     parser.add_argument("--model-path", help="folder of its checkpoint, where it is not the config's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
@@ -57,18 +60,22 @@ def _show(chosen: argparse.Namespace) -> None:
 
     import torch  # seconds, which a mistake in the picture's name need not cost
 
-    from hired_eval.dropping.registry import build
+    from hired_eval.dropping.registry import build_as_typed
     from hired_eval.llava.answering import DroppingLlava, Question
     from hired_eval.loading import Models
+    from hired_eval.models import prompt_named, typed_text
+    from hired_eval.options import ModelOptions, as_typed
     from hired_eval.probes import partitions_of
     from hired_eval.runs import checkpoint_source
 
-    dropper = build(chosen.method, **options)
-    model = _model_config(chosen.model, chosen.model_path)
+    dropper = build_as_typed(chosen.method, options)
+    model = as_typed(ModelOptions, _model_config(chosen.model, chosen.model_path))
+    prompt = prompt_named(chosen.prompt or model["prompt"])
+    question = typed_text("--question", chosen.question)
     checkpoint = Models().get(checkpoint_source(model), model, chosen.device, 0)
-    llava = DroppingLlava(checkpoint, dropper, model["prompt"])
+    llava = DroppingLlava(checkpoint, dropper, prompt)
     with torch.inference_mode():
-        prepared = llava.prepare(Question(chosen.question, (picture,)))
+        prepared = llava.prepare(Question(question, (picture,)))
         answer = llava.answer([prepared], dict(GENERATION))[0].text
         partitions = partitions_of(llava, picture)
     tokens = prepared.images[0]
@@ -89,7 +96,7 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """'alpha=0.3' as an option.
+    """'alpha=0.3' as an option, its value as typed.
 
     Raises:
         UserError: a word without '='.
@@ -97,7 +104,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         if "=" not in pair:
             raise UserError(f"{pair!r} is no option; write name=value")
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _model_config(name: str, path: str | None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from hired_eval.home import text_without_home
 from hired_eval.records import replacing
 
 
@@ -36,7 +37,21 @@ class WithoutHome(Callback):
 def _hide_home(config: DictConfig) -> None:
     """Rewrite `multirun.yaml` in the sweep's folder, where Hydra has left one with the home folder in it."""
     file = Path(config.hydra.sweep.dir) / "multirun.yaml"
-    text = file.read_text() if file.is_file() else ""
-    if str(Path.home()) in text:
+    if not file.is_file():
+        return
+    left = OmegaConf.to_container(OmegaConf.load(file))
+    hidden = _hidden(left)
+    if hidden != left:
         with replacing(file) as temporary:
-            temporary.write_text(text.replace(str(Path.home()), "~"))
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hidden)))
+
+
+def _hidden(part: Any, name: str = "") -> Any:
+    """A part of that config with ~ for the home folder where a path begins with it, not in prompts."""
+    if isinstance(part, dict):
+        return {key: _hidden(value, key) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_hidden(value, name) for value in part]
+    if not isinstance(part, str) or name == "prompt" or part.startswith("model.prompt="):
+        return part
+    return text_without_home(part)

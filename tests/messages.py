@@ -11,13 +11,18 @@ from PIL import Image
 
 import hired_eval.mini
 from hired_eval import HiREDReleased
+from hired_eval.benchmarks import Benchmark
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
+from hired_eval.efficiency.measure import Workload
 from hired_eval.help import check_names
+from hired_eval.home import expanded
 from hired_eval.llava.answering import Question
 from hired_eval.llava.checkpoint import load_checkpoint, refuse_offloading
 from hired_eval.llava.encoder import VisionEncoder
 from hired_eval.llava.images import as_rgb
+from hired_eval.llava.prompt import check_template
+from hired_eval.loading import Models
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.figures import baselines
 from hired_eval.reporting.store import Store
@@ -28,6 +33,7 @@ from tests.provocations import (
     applied,
     encoding,
     hired_llava,
+    loaded,
     record,
     reported,
     shown,
@@ -90,14 +96,17 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
     (["budget=1.5"], "budget must be above 0 and at most 1, got 1.5"),
     (["budget=nan"], "budget must be above 0 and at most 1, got nan"),
-    (["budget=x"], "budget must be a number above 0 and at most 1, got 'x'"),
-    (["budget=true"], "budget must be a number above 0 and at most 1, got True"),
+    (["budget=x"], "budget must be a number above 0 and at most 1, or null, got 'x'"),
+    (["budget=true"], "budget must be a number above 0 and at most 1, or null, got True"),
     (["method.alpha=2"], "alpha must be from 0 to 1, got 2"),
-    (["model.alpha=-0.1"], "alpha must be from 0 to 1, got -0.1"),
-    (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, got 'x'"),
+    (["model.alpha=-0.1"], "model.alpha must be from 0 to 1, got -0.1"),
+    (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, or null, got 'x'"),
     (["method=full", "budget=0.4"], "Full has no token budget of its own; leave budget=0.4 out"),
     (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
-    (["method._target_=hired_eval.dropping"], "Expected a callable target, got…"),
+    (
+        ["method._target_=hired_eval.dropping"],
+        "hired_eval.dropping is not a dropping method: method._target_ names a subclass of TokenDropper",
+    ),
     (
         lambda place: check_names(["shwo", "x.png"]),
         "there is no command 'shwo'; did you mean show? known: report, show, regress",
@@ -119,15 +128,19 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["on_error=ignore"], "on_error must be 'stop' or 'record', got 'ignore'"),
     (
         ["measure=speed"],
-        "measure must be one of accuracy, efficiency, efficiency_stock, generation_attention, cls_attention, "
-        "gallery, got 'speed'",
+        "measure must be 'accuracy', 'generation_attention', 'cls_attention', 'gallery', 'efficiency' or "
+        "'efficiency_stock', got 'speed'",
     ),
     (
         ["measure=efficiency_stock"],
         "measure=efficiency_stock times the stock model, which drops nothing; set method=full",
     ),
     (
-        ["measure=efficiency", "efficiency.width=0"],
+        ["measure=efficiency", "efficiency.text_tokens=1"],
+        "efficiency.text_tokens must be a whole number of at least 2, got 1",
+    ),
+    (
+        lambda place: Workload(0, 1, 2, 1, 0, 1),
         "efficiency.width must be a whole number of at least 1, got 0",
     ),
     (
@@ -136,11 +149,52 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["encoding_cache={tmp}", "encoding_cache_gib=-1"],
-        "encoding_cache_gib must be a number above 0, got -1",
+        "encoding_cache_gib must be above 0, got -1",
+    ),
+    (
+        lambda place: Models().encodings(str(place.tmp), 0),
+        "encoding_cache_gib must be a number above 0, got 0",
     ),
     (["encoding_cache=/dev/null"], "encoding_cache=/dev/null is a file; name a folder"),
+    # types of options
+    (["rerun=no"], "rerun must be true or false, got 'no'"),
+    (["runs_dir=none"], "runs_dir must be a path, got 'none'"),
+    (["runs_dir=true"], "runs_dir must be a path, got True"),
+    (["+model.speed=3"], "there is no option model.speed; known: name, hub_id, path, …"),
+    (p.option_missing, "the config lacks model.revision; build on a packaged config, as …"),
+    (
+        p.abstract_method,
+        "SelectingDropper cannot be made: Can't instantiate abstract class SelectingDropper with abstract …",
+    ),
+    (
+        p.cannot_be_found,
+        "tests.provocations.Missing cannot be found (module 'tests.provocations' has no attribute "
+        "'Missing'); mend the name, start python -m hired_eval in the folder of your module, or install it",
+    ),
+    (
+        lambda place: expanded("~nobody-of-that-name/x"),
+        "~nobody-of-that-name/x: there is no such home folder here; write the path out",
+    ),
+    (["budget", "0.2"], "budget 0.2: an option needs an equals sign; write budget=0.2"),
+    (["--budget", "0.2"], "--budget: options have no dashes here; write budget=0.2"),
+    (["--colour"], "there is no flag --colour; see python -m hired_eval --help"),
+    (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
+    (
+        ["model.prompt=USER:", "{{images}}"],
+        "'{{images}}' stands alone behind model.prompt=USER:; put the whole option in quotes if its value "
+        "holds spaces: 'model.prompt=USER: {{images}}'",
+    ),
+    (
+        lambda place: check_names(["-m", "modl"]),
+        "'modl' is no option; write NAME=VALUE, e.g. model=VALUE",
+    ),
+    (
+        ["model.prompt={{images}}\\r{{question}}"],
+        "the prompt holds a backslash that is neither \\n (a line break) nor \\t (a tab), got '…'; "
+        "leave it out",
+    ),
     # data and benchmarks
-    (["data.source=x"], "data.source must be auto, bundled or hub, got 'x'"),
+    (["data.source=x"], "data.source must be 'auto', 'bundled' or 'hub', got 'x'"),
     (["data=bundled"], "data=bundled and data.path={data} exclude each other; leave one out"),
     (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
     (
@@ -161,7 +215,15 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
     (["task.scale=x"], "task.scale must be a number, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be mean or mme, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be 'mean' or 'mme', got 'x'"),
+    (
+        lambda place: Benchmark("a", "b", "c", 100, "x"),  # type: ignore[arg-type]
+        "task.scoring must be mean or mme, got 'x'",
+    ),
+    (
+        lambda place: Benchmark("a", "b", "c", "x", "mean"),  # type: ignore[arg-type]
+        "task.scale must be a number, got 'x'",
+    ),
     (
         lambda place: hired_eval.mini.data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
@@ -205,20 +267,30 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["model.path=/no/folder"], "model.path=/no/folder is not a folder"),
     (["model.path=bundled:maxi"], "no bundled checkpoint 'maxi': choose one of mini, mini_1_5"),
     (["model.path=null"], "model mini names no checkpoint; set model.path=FOLDER or model.hub_id=ID"),
-    (["model.dtype=int4"], f"dtype must be one of {DTYPES}, got 'int4'"),
-    (["model.weights=x"], "weights must be one of pretrained, pickle, dummy, got 'x'"),
-    (["model.feature_layer=x"], "feature_layer must be a whole number, e.g. -2, got 'x'"),
+    (["model.dtype=int4"], "model.dtype must be 'float32', 'float16' or 'bfloat16', got 'int4'"),
+    (loaded(dtype="int4"), f"dtype must be one of {DTYPES}, got 'int4'"),
+    (loaded(weights="x"), "weights must be one of pretrained, pickle, dummy, got 'x'"),
+    (["model.feature_layer=x"], "model.feature_layer must be a whole number, or null, got 'x'"),
+    (loaded(feature_layer="x"), "feature_layer must be a whole number, e.g. -2, got 'x'"),
     (
         ["model.feature_layer=-20"],
         "vision_feature_layer=-20 is outside the vision tower, which has 4 layers",
     ),
-    (["model.quantization=x"], "quantization must be one of none, 8bit, 4bit, got 'x'"),
-    (["model.attention=x"], "attention must be one of sdpa, eager, flash_attention_2, got 'x'"),
-    (["model.prompt=hello"], "the prompt must hold {{images}} and {{question}} once each, got 'hello'"),
+    (loaded(quantization="x"), "quantization must be one of none, 8bit, 4bit, got 'x'"),
+    (loaded(attention="x"), "attention must be one of sdpa, eager, flash_attention_2, got 'x'"),
+    (
+        lambda place: check_template("hello"),
+        "the prompt must hold {{images}} and {{question}} once each, got 'hello'",
+    ),
+    (
+        ["model.prompt=hello"],
+        "prompt 'hello' is neither a template with {{images}} and {{question}} once each nor the name of a "
+        "model config (…)",
+    ),
     (["device=gpu"], "device 'gpu' is not known to PyTorch; try auto, cpu or cuda:0"),
     (p.no_gpu, "device 'cuda:0': PyTorch finds no CUDA GPU here; try device=auto or device=cpu"),
     (
-        ["model.device_map=x"],
+        loaded(device_map="x"),
         "device_map must be one of auto, balanced, balanced_low_0, sequential, or null, got 'x'; one device "
         "is chosen with device=cpu or device=cuda:0",
     ),
@@ -432,12 +504,12 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "Sequential holds a LLaVA model; apply token dropping to that one, then call the Sequential",
     ),
     # the plugin of lmms-eval
-    (hired_llava(batch_size=0), "batch_size must be at least 1, got 0"),
-    (hired_llava(batch_size="many"), "batch_size must be a whole number, got 'many'"),
+    (hired_llava(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
+    (hired_llava(batch_size="many"), "batch_size must be a whole number of at least 1, got 'many'"),
     (hired_llava(on_error="x"), "on_error must be 'stop' or 'record', got 'x'"),
     (
         hired_llava(prompt="hello"),
-        "prompt 'hello' is neither a template with {{images}} and {{question}} nor the name of a "
+        "prompt 'hello' is neither a template with {{images}} and {{question}} once each nor the name of a "
         "model config "
         "(…)",
     ),
@@ -450,6 +522,15 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.several_rounds,
         "hired_llava answers single-round tasks; this task asks for several rounds",
+    ),
+    (
+        hired_llava(prompt="{images}'s {question},method=full"),
+        "prompt swallows method=: lmms-eval takes all that follows an apostrophe or a quote that is not "
+        "closed for text; put prompt last, or take an apostrophe out",
+    ),
+    (
+        p.made_by_normalizing,
+        "the tokenizer makes control tokens of text in the question '＜z＞'",
     ),
     # records and reports
     (["runs_dir=/dev/null/runs"], f"cannot write /dev/null/runs/…: Not a directory; {FREE_SPACE}"),

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tokenizers import AddedToken
+from tokenizers.normalizers import NFKC
 
 import hired_eval.mini
 from hired_eval import HiRED, PartitionLayout
@@ -25,6 +27,7 @@ from hired_eval.lmms import HiredLlava
 from hired_eval.loading import Models
 from hired_eval.local_data import DataSource
 from hired_eval.measuring import measure
+from hired_eval.options import build_dropper, checked_config, method_class
 from hired_eval.probes import questions
 from hired_eval.records import RunFolder, explained_disk_errors
 from hired_eval.replies import ReplyFile
@@ -199,9 +202,48 @@ def wrong_placeholders(place: Place) -> None:
 
 def no_tokens(place: Place) -> None:
     llava = place.llava()
-    llava.tokenizer = lambda text: {"input_ids": [1]}
-    llava.tokenizer.all_special_tokens = []
+    llava.tokenizer = Silent()
     llava.prepare(Question("what"), " yes")
+
+
+class Silent:
+    """A tokenizer that makes the same of every text."""
+
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+    bos_token = None
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [1]}
+
+
+def made_by_normalizing(place: Place) -> None:
+    """A control token that NFKC makes of full-width signs."""
+
+    def change(model: Any, processor: Any) -> None:
+        raw = processor.tokenizer.backend_tokenizer
+        raw.normalizer = NFKC()
+        raw.add_special_tokens([AddedToken("<z>", special=True, normalized=True)])
+
+    place.llava(change).prepare(Question("＜z＞"))
+
+
+def option_missing(place: Place) -> None:
+    settings = config()
+    del settings["model"]["revision"]
+    checked_config(settings)
+
+
+def abstract_method(place: Place) -> None:
+    build_dropper({"budget": None, "method": {"_target_": "hired_eval.dropping.SelectingDropper"}})
+
+
+def cannot_be_found(place: Place) -> None:
+    method_class("tests.provocations.Missing")
+
+
+def loaded(**options: Any) -> Callable[[Place], Any]:
+    return lambda place: load_checkpoint(str(place.model), **options)
 
 
 def tower(**options: Any) -> Callable[[Place], Any]:

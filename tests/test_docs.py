@@ -15,14 +15,19 @@ from typing import Any
 
 import pytest
 import yaml
+from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 
+from hired_eval.arguments import for_hydra
 from hired_eval.dropping.registry import build
 from hired_eval.help import check_names
+from hired_eval.models import prompt_named
+from hired_eval.options import LlavaOptions, as_typed, checked_config
 from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import command_line as regression_options
 from hired_eval.reporting.write import REPORTS
+from hired_eval.typed import types_of
 from tests.spine import command_line, config
 
 ROOT = Path(__file__).parents[1]
@@ -98,17 +103,30 @@ def checked_run(arguments: list[str]) -> None:
     if "--config-dir" in arguments:
         return  # the examples of docs/extending.md, run below
     check_names(arguments)
+    arguments = for_hydra(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith(("hydra/launcher=", "hydra.launcher"))]
-    config(
+    composed = config(
         *(re.sub(r",[\w./-]+", "", a) if re.fullmatch(r"\+*[\w.]+=[\w.,/-]+", a) else a for a in overrides)
     )
+    if any(a.startswith("model.prompt=") for a in arguments):
+        checked_prompt(checked_config(composed)["model"]["prompt"])
 
 
 def checked_lmms(arguments: list[str]) -> None:
-    given = dict(pair.split("=") for pair in arguments[arguments.index("--model_args") + 1].split(","))
+    given = simple_parse_args_string(arguments[arguments.index("--model_args") + 1])
     assert arguments[arguments.index("--model") + 1] == "hired_llava"
-    build(given.pop("method"), budget=float(given.pop("budget")))
-    assert set(given) == {"pretrained"}
+    build(given.pop("method"), budget=given.pop("budget"))
+    typed = as_typed(LlavaOptions, given)
+    assert {"pretrained"} <= typed.keys() <= types_of(LlavaOptions).keys()
+    if "prompt" in typed:
+        checked_prompt(prompt_named(typed["prompt"]))
+
+
+def checked_prompt(prompt: str) -> None:
+    """What is typed means line breaks, and no backslash or quote of the typing stays."""
+    assert not re.search(r"[\\\"']", prompt.replace("user's", "users"))
+    assert "{images}" in prompt
+    assert "\n{question}" in prompt
 
 
 def checked_make(arguments: list[str]) -> None:
@@ -134,6 +152,8 @@ def test_commands_exist(page: str, command: str) -> None:
         checked_lmms(words)
     elif words[0] == "hired-eval" and words[1] == "show":
         assert set(words) & {"--method", "--budget"}
+        if "--prompt" in words:
+            checked_prompt(prompt_named(words[words.index("--prompt") + 1]))
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
         assert words[-1] in REPORTS
     elif words[0] == "hired-eval" and words[1] == "regress":

@@ -150,7 +150,7 @@ def test_a_sweep_loads_its_model_once(
 
 
 def test_an_unknown_measurement_is_refused(tiny_run: list[str]) -> None:
-    with pytest.raises(UserError, match=r"measure must be one of accuracy, .*gallery.*, got 'speed'"):
+    with pytest.raises(UserError, match=r"measure must be 'accuracy', .*gallery.*, got 'speed'"):
         measure(config(*tiny_run, "measure=speed"), say, Models())
 
 

@@ -180,7 +180,7 @@ def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
     assert sources(models, 0.1) == {"computed": 6}
     assert sources(models, 0.2) == {"memory": 6}
     assert sources(Models(), 0.3) == {"disk": 6}
-    with pytest.raises(UserError, match="encoding_cache_gib must be a number above 0, got 0"):
+    with pytest.raises(UserError, match="encoding_cache_gib must be above 0, got 0"):
         run(config(*cached, "encoding_cache_gib=0"), lambda line: None, models)
 
 

@@ -14,45 +14,12 @@ import torch
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens, pack
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
-from hired_eval.errors import UserError
+from hired_eval.typed import Share, checked, types_of
 
 
 def floor_share(share: float, count: int) -> int:
     """floor(share * count) for a share as it is written: 0.29 of 100 is 29, whatever binary floats say."""
     return floor(Fraction(repr(float(share))) * count)
-
-
-def require_share(name: str, value: object, *, zero_allowed: bool) -> None:
-    """Refuse a budget or an alpha that is not a number in (0, 1] or, with `zero_allowed`, [0, 1].
-
-    Raises:
-        UserError: naming the option, the value and the range.
-    """
-    interval = "from 0 to 1" if zero_allowed else "above 0 and at most 1"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{name} must be a number {interval}, got {value!r}")
-    if not (0 <= value <= 1) or (value == 0 and not zero_allowed):
-        raise UserError(f"{name} must be {interval}, got {value}")
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of `choices`.
-
-    Raises:
-        UserError: naming the option, the value and the choices.
-    """
-    if value not in choices:
-        raise UserError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def require_whole(name: str, value: object) -> None:
-    """Refuse a value that is not a whole number of at least 0.
-
-    Raises:
-        UserError: naming the option and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{name} must be a whole number of at least 0, got {value!r}")
 
 
 def even_counts(budget: int, partitions: int) -> list[int]:
@@ -65,8 +32,8 @@ def even_counts(budget: int, partitions: int) -> list[int]:
 class TokenDropper(ABC):
     """A dropping method: a vision encoding in, the kept tokens out.
 
-    Subclasses are frozen dataclasses whose fields are the method's options. `with dropper(model): ...`
-    applies the method to a stock transformers model.
+    Subclasses are frozen dataclasses whose fields are the method's options, checked against their
+    annotations. `with dropper(model): ...` applies the method to a stock transformers model.
     """
 
     VERSION: ClassVar[int] = 1
@@ -82,7 +49,13 @@ class TokenDropper(ABC):
     """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
 
     def __post_init__(self) -> None:
-        require_choice("newline", self.newline, ("none", "rows"))
+        """Give every option its declared type.
+
+        Raises:
+            UserError: a value of another type, or out of the range that its annotation names.
+        """
+        for name, kind in types_of(type(self)).items():
+            object.__setattr__(self, name, checked(name, kind, getattr(self, name)))
 
     @abstractmethod
     def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
@@ -125,12 +98,8 @@ class TokenDropper(ABC):
 class BudgetedDropper(TokenDropper):
     """A method held to a token budget; subclasses say what they keep within a number of tokens."""
 
-    budget: float = 0.2
+    budget: Share = 0.2
     """Token budget as a share of P * N, above 0 and at most 1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_share("budget", self.budget, zero_allowed=False)
 
     @abstractmethod
     def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:

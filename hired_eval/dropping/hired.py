@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import floor_share, require_choice, require_share, require_whole
+from hired_eval.dropping.base import floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.selection import CLSAttentionDropper
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.errors import UserError
+from hired_eval.typed import Natural, Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +26,16 @@ class HiRED(CLSAttentionDropper):
     summed over heads (Eq. 2). The options after alpha are the design choices of the paper's Table 5.
     """
 
-    alpha: float = 0.5
+    alpha: Proportion = 0.5
     """Share of the budget that goes to the full-image, 0 to 1."""
     distribute: Literal["content", "even"] = "content"
     """How sub-images share their part: by visual content score, or evenly."""
-    initial_layer: int | None = 0
+    initial_layer: Natural | None = 0
     """Layer of the visual content score; None: the layer whose output feeds the projector."""
     heads: Literal["sum", "single"] = "sum"
     """Both scores from all heads, summed, or from one head alone."""
-    head: int = 0
+    head: Natural = 0
     """Which head, with heads='single'."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_share("alpha", self.alpha, zero_allowed=True)
-        require_choice("distribute", self.distribute, ("content", "even"))
-        require_choice("heads", self.heads, ("sum", "single"))
-        require_whole("head", self.head)
-        if self.initial_layer is not None:
-            require_whole("initial_layer", self.initial_layer)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """The final layer, and the initial layer where the visual content score is used.

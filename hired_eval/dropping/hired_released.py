@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import BudgetedDropper, floor_share, require_share
+from hired_eval.dropping.base import BudgetedDropper, floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.selection import keep_highest
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
 from hired_eval.errors import UserError
+from hired_eval.typed import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,8 @@ class HiREDReleased(BudgetedDropper):
     where the released forward pass skips it.
     """
 
-    alpha: float = 0.5
+    alpha: Proportion = 0.5
     """Share of the budget that goes to the full-image, 0 to 1; it also bends the sub-images' split."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_share("alpha", self.alpha, zero_allowed=True)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """Layer 0 and the layer whose output feeds the projector."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import require_whole
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.selection import SelectingDropper, highest_overall
 from hired_eval.dropping.types import VisionEncoding
+from hired_eval.typed import Natural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,8 @@ class Random(SelectingDropper):
     draws.
     """
 
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the draw, at least 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_whole("seed", self.seed)
 
     def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
         """(P, N) random numbers."""

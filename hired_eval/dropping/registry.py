@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -21,6 +21,7 @@ from hired_eval.dropping.spatial import Spatial
 from hired_eval.dropping.topk_cls import TopKCLS
 from hired_eval.dropping.visionzip import VisionZip
 from hired_eval.errors import UserError
+from hired_eval.typed import checked, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
 
@@ -62,16 +63,40 @@ def build(name: str, **options: Any) -> TokenDropper:
     Raises:
         UserError: no such method, an option that the method does not have, or a value out of range.
     """
+    method, known = _named(name, options)
+    return method(**{option: checked(option, known[option], value) for option, value in options.items()})
+
+
+def build_as_typed(name: str, options: dict[str, Any]) -> TokenDropper:
+    """A dropping method whose options were typed by a user: a text is read as its option's type says.
+
+    Args:
+        name: as in the configs, e.g. "hired".
+        options: e.g. budget="0.2", final_layer="null".
+
+    Raises:
+        UserError: see `build`.
+    """
+    _, known = _named(name, options)
+    return build(name, **{option: read(known[option], value) for option, value in options.items()})
+
+
+def _named(name: str, options: Iterable[str]) -> tuple[type[TokenDropper], dict[str, Any]]:
+    """A method's class, and the types of its options.
+
+    Raises:
+        UserError: no such method, or an option that it does not have.
+    """
     methods = available_methods()
     if name not in methods:
-        close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(name.lower(), methods, n=3, cutoff=0.4)
         meant = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(f"there is no method {name!r}; {meant}known: {', '.join(sorted(methods))}")
-    known = [field.name for field in fields(methods[name]) if field.init]
+    known = types_of(methods[name])
     for option in options:
         if option not in known:
             raise UserError(f"method {name} has no option {option!r}; its options: {', '.join(known)}")
-    return methods[name](**options)
+    return methods[name], known
 
 
 def _load(point: EntryPoint) -> type[TokenDropper]:

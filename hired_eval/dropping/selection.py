@@ -9,10 +9,11 @@ from math import floor
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts, require_whole
+from hired_eval.dropping.base import BudgetedDropper, even_counts
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
 from hired_eval.errors import UserError
+from hired_eval.typed import Natural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,8 @@ class SelectingDropper(BudgetedDropper):
 class CLSAttentionDropper(SelectingDropper):
     """A method whose score is CLS-attention, summed over heads (HiRED, Eq. 2)."""
 
-    final_layer: int | None = None
+    final_layer: Natural | None = None
     """Layer of the CLS-attention; None: the layer whose output feeds the projector."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.final_layer is not None:
-            require_whole("final_layer", self.final_layer)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """The final layer."""

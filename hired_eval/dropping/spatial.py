@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts, require_choice
+from hired_eval.dropping.base import BudgetedDropper, even_counts
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.pooling import pool
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
@@ -25,10 +25,6 @@ class Spatial(BudgetedDropper):
 
     mode: Literal["pooling", "sampling"] = "pooling"
     """Average neighbours, or keep tokens at even distances."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("mode", self.mode, ("pooling", "sampling"))
 
     def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
         """The same number of tokens in each partition, give or take one."""

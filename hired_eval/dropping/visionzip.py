@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts, floor_share, require_share
+from hired_eval.dropping.base import BudgetedDropper, even_counts, floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.typed import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,8 @@ class VisionZip(BudgetedDropper):
     key_layer: ClassVar = "feature"
     grid_order: ClassVar[bool] = False
 
-    contextual: float = 0.15625
+    contextual: Proportion = 0.15625
     """Share of the kept tokens that are contextual, 0 to 1; the paper's 10 of 64, 20 of 128 and 30 of 192."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_share("contextual", self.contextual, zero_allowed=True)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """The layer whose output feeds the projector."""

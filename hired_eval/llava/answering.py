@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from loguru import logger
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,14 @@ from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.llava.generation import generate
 from hired_eval.llava.images import as_rgb, digest
 from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
-from hired_eval.llava.prompt import check_template, render
+from hired_eval.llava.prompt import (
+    check_template,
+    continued,
+    marked_places,
+    render,
+    special_tokens,
+    token_ids,
+)
 
 IMAGES_REMEMBERED = 16
 
@@ -128,6 +136,11 @@ class DroppingLlava:
         if encodings is not None:
             self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
         self.share_prefix = share_prefix
+        special = special_tokens(self.tokenizer, self.processor.image_token)
+        of_text = {self.tokenizer.unk_token_id, self.encoder.config.image_token_id}
+        self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
+        self._control_tokens: dict[int, list[int]] = {}
+        self._told_of_marks = False
         self._prefixes = PrefixCaches(checkpoint.model)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
 
@@ -146,7 +159,8 @@ class DroppingLlava:
         encoded = [self._visual_tokens(as_rgb(image)) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.encoder.config.image_token_id
         text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
-        ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
+        ids = token_ids(self.tokenizer, continued(text, continuation, self.tokenizer, image_token))
+        self._check_text(question, ids)
         if ids.count(image_token_id) != len(encoded):
             raise UserError(
                 f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(encoded)} images; "
@@ -154,7 +168,7 @@ class DroppingLlava:
             )
         scored = 0
         if continuation:
-            scored = len(ids) - _common_prefix(self.tokenizer(text)["input_ids"], ids)
+            scored = len(ids) - _common_prefix(token_ids(self.tokenizer, text), ids)
             if scored == 0:
                 raise UserError(f"the continuation {continuation!r} has no tokens to score")
         kept = iter([image.counts.kept for _, image in encoded])
@@ -174,6 +188,32 @@ class DroppingLlava:
             )
         images = tuple(image for _, image in encoded)
         return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+
+    def _check_text(self, question: Question, ids: list[int]) -> None:
+        """Say where a question's marks for images are text, and refuse control tokens from a question.
+
+        Raises:
+            UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
+        """
+        images, image_token = len(question.images), self.processor.image_token
+        marks = marked_places(question.text, image_token)
+        if images and marks not in (0, images) and not self._told_of_marks:
+            self._told_of_marks = True
+            logger.warning(
+                f"a question marks {marks} places for its {images} images: the marks are read as text and "
+                "the images stand in front, here and wherever the numbers differ"
+            )
+        if images not in self._control_tokens:
+            plain = render(self.prompt, "a", images, self.tokenizer, image_token)
+            self._control_tokens[images] = self._controls(token_ids(self.tokenizer, plain))
+        if self._controls(ids) != self._control_tokens[images]:
+            raise UserError(
+                f"the tokenizer makes control tokens of text in the question {question.text[:80]!r}"
+            )
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        """The control tokens among ids, in their order; placeholders are counted elsewhere."""
+        return [i for i in ids if i in self._control_ids]
 
     def release(self) -> None:
         """Free the memory of remembered images and KV caches."""

@@ -17,6 +17,7 @@ import numpy
 import PIL
 
 from hired_eval.errors import UserError
+from hired_eval.home import home_folder
 
 HERE = Path(__file__).parent
 CHECKPOINTS = ("mini", "mini_1_5")
@@ -28,7 +29,7 @@ __all__ = ["checkpoint_path", "data_files"]
 def default_cache() -> Path:
     """A folder of the user's, one per version of the generator's content."""
     version = hashlib.sha256(HASHES.read_bytes()).hexdigest()[:10]
-    return Path.home() / ".cache" / "hired_eval" / f"mini-{version}"
+    return (home_folder() or Path(tempfile.gettempdir())) / ".cache" / "hired_eval" / f"mini-{version}"
 
 
 def checkpoint_path(name: str = "mini", cache_dir: Path | None = None) -> Path:

@@ -14,12 +14,13 @@ from typing import TextIO
 
 import pandas as pd
 
+from hired_eval.home import text_without_home
 from hired_eval.loading import Models
 from hired_eval.records import SAMPLES
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS, Scoring
-from hired_eval.runs import machine, planned, run, without_home
+from hired_eval.runs import machine, planned, run
 
 
 def made_here(chosen: ChosenSet) -> Made:
@@ -39,7 +40,7 @@ def made_here(chosen: ChosenSet) -> Made:
             weights = weights_of(plan.source, config["model"])
     return Made(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        overrides=[without_home(override) for override in chosen.overrides],
+        overrides=[text_without_home(override) for override in chosen.overrides],
         methods=chosen.methods,
         samples=chosen.samples,
         weights=weights,

@@ -138,7 +138,7 @@ MUTANTS = [
     ),
     Mutant(
         "the record's method is that of the config, not the one that ran",
-        "hired_eval/runs.py", "without_home(effective_options(dropper))", 'without_home(config["method"])',
+        "hired_eval/runs.py", '"method": effective_options(dropper),', '"method": config["method"],',
         tests=("tests/test_identity.py",),
     ),
     Mutant(
@@ -216,5 +216,27 @@ MUTANTS = [
         "            if self._blocks == 0:\n                ImageFile",
         "            if True:\n                ImageFile",
         tests=("tests/llava/test_images.py",),
+    ),
+    Mutant(
+        "any text is true",
+        "hired_eval/typed.py", "fits = isinstance(value, kind)\n", "fits = isinstance(value, str | kind)\n",
+        tests=("tests/test_options.py",),
+    ),
+    Mutant(
+        "special tokens that have no name of their own reach the model from a question",
+        "hired_eval/llava/prompt.py",
+        "return {*tokenizer.all_special_tokens, *added, image_token}",
+        "return {*tokenizer.all_special_tokens, image_token}",
+        tests=("tests/llava/test_prompt.py",),
+    ),
+    Mutant(
+        "a backslash and an n in a prompt stay two signs",
+        "hired_eval/models.py", r'''.replace("\\n", "\n")''', "",
+        tests=("tests/test_options.py",),
+    ),
+    Mutant(
+        "the home folder is replaced in the middle of a name",
+        "hired_eval/home.py", r'''(?![\w-]|\.\w)", "~"''', r'''", "~"''',
+        tests=("tests/test_options.py",),
     ),
 ]  # fmt: skip
