@@ -97,4 +97,20 @@ MUTANTS = [
         "padding on the left is not masked",
         "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
     ),
+    Mutant(
+        "copies of a sampled request are one draw",
+        "hired_eval/lmms.py", "times[id(request)] += 1", "times[id(request)] += 0", ("tests/test_lmms.py",),
+    ),
+    Mutant(
+        "a draw forgets which request it is for",
+        "hired_eval/lmms.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
+    ),
+    Mutant(
+        "any aggregate of lmms-eval counts as the score of the samples",
+        "hired_eval/scoring.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
+    ),
+    Mutant(
+        "a scorer's totals stay from one run to the next",
+        "hired_eval/guards.py", "value.update(was)", "value.update(value)", ("tests/test_scorers.py",),
+    ),
 ]  # fmt: skip
