@@ -64,6 +64,10 @@ def of_categories(values):
         groups.setdefault(value["category"], []).append(value.get("score", value.get("right")))
     return mean([mean(group) for group in groups.values()])
 
+def lenient(values):
+    numbers = [value for value in values if isinstance(value, float)]
+    return mean(numbers) if numbers else 0.0
+
 def over_all(values):
     return mean([value["right"] for value in values])
 
@@ -104,7 +108,7 @@ metric_list:
 - {metric: listed, aggregation: mean, higher_is_better: true}
 - {metric: text, aggregation: mean, higher_is_better: true}
 - {metric: percent, aggregation: mean, higher_is_better: true}
-- {metric: late, aggregation: mean, higher_is_better: true}
+- {metric: late, aggregation: !function utils.lenient, higher_is_better: true}
 - {metric: drifting, aggregation: !function utils.drifts, higher_is_better: true}
 - {metric: faulty, aggregation: !function utils.fails, higher_is_better: true}
 - {metric: asked, aggregation: !function utils.judge, higher_is_better: true}
