@@ -22,7 +22,7 @@ from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import RefusedError, UserError, first_line
 from hired_eval.guards import explained_scorer, unchanged
 from hired_eval.identity import run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
@@ -123,7 +123,10 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
             return Outcome(earlier, folder.path, reused=True)
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
-        read = check_scorer(task, benchmark)
+        try:
+            read = check_scorer(task, benchmark)
+        except UserError as error:
+            raise RefusedError(str(error)) from error
         say(f"model {config['model']['name']}: loading")
         checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"])
         llava = DroppingLlava(
