@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,6 +32,15 @@ from hired_eval.paths import config_folder
 
 FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
 """What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
+
+OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
+"""What this model can be asked for, in lmms-eval's words."""
+NETWORK = {"aiohttp", "anthropic", "azure", "dashscope", "httpx", "litellm", "openai", "requests", "socket"}
+"""Packages through which a scorer asks somebody else."""
+SUBMISSION = "submission"
+"""What tasks call a metric that is none, but a file for a test server."""
+MEMBERS_NAMED = 8
+"""Of a group or tag in an error."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +79,94 @@ def task_manager() -> TaskManager:
     return TaskManager(verbosity="ERROR")
 
 
-def hub_dataset(lmms_task: str) -> str | None:
-    """The id on the hub of a task's data set; None where lmms-eval has no such task."""
-    known = task_manager().task_index.get(lmms_task)
-    return load_yaml_config(known["yaml_path"], mode="full")["dataset_path"] if known else None
+def hub_dataset(lmms_task: str) -> str:
+    """The id on the hub of a task's data set.
+
+    Raises:
+        UserError: see `task_config`.
+    """
+    return str(task_config(lmms_task)["dataset_path"])
+
+
+def task_config(name: str) -> dict[str, Any]:
+    """The config of a task of lmms-eval, functions included; what it includes is filled in.
+
+    Raises:
+        UserError: no task of this name, several, or one that cannot be asked of this model or scored.
+    """
+    index = task_manager().task_index
+    if name not in index:
+        tasks = [n for n, entry in index.items() if entry["type"] == "task"]
+        close = difflib.get_close_matches(name, tasks, n=3)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UserError(f"lmms-eval has no task {name!r} (task.lmms_task){meant}")
+    entry = index[name]
+    if entry["type"] in ("group", "tag"):
+        members = _members(entry)
+        listed = ", ".join(members[:MEMBERS_NAMED]) + (", ..." if len(members) > MEMBERS_NAMED else "")
+        raise UserError(f"{name} is a {entry['type']} of lmms-eval ({listed}); name one of them")
+    if entry["type"] != "task":
+        raise UserError(f"{name} is a task of lmms-eval with code of its own, which is not supported")
+    _check_kind(name, load_yaml_config(entry["yaml_path"], mode="simple"))
+    try:
+        config: dict[str, Any] = load_yaml_config(entry["yaml_path"], mode="full")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"lmms-eval's task {name} needs the package {error.name}, not installed here"
+        ) from error
+    except Exception as error:  # importing a task runs whatever its authors wrote
+        judge = type(error).__module__.partition(".")[0]
+        if judge in NETWORK:
+            raise UserError(
+                f"task {name} has a judge behind the network ({judge}), which is not asked here; choose "
+                "another task"
+            ) from error
+        raise UserError(
+            f"lmms-eval's task {name} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return config
+
+
+def _members(entry: dict[str, Any]) -> list[str]:
+    """Names of what a group or tag of lmms-eval holds."""
+    if entry["type"] == "tag":
+        return list(entry["task"])
+    listed = load_yaml_config(entry["yaml_path"], mode="simple")["task"]
+    return [m if isinstance(m, str) else str(m.get("task", m.get("group"))) for m in listed]
+
+
+def _check_kind(name: str, config: dict[str, Any]) -> None:
+    """Refuse what cannot be asked of this model, or scored, before any data is fetched.
+
+    Raises:
+        UserError: naming task and reason.
+    """
+    kind = config.get("output_type") or "generate_until"
+    data = config.get("dataset_kwargs") or {}
+    if kind not in OUTPUT_TYPES:
+        raise UserError(
+            f"task {name} has output type {kind}, which is not supported ({', '.join(OUTPUT_TYPES)} are)"
+        )
+    if data.get("video") or "From_YouTube" in data:
+        raise UserError(f"task {name} is about videos; this model sees pictures alone")
+    if not config.get("dataset_path"):
+        raise UserError(f"task {name} names no data set")
+    if not (config.get("test_split") or config.get("validation_split")):
+        raise UserError(f"task {name} names neither a test nor a validation split, so nothing can be asked")
+    if not config.get("metric_list"):
+        raise UserError(f"task {name} names no metric, so that its answers cannot be scored")
+    if len(config.get("filter_list") or ()) > 1:
+        filters = ", ".join(f["name"] for f in config["filter_list"])
+        raise UserError(f"task {name} scores each answer several times ({filters}), which is not supported")
 
 
 def files_read(lmms_task: str, folder: Path) -> list[Path]:
     """The files of a local copy that hold the documents of a task, in order.
 
     Raises:
-        UserError: see `local_files`.
+        UserError: see `task_config` and `local_files`.
     """
-    entry = task_manager().task_index[lmms_task]
-    return local_files(folder, wanted(load_yaml_config(entry["yaml_path"], mode="full")))
+    return local_files(folder, wanted(task_config(lmms_task)))
 
 
 def load_task(benchmark: Benchmark, data: DataSource) -> Task:
@@ -91,19 +175,23 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     Submission files, which some tasks write beside their metric, are left out.
 
     Raises:
-        UserError: lmms-eval has no such task or metric, or its data cannot be read.
+        UserError: lmms-eval has no such task or metric, or its data cannot be read; see `task_config`.
     """
-    manager = task_manager()
-    if benchmark.lmms_task not in manager.task_index:
-        raise UserError(f"lmms-eval has no task {benchmark.lmms_task!r} (task.lmms_task)")
-    config = load_yaml_config(manager.task_index[benchmark.lmms_task]["yaml_path"], mode="full")
-    metrics = [m["metric"] for m in config["metric_list"]]
+    config = task_config(benchmark.lmms_task)
+    metrics = [_name(m["metric"]) for m in config["metric_list"]]
     if benchmark.metric not in metrics:
         raise UserError(
             f"task {benchmark.lmms_task} has no metric {benchmark.metric!r}; it has {', '.join(metrics)}"
         )
+    if benchmark.metric == SUBMISSION:
+        others = ", ".join(name for name in metrics if name != SUBMISSION) or "it has no other"
+        raise UserError(
+            f"metric {SUBMISSION} of task {benchmark.lmms_task} is a file for a test server, not a score; "
+            f"choose another metric ({others})"
+        )
+    config["test_split"] = config.get("test_split") or config["validation_split"]
     overrides: dict[str, Any] = {
-        "metric_list": [m for m in config["metric_list"] if m["metric"] != "submission"],
+        "metric_list": [m for m in config["metric_list"] if m["metric"] != SUBMISSION],
     }
     asked = wanted(config)
     if data.source == "hub" and data.path is None:
@@ -208,7 +296,7 @@ def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]
     """
     files = {split: [Path(file)] for split, file in data_files(benchmark.name).items()}
     own = _own_tasks()[benchmark.name]
-    theirs = wanted(load_yaml_config(task_manager().task_index[own]["yaml_path"], mode="full"))
+    theirs = wanted(task_config(own))
     if theirs != asked:
         raise UserError(
             f"the bundled documents of {benchmark.name} stand for split {theirs.split} of {theirs}, and task "
@@ -231,11 +319,9 @@ def _other_splits(path: Path, config: dict[str, Any], asked: Wanted) -> dict[str
     return files
 
 
-def reset_scorers(task: Task) -> None:
-    """Set the totals of OCRBench's scorer to 0: lmms-eval keeps them for all runs of a process."""
-    for aggregate in task.aggregation().values():
-        totals = getattr(aggregate, "__globals__", {}).get("OCRBench_score", {})
-        totals.update(dict.fromkeys(totals, 0))
+def _name(metric: Any) -> str:
+    """A metric's name; lmms-eval takes a function for one too."""
+    return str(getattr(metric, "__name__", metric))
 
 
 def whole_pairs(task: Task, limit: int) -> int:

@@ -22,7 +22,8 @@ DECIDES_NOTHING = {
     f"{PACKAGE.name}.{module}"
     for module in (
         "code", "identity", "records", "replies", "errors", "paths", "hub", "processes", "quiet", "manifest",
-        "models", "mini", "runs", "probes", "efficiency", "measuring", "sweeps", "reporting.store",
+        "models", "mini", "runs", "options", "arguments", "typed", "home", "local_data",
+        "data_cards", "parquet_files", "probes", "efficiency", "measuring", "sweeps", "reporting.store",
         "dropping.registry", "llava.apply", "llava.convert", "llava.encoding_cache",
     )
 }  # fmt: skip

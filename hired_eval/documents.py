@@ -7,6 +7,8 @@ from typing import Any
 from datasets import Dataset, Image
 from PIL import Image as Pillow
 
+from hired_eval.errors import UserError
+
 
 class Documents:
     """Rows of a data set.
@@ -45,3 +47,29 @@ class Documents:
             self._last[column] = content, self._features[column].decode_example(value)
         # a copy, so that a task that changes its picture does not change the next question's
         return self._last[column][1].copy()
+
+
+def asked(context: Any) -> str:
+    """The text of a question, as a task gives it.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if not isinstance(context, str):
+        raise UserError(f"its question is no text but a {type(context).__name__}")
+    return context
+
+
+def shown(visuals: Any) -> tuple[Pillow.Image, ...]:
+    """The pictures of a document, as a task gives them; None stands for no picture.
+
+    Raises:
+        UserError: it gives something else, such as the path of a video.
+    """
+    given = [visuals] if isinstance(visuals, Pillow.Image) else visuals
+    if given is not None and not isinstance(given, list | tuple):
+        raise UserError(f"its task shows a {type(given).__name__}; this model sees pictures alone")
+    for visual in given or ():
+        if not isinstance(visual, Pillow.Image | None):
+            raise UserError(f"its task shows a {type(visual).__name__}; this model sees pictures alone")
+    return tuple(visual for visual in given or () if visual is not None)

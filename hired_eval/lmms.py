@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +16,13 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from hired_eval.documents import Documents
+from hired_eval.documents import Documents, asked, shown
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
 from hired_eval.llava.answering import DroppingLlava, Prepared, Question
 from hired_eval.llava.batching import batches, windows
 from hired_eval.llava.checkpoint import load_checkpoint
+from hired_eval.llava.decoding import decoding
 from hired_eval.llava.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.llava.memory import is_out_of_memory
 from hired_eval.models import Prompt, default_dtype, default_prompt, prompt_named
@@ -33,7 +36,7 @@ LESS_MEMORY = (
     "or another device"
 )
 
-Answering = Callable[[list[Prepared], dict[str, Any]], list[Reply]]
+Answering = Callable[[dict[RequestKey, Prepared], dict[str, Any]], list[Reply]]
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,18 @@ class HiredLlava(lmms):  # type: ignore[misc]
             own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
         )
         llava = DroppingLlava(checkpoint, dropper, prompt_used.template, share_prefix=own["share_prefix"])
-        self._start(llava, own["batch_size"], own["on_error"], None)
+        # lmms-eval has seeded torch with its --seed
+        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed())
 
     @classmethod
     def around(
-        cls, llava: DroppingLlava, *, batch_size: int, on_error: str = "stop", log: ReplyFile | None = None
+        cls,
+        llava: DroppingLlava,
+        *,
+        batch_size: int,
+        on_error: str = "stop",
+        log: ReplyFile | None = None,
+        seed: int = 0,
     ) -> HiredLlava:
         """A model around a checkpoint that is loaded already.
 
@@ -118,17 +128,21 @@ class HiredLlava(lmms):  # type: ignore[misc]
             batch_size: requests answered together.
             on_error: 'stop' or 'record'.
             log: where replies are kept as they come.
+            seed: of answers that are sampled.
         """
         model = cls.__new__(cls)
-        model._start(llava, batch_size, on_error, log)
+        model._start(llava, batch_size, on_error, log, seed)
         return model
 
-    def _start(self, llava: DroppingLlava, batch_size: int, on_error: str, log: ReplyFile | None) -> None:
+    def _start(
+        self, llava: DroppingLlava, batch_size: int, on_error: str, log: ReplyFile | None, seed: int
+    ) -> None:
         super().__init__()
         self.llava = llava
         self.batch_size = batch_size
         self.on_error = on_error
         self.log = log
+        self.seed = seed
         self.replies: dict[RequestKey, Reply] = {}
         self._known_documents: dict[tuple[str, str], Documents] = {}
         self.out_of_memory: list[OutOfMemory] = []
@@ -141,8 +155,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Generated text for each request, in the order of the requests."""
 
-        def reply(prepared: list[Prepared], generation: dict[str, Any]) -> list[Reply]:
-            answers = self.llava.answer(prepared, generation)
+        def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
+            seeds = [_seed(self.seed, key) for key in prepared]
+            answers = self.llava.answer(list(prepared.values()), generation, seeds)
             return [Reply(text=a.text, counts=a.counts, images=a.images) for a in answers]
 
         return [r.text for r in self._replies(requests, reply)]
@@ -154,8 +169,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         lowest value.
         """
 
-        def reply(prepared: list[Prepared], generation: dict[str, Any]) -> list[Reply]:
-            scored = self.llava.likelihood(prepared)
+        def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
+            scored = self.llava.likelihood(list(prepared.values()))
             return [Reply(loss=s.loss, greedy=s.greedy, counts=s.counts, images=s.images) for s in scored]
 
         replies = self._replies(requests, reply)
@@ -173,16 +188,20 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
     def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
         """Answer requests in batches of equal generation options, going on from the log if there is one."""
-        keys = [_key(r) for r in requests]
+        decodings = {repr(options): decoding(options) for options in map(_generation, requests)}
+        for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
+            if self.rank == 0:
+                logger.warning(remark)
+        keys = _keys(requests, {name for name, d in decodings.items() if d.sampling is not None})
         replies = {key: known for key in keys if self.log and (known := self.log.get(key)) is not None}
         waiting = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in replies]
         groups: dict[str, dict[RequestKey, Instance]] = {}
         for key, request in waiting:
             groups.setdefault(repr(_generation(request)), {})[key] = request
-        done = len(requests) - len(waiting)
+        done = len(replies)
         pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = tqdm(
-            total=len(requests),
+            total=len(set(keys)),
             initial=done,
             desc="answering",
             unit="q",
@@ -264,7 +283,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     ) -> dict[RequestKey, Reply] | None:
         """Replies to a batch; None where memory ran out."""
         try:
-            return dict(zip(batch, reply(list(batch.values()), generation), strict=True))
+            return dict(zip(batch, reply(batch, generation), strict=True))
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 return None
@@ -305,7 +324,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
             visuals = doc_to_visual(document)
         except UNREADABLE as error:
             raise UserError(f"its image cannot be read: {first_line(error)}") from error
-        question = Question(context, tuple(visuals or ()))
+        except SystemExit as error:  # how some tasks say that a file is missing
+            raise UserError(f"its task gives up: {first_line(error)}") from error
+        question = Question(asked(context), shown(visuals))
         continuation = ""
         if request.request_type == "loglikelihood":
             continuation = target if isinstance(target, str) else str(target(document))
@@ -323,9 +344,29 @@ class HiredLlava(lmms):  # type: ignore[misc]
             raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
 
 
-def _key(request: Instance) -> RequestKey:
-    _, _, _, doc_id, task, _ = request.args
-    return task, doc_id, request.idx
+def _keys(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
+    """What tells each request from all others.
+
+    lmms-eval asks for repeated answers with the same request, several times over. Where answers are sampled,
+    each time is a draw of its own; elsewhere one answer is all of them.
+
+    Args:
+        requests: in lmms-eval's order.
+        sampled: generation options, as `repr` writes them, with which answers are sampled.
+    """
+    times: Counter[int] = Counter()
+    keys = []
+    for request in requests:
+        _, _, _, doc_id, task, _ = request.args
+        draw = times[id(request)] if repr(_generation(request)) in sampled else 0
+        times[id(request)] += 1
+        keys.append((task, doc_id, request.idx, draw))
+    return keys
+
+
+def _seed(seed: int, key: RequestKey) -> int:
+    """The seed of one draw, which depends on the run's seed and the request alone."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *key)).encode()).digest()[:7])
 
 
 def _generation(request: Instance) -> dict[str, Any]:

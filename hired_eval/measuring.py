@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from hired_eval.efficiency import STOCK, efficiency
-from hired_eval.errors import UserError
+from hired_eval.errors import RefusedError, UserError
 from hired_eval.home import text_without_home
 from hired_eval.loading import Models
 from hired_eval.options import checked_config
@@ -48,7 +48,8 @@ def measure(config: dict[str, Any], say: Say, models: Models) -> Outcome:
     def leave_failure(
         kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):  # the user's Ctrl-C is no failure
+        # the user's Ctrl-C is no failure, nor is a run that was not begun
+        if isinstance(error, Exception) and not isinstance(error, RefusedError):
             _record_failure(config, error)
 
     with ExitStack() as stack:

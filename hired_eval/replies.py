@@ -12,8 +12,9 @@ from hired_eval.errors import UserError
 from hired_eval.llava.encoder import TokenCounts
 from hired_eval.records import REPLIES, RunFolder, explained_disk_errors, replacing
 
-RequestKey = tuple[str, int, int]
-"""Task name, document id, and number of the request within the document."""
+RequestKey = tuple[str, int, int, int]
+"""Task name, document id, number of the request within the document, and number of the draw where answers to
+a request are sampled several times."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class ReplyFile:
                         temporary.write_bytes(content)
         for number, line in enumerate(content.splitlines(), start=1):
             try:
-                (task, doc_id, index), fields = json.loads(line)
+                key, fields = json.loads(line)
+                # replies from before requests were drawn several times have no number of the draw
+                task, doc_id, index, draw = key if len(key) == 4 else (*key, 0)
                 counts = tuple(TokenCounts(*c) for c in fields["counts"])
                 fields = {**fields, "counts": counts, "images": tuple(fields["images"])}
-                self.known[task, doc_id, index] = Reply(**fields)
+                self.known[task, doc_id, index, draw] = Reply(**fields)
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(
                     f"line {number} of {file} is damaged; delete the file to answer all questions again"

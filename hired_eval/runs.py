@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 import sys
 import time
@@ -18,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 
-from hired_eval.benchmarks import Benchmark, load_task, reset_scorers, task_manager, whole_pairs
+from hired_eval.benchmarks import Benchmark, load_task, task_manager, whole_pairs
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError
+from hired_eval.errors import RefusedError, UserError
+from hired_eval.guards import explained_scorer, unchanged
 from hired_eval.identity import default_options, effective_options, run_identity, run_name
 from hired_eval.llava.answering import DroppingLlava
 from hired_eval.llava.checkpoint import device_type, feature_layer_of
@@ -34,8 +32,9 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.options import build_dropper, checked_config, without_home
 from hired_eval.processes import Processes
 from hired_eval.records import RunFolder
-from hired_eval.replies import Reply, ReplyFile
-from hired_eval.reporting.statistics import estimate
+from hired_eval.replies import ReplyFile
+from hired_eval.scorers import check_scorer
+from hired_eval.scoring import check_agreement, sample_table, scores
 
 ATTENTION_SEEN = "eager"
 """The attention backend that gives the weights of the language model's attention out, the only one."""
@@ -170,6 +169,10 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
             return Outcome(earlier, folder.path, reused=True)
         say(f"benchmark {benchmark.name} ({data.path or data.source}): loading")
         task = load_task(benchmark, data)
+        try:
+            read = check_scorer(task, benchmark)
+        except UserError as error:
+            raise RefusedError(str(error)) from error
         say(f"model {config['model']['name']}: loading")
         checkpoint = models.get(plan.source, config["model"], config["device"], config["seed"], plan.content)
         llava = DroppingLlava(
@@ -185,13 +188,17 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         if log.known:
             say(f"going on with {len(log.known)} questions answered before")
         model = HiredLlava.around(
-            llava, batch_size=config["batch_size"], on_error=config["on_error"], log=log
+            llava, batch_size=config["batch_size"], on_error=config["on_error"], log=log, seed=config["seed"]
         )
         answered_before = {key for key in log.known if log.get(key) is not None}
         start = time.perf_counter()
-        reset_scorers(task)
-        # some scorers print, and write a file for a leader board
-        with TemporaryDirectory() as scratch, redirect_stdout(sys.stderr):
+        # some scorers print, write a file for a leader board, and keep totals for all runs of a process
+        with (
+            TemporaryDirectory() as scratch,
+            redirect_stdout(sys.stderr),
+            unchanged([task.config.process_results, *task.aggregation().values()]),
+            explained_scorer(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
+        ):
             results = simple_evaluate(
                 model=model,
                 tasks=[task],
@@ -210,7 +217,8 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         replies = {key: reply for part in processes.gathered(model.replies) for key, reply in part.items()}
         if not processes.main:
             return Outcome(processes.from_main({}), folder.path, reused=False)
-        samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, replies, task)
+        samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, replies, read, folder.path)
+        check_agreement(samples, benchmark, results, task, folder.path)
         answered = len(replies.keys() - answered_before)
         record = {
             **plan.facts,
@@ -254,83 +262,6 @@ def checkpoint_source(model: dict[str, Any]) -> str:
             f"model {model['name']} names no checkpoint; set model.path=FOLDER or model.hub_id=ID"
         )
     return str(model["hub_id"])
-
-
-def sample_table(
-    logged: list[dict[str, Any]], benchmark: Benchmark, replies: dict[Any, Reply], task: Task
-) -> pd.DataFrame:
-    """One row a document: question, prediction, target, score, token counts.
-
-    kept, allowed and full are summed over a document's images; allowed is null for a method without a budget.
-    """
-    by_document: dict[int, list[Reply]] = {}
-    for (_, doc_id, _), reply in sorted(replies.items(), key=lambda item: item[0][2]):
-        by_document.setdefault(doc_id, []).append(reply)
-    rows = []
-    # several processes give the documents by turns
-    for sample in sorted(logged, key=lambda sample: sample["doc_id"]):
-        document = by_document[sample["doc_id"]]
-        first = document[0]
-        errors = [r.error for r in document if r.error]
-        value = sample.get(benchmark.metric)
-        allowed = [c.allowed for c in first.counts if c.allowed is not None]
-        rows.append(
-            {
-                "doc_id": sample["doc_id"],
-                "question": str(sample["arguments"][0]),
-                "prediction": sample["filtered_resps"][0]
-                if first.loss is None
-                else str(sample["filtered_resps"]),
-                "target": json.dumps(sample["target"], ensure_ascii=False, default=str),
-                "score": None if errors or value is None else _number(value),
-                "kept": sum(c.kept for c in first.counts),
-                "allowed": sum(allowed) if allowed else None,
-                "full": sum(c.full for c in first.counts),
-                "images": len(first.counts),
-                "image": " ".join(first.images) or None,
-                "pair": str(value["question_id"])
-                if isinstance(value, dict) and "question_id" in value
-                else None,
-                "category": str(value["category"])
-                if isinstance(value, dict) and "category" in value
-                else None,
-                "error": "; ".join(errors) or None,
-            }
-        )
-    columns = {"score": "float64", "allowed": "Int64", "image": "string", "pair": "string"}
-    return pd.DataFrame(rows).astype({**columns, "category": "string", "error": "string"})
-
-
-def _number(value: Any) -> float:
-    return float(value["score"] if isinstance(value, dict) else value)
-
-
-def scores(
-    samples: pd.DataFrame, benchmark: Benchmark, results: dict[str, Any], documents: int, seed: int
-) -> dict[str, Any]:
-    """The score on the paper's scale with its interval; withheld where a sample failed."""
-    failed = int(samples["error"].notna().sum())
-    partial = len(samples) < documents
-    metrics = {
-        name: value if math.isfinite(value) else None
-        for name, value in results["results"][benchmark.lmms_task].items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    summary: dict[str, Any] = {
-        "samples": len(samples),
-        "documents": documents,
-        "partial": partial,
-        "failed_samples": failed,
-        "lmms_eval_metrics": metrics,
-        "score": None,
-        # points out of 1000 need all questions; of a part of them the score is a share in percent
-        "score_scale": 100 if partial and benchmark.scale == 1000 else benchmark.scale,
-    }
-    if not failed:
-        measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
-        if measured.n:
-            summary["score"] = asdict(measured)
-    return summary
 
 
 def token_statistics(samples: pd.DataFrame) -> dict[str, Any]:

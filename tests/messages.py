@@ -212,7 +212,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "to local copies with data.path=FOLDER and model.path=FOLDER, or use the bundled ones with "
         "data=bundled and model=mini",
     ),
-    (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
+    (
+        ["task.lmms_task=docvqa_vl"],
+        "lmms-eval has no task 'docvqa_vl' (task.lmms_task); did you mean docvqa_val…?",
+    ),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
     (["task.scale=x"], "task.scale must be a number, got 'x'"),
     (["task.scoring=x"], "task.scoring must be 'mean' or 'mme', got 'x'"),

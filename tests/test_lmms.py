@@ -12,10 +12,17 @@ import torch
 from lmms_eval.__main__ import cli_evaluate
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from PIL import Image
 
+from hired_eval import Full
 from hired_eval.benchmarks import task_manager
+from hired_eval.documents import shown
 from hired_eval.errors import UserError
+from hired_eval.llava.answering import DroppingLlava
+from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.lmms import HiredLlava
+from hired_eval.records import RunFolder
+from hired_eval.replies import ReplyFile
 from tests import tiny
 
 CHOICES = ["yes", "no", "maybe so"]
@@ -207,3 +214,76 @@ def test_progress_in_a_file_is_a_few_lines(
     evaluate(tiny_checkpoint, "method=full", "toy_open", toy_tasks)
     updates = [line for line in stream.getvalue().replace("\n", "\r").split("\r") if "answering" in line]
     assert 1 <= len(updates) <= 2
+
+
+REPEATED = "repeats: 3\nfilter_list: [{name: all, filter: [{function: take_first_k, k: 3}]}]\n"
+WARM = "generation_kwargs: {max_new_tokens: 6, do_sample: true, temperature: 5.0}\n"
+
+
+@pytest.fixture(scope="module")
+def repeated(tasks: Path) -> TaskManager:
+    """Every question asked three times, sampled and greedily."""
+    for name, decoding in (("toy_warm", WARM), ("toy_cold", WARM.replace("5.0", "0"))):
+        kind = "output_type: generate_until\ndoc_to_target: reply\n" + decoding + REPEATED
+        task = f"task: {name}\n{kind}{TASK.format(folder=tasks, metric='exact_match')}"
+        (tasks / f"{name}.yaml").write_text(task)
+    return TaskManager(verbosity="ERROR", include_path=str(tasks), include_defaults=False)
+
+
+def test_sampled_repeats_are_draws_of_their_own(tiny_checkpoint: Path, repeated: TaskManager) -> None:
+    drawn = [
+        responses(evaluate(tiny_checkpoint, "method=full", "toy_warm", repeated, size), "toy_warm")
+        for size in (1, 5)
+    ]
+    assert drawn[0] == drawn[1], "the same seed, whatever the batch"
+    assert [len(set(draws)) for (draws,) in drawn[0]] == [3] * 6
+
+
+def test_greedy_repeats_are_answered_once(
+    tiny_checkpoint: Path, repeated: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    stock = DroppingLlava.answer
+    monkeypatch.setattr(
+        DroppingLlava, "answer", lambda self, batch, *a: rows.append(len(batch)) or stock(self, batch, *a)
+    )
+    found = responses(evaluate(tiny_checkpoint, "method=full", "toy_cold", repeated, 4), "toy_cold")
+    assert sum(rows) == 6
+    assert [len(set(replies)) for (replies,) in found] == [1] * 6
+
+
+def test_an_interrupted_run_draws_what_is_missing(
+    tiny_checkpoint: Path, repeated: TaskManager, llava_next: tuple[Any, Any], tmp_path: Path
+) -> None:
+    def draws(name: str) -> list[Any]:
+        log = ReplyFile(RunFolder(tmp_path, name))
+        llava = DroppingLlava(Checkpoint(*llava_next), Full(), "U:{images}\n{question} A:")
+        model = HiredLlava.around(llava, batch_size=4, log=log, seed=7)
+        results = simple_evaluate(
+            model, tasks=["toy_warm"], task_manager=repeated, bootstrap_iters=0, verbosity="ERROR"
+        )
+        return responses(results, "toy_warm")
+
+    whole = draws("whole")
+    file = tmp_path / "whole" / "replies.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 18
+    file.write_text("".join(lines[3:11]))
+    assert draws("whole") == whole
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("film.mp4", "its task shows a str; this model sees pictures alone"),
+        (["film.mp4"], "its task shows a str; this model sees pictures alone"),
+        ([[Image.new("RGB", (2, 2))]], "its task shows a list; this model sees pictures alone"),
+        ([{"array": [0.0], "sampling_rate": 16000}], "its task shows a dict; this model sees pictures alone"),
+    ],
+)
+def test_what_is_no_picture_is_named(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        shown(given)
+    picture = Image.new("RGB", (2, 2))
+    assert shown([None, picture]) == shown(picture) == (picture,)
+    assert shown(None) == shown([]) == ()

@@ -59,6 +59,63 @@ ELSEWHERE = {
         "set data.path=FOLDER",
         "the bundled documents of … stand for split … of …, and task … reads split … of …; set "
         "task.lmms_task=…, or data.path=FOLDER",
+        # in tests/test_scorers.py and tests/test_tasks.py
+        "… is a … of lmms-eval (…); name one of them",
+        "… is a task of lmms-eval with code of its own, which is not supported",
+        "task … has output type …, which is not supported (… are)",
+        "task … is about videos; this model sees pictures alone",
+        "task … names no data set",
+        "task … names neither a test nor a validation split, so nothing can be asked",
+        "task … names no metric, so that its answers cannot be scored",
+        "task … scores each answer several times (…), which is not supported",
+        "metric … of task … is a file for a test server, not a score; choose another metric (…)",
+        "lmms-eval's task … needs the package …, not installed here",
+        "lmms-eval's task … cannot be loaded: …: …",
+        "task … has a judge behind the network (…), which is not asked here; choose another task",
+    ],
+    "scorers.py": [
+        "metric … of task … names an aggregation that lmms-eval does not have",
+        "metric … of task … is made by a judge behind the network (…), which is not asked here; choose "
+        "another metric or task",
+        "metric … of task … is not what task.scoring=… and task.scale=… make of its samples: of the same "
+        "made-up scores lmms-eval makes … and this would make …; choose another metric or task",
+        "metric … of task … gives … for a document, which task.scale=… would make …; set task.scale=1",
+        "task … cannot be asked: …",
+        "task … cannot be asked: its task gives up: …",
+        "lmms-eval cannot score task …: …: …; are these its documents?",
+        "metric … of task … gives no number for a document but …, so that its score is no mean over "
+        "documents; choose another metric or task",
+        "task.scoring=mme needs pairs of questions in categories, and metric … of task … gives …; set "
+        "task.scoring=mean",
+    ],
+    "scoring.py": [
+        "lmms-eval makes … of metric … of task …, and task.scoring=… makes … of the same samples "
+        "(task.scale=…); no score is given, and the replies are kept in …",
+        "metric … of task … gives … for document …, not a number; choose another metric (the replies are "
+        "kept in …)",
+    ],
+    "guards.py": [
+        "lmms-eval cannot score a reply of task …: ……",
+        "……",
+    ],
+    # in tests/test_lmms.py and tests/test_scorers.py
+    "documents.py": [
+        "its question is no text but a …",
+        "its task shows a …; this model sees pictures alone",
+    ],
+    "lmms.py": [
+        "its task gives up: …",
+    ],
+    # in tests/llava/test_decoding.py
+    "llava/decoding.py": [
+        "the generation option until must be a text or a list of texts, got …",
+        "the generation option do_sample must be true or false, got …",
+        "the generation option …=… is not kept here; take it out of the task's generation_kwargs (kept are "
+        "until, do_sample, …)",
+        "the generation option top_p must be from 0 to 1, got …",
+        "sampling with num_beams=… is not offered; set num_beams or temperature to null in the task's "
+        "generation_kwargs",
+        "the generation option … must be ……, got …",
     ],
     # in tests/test_probes.py
     "probes.py": [

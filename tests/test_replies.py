@@ -22,8 +22,8 @@ REPLIES = st.builds(
 )
 
 
-def key(i: int) -> tuple[str, int, int]:
-    return ("docvqa_val", i, 0)
+def key(i: int) -> tuple[str, int, int, int]:
+    return ("docvqa_val", i, 0, 0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -78,3 +78,11 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     log.file.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write .*No space left.*what was answered is kept"):
         log.add({key(0): Reply(text="a")})
+
+
+def test_replies_from_before_draws_were_numbered_are_first_draws(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    log = ReplyFile(folder)
+    log.add({key(0): Reply(text="a")})
+    log.file.write_text(log.file.read_text().replace('["docvqa_val", 0, 0, 0]', '["docvqa_val", 0, 0]'))
+    assert ReplyFile(folder).get(key(0)) == Reply(text="a")

@@ -38,11 +38,13 @@ class CountedAnswers:
         self.given = 0
         answer = DroppingLlava.answer
 
-        def counted(llava: DroppingLlava, batch: list[Prepared], generation: dict[str, Any]) -> list[Answer]:
+        def counted(
+            llava: DroppingLlava, batch: list[Prepared], generation: dict[str, Any], seeds: list[int]
+        ) -> list[Answer]:
             if fail_at is not None and self.given + len(batch) > fail_at:
                 raise RuntimeError("the machine fails")
             self.given += len(batch)
-            return answer(llava, batch, generation)
+            return answer(llava, batch, generation, seeds)
 
         monkeypatch.setattr(DroppingLlava, "answer", counted)
 

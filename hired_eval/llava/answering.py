@@ -16,6 +16,7 @@ from torch import Tensor
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
+from hired_eval.llava.decoding import decoding, sampled
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.llava.generation import generate
@@ -275,34 +276,32 @@ class DroppingLlava:
         }
 
     @torch.inference_mode()
-    def answer(self, batch: Sequence[Prepared], generation: dict[str, Any]) -> list[Answer]:
+    def answer(
+        self, batch: Sequence[Prepared], generation: dict[str, Any], seeds: Sequence[int] | None = None
+    ) -> list[Answer]:
         """Answer a batch of questions together, left-padded.
 
         Args:
             batch: prepared questions.
-            generation: options of `generate`, e.g. max_new_tokens; `until` holds texts to stop at.
+            generation: options as `decoding` reads them, e.g. max_new_tokens; `until` holds texts to stop at.
+            seeds: one for each question, where answers are sampled; by default drawn.
+
+        Raises:
+            UserError: a generation option that is not kept.
         """
-        options = dict(generation)
-        until = options.pop("until", None) or []
-        settings = self._generation_options(options)
+        asked = decoding(generation)
+        settings = {**asked.settings, "do_sample": False, "pad_token_id": self._pad}
+        # greedy decoding must not read what a checkpoint says of sampling
+        settings.update(temperature=None, top_p=None, top_k=None)
+        if asked.sampling is not None:
+            seeds = torch.randint(2**62, (len(batch),)).tolist() if seeds is None else seeds
+            settings["logits_processor"] = sampled(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=settings["num_beams"] == 1)
         new = generate(self.model, inputs, settings)
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        stops = [until] if isinstance(until, str) else until
-        return [Answer(_cut(text, stops), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)]
-
-    def _generation_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """lmms-eval's generation options as transformers wants them: temperature 0 means greedy."""
-        sample = bool(options.pop("do_sample", True)) and (options.get("temperature") or 0) > 0
-        if not sample:
-            options.update(temperature=None, top_p=None, top_k=None)
-        return {
-            "max_new_tokens": 1024,
-            "num_beams": 1,
-            "pad_token_id": self._pad,
-            **options,
-            "do_sample": sample,
-        }
+        return [
+            Answer(_cut(text, asked.until), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)
+        ]
 
     @torch.inference_mode()
     def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
@@ -331,8 +330,7 @@ class DroppingLlava:
 def _cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first stop."""
     for stop in stops:
-        if stop:
-            text = text.split(stop)[0]
+        text = text.split(stop)[0]
     return text
 
 

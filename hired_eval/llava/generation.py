@@ -50,7 +50,7 @@ def generate(model: Any, inputs: dict[str, Any], settings: dict[str, Any]) -> li
         settings: generation options.
     """
     ends = _ends(model, inputs["input_ids"].device)
-    if settings["do_sample"] or settings["num_beams"] > 1 or settings.keys() - UNDERSTOOD or not len(ends):
+    if settings["num_beams"] > 1 or settings.keys() - UNDERSTOOD or not len(ends):
         output: Tensor = model.generate(**inputs, **settings)
         return output[:, inputs["input_ids"].shape[1] :].tolist()
     rows = list(range(len(inputs["input_ids"])))

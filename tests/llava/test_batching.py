@@ -179,7 +179,7 @@ def test_out_of_memory_in_the_vision_tower_is_tried_once_more(
         answers = model.generate_until(requests)
     finally:
         handle.remove()
-    failed = [i for i, r in enumerate(model.replies[("task", i, 0)] for i in range(23)) if r.error]
+    failed = [i for i, r in enumerate(model.replies[("task", i, 0, 0)] for i in range(23)) if r.error]
     assert len(failed) == 1
     assert [a for i, a in enumerate(answers) if i not in failed] == [
         a for i, a in enumerate(one_by_one) if i not in failed

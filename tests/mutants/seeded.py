@@ -218,6 +218,23 @@ MUTANTS = [
         tests=("tests/llava/test_images.py",),
     ),
     Mutant(
+        "prefixes are shared under a sliding window",
+        "hired_eval/llava/generation.py",
+        "_layers(config) <= {DynamicLayer} and",
+        "_layers(config) <= {DynamicLayer, DynamicSlidingWindowLayer} and",
+        tests=("tests/llava/test_generation.py",),
+    ),
+    Mutant(
+        "rotary frequencies that follow the longest row count as fixed",
+        "hired_eval/llava/generation.py", ' or kind == "longrope"', "",
+        tests=("tests/llava/test_generation.py",),
+    ),
+    Mutant(
+        "the checkpoint's own generation options are not looked at",
+        "hired_eval/llava/generation.py", "{**config.to_diff_dict(), **settings}", "dict(settings)",
+        tests=("tests/llava/test_generation.py",),
+    ),
+    Mutant(
         "any text is true",
         "hired_eval/typed.py", "fits = isinstance(value, kind)\n", "fits = isinstance(value, str | kind)\n",
         tests=("tests/test_options.py",),
@@ -238,5 +255,21 @@ MUTANTS = [
         "the home folder is replaced in the middle of a name",
         "hired_eval/home.py", r'''(?![\w-]|\.\w)", "~"''', r'''", "~"''',
         tests=("tests/test_options.py",),
+    ),
+    Mutant(
+        "copies of a sampled request are one draw",
+        "hired_eval/lmms.py", "times[id(request)] += 1", "times[id(request)] += 0", ("tests/test_lmms.py",),
+    ),
+    Mutant(
+        "a draw forgets which request it is for",
+        "hired_eval/lmms.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
+    ),
+    Mutant(
+        "any aggregate of lmms-eval counts as the score of the samples",
+        "hired_eval/scoring.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
+    ),
+    Mutant(
+        "a scorer's totals stay from one run to the next",
+        "hired_eval/guards.py", "value.update(was)", "value.update(value)", ("tests/test_scorers.py",),
     ),
 ]  # fmt: skip
