@@ -83,7 +83,7 @@ reproduce-all: $(READY)
 		(exit $$failed); $(call REPORT,all)
 
 # Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
-CASES ?= abcdefghij
+CASES ?= abcdefghi
 bench: $(READY)
 	$(BIN)/python -m benchmarks --cases $(CASES) --write docs/speed.md
 

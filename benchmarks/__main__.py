@@ -17,7 +17,7 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.runs import machine
 
 START, END = "<!-- made by make bench: start -->", "<!-- end -->"
-CASES = "abcdefghij"
+CASES = "abcdefghi"
 
 
 def main() -> None:
@@ -67,8 +67,6 @@ def measured(options: argparse.Namespace) -> str:
         rows += end_to_end.prefix_sharing(setting)
     if "f" in options.cases:
         rows += end_to_end.encode_once(setting)
-    if "j" in options.cases:
-        rows += end_to_end.leaving_early(setting)
     if not set("bghi").isdisjoint(options.cases):
         dummy = load_checkpoint(options.shapes, weights="dummy", dtype=options.dtype, device=options.device)
         work = Workload(options.side, options.side, text_tokens=60, new_tokens=15, warm_up=1, repeats=repeats)

@@ -23,7 +23,6 @@ from hired_eval.benchmarks import Benchmark, DataSource, load_task
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.machine import timed
-from hired_eval.llava import generation
 from hired_eval.llava.answering import DroppingLlava, Question
 from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.llava.encoding_cache import GIB, EncodingStore
@@ -199,26 +198,6 @@ def encode_once(setting: Setting, names: tuple[str, ...] = TASKS) -> list[Compar
         what = f"(f) {work.name}, sweep over {len(TABLE3)} x {len(work.requests)} questions"
         rows.append(Comparison(what, "encoded each time", "encoding_cache", pairs, agreement(off, on)))
     return [*rows, together("(f) all benchmarks", rows, None)]
-
-
-def leaving_early(setting: Setting, names: tuple[str, ...] = ("ocrbench", "docvqa")) -> list[Comparison]:
-    """(j) Tried, not kept: rows leave the batch after two steps, not only after 16."""
-    runner = Runner(setting)
-    rows = []
-    for work in workloads(names, setting.documents):
-
-        def answers(steps: int, work: Workload = work) -> list[str]:
-            usual, generation.STEPS_BEFORE_LEAVING = generation.STEPS_BEFORE_LEAVING, steps
-            try:
-                return runner.answer(work, build("full"))
-            finally:
-                generation.STEPS_BEFORE_LEAVING = usual
-
-        usual = generation.STEPS_BEFORE_LEAVING
-        pairs, late, early = in_turns(partial(answers, usual), partial(answers, 2), setting.repeats)
-        what = f"(j) {work.name}, {len(work.requests)} questions"
-        rows.append(Comparison(what, f"leave after {usual} steps", "after 2", pairs, agreement(late, early)))
-    return rows
 
 
 def _full(setting: Setting) -> str:

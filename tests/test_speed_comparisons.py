@@ -14,7 +14,6 @@ from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.measure import Workload
-from hired_eval.llava import generation
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.mini import checkpoint_path
@@ -96,7 +95,6 @@ def test_full_execution_answers_as_llava_hf_does(setting: end_to_end.Setting) ->
 def test_sharing_and_caching_change_no_answer(setting: end_to_end.Setting) -> None:
     rows = [*end_to_end.prefix_sharing(setting), *end_to_end.encode_once(setting, ("pope",))]
     assert [row.same for row in rows] == ["all 6 answers"] * 3 + ["all 36 answers", "all"]
-    assert [row.same for row in end_to_end.leaving_early(setting, ("docvqa",))] == ["all 6 answers"]
 
 
 @pytest.mark.parametrize("task", ["docvqa", "ocrbench", "vqav2"])
@@ -107,13 +105,11 @@ def test_no_optimisation_changes_an_answer_of_the_bundled_model(
     method: str,
     options: dict[str, Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One question at a time with nothing shared, and batches with all there is, rows leaving early too."""
+    """One question at a time with nothing shared, and batches with all there is."""
     (work,) = end_to_end.workloads((task,), 16)
     dropper = build(method, **options)
     plainly = end_to_end.Runner(replace(setting, batch_size=1)).answer(work, dropper, share_prefix=False)
-    monkeypatch.setattr(generation, "STEPS_BEFORE_LEAVING", 2)
     store = EncodingStore(tmp_path, GIB)
     runner = end_to_end.Runner(replace(setting, batch_size=8))
     assert runner.answer(work, dropper, encodings=store) == plainly

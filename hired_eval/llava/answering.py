@@ -17,7 +17,7 @@ from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
-from hired_eval.llava.generation import generate
+from hired_eval.llava.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.llava.images import as_rgb, digest
 from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
 from hired_eval.llava.prompt import check_template, render
@@ -102,7 +102,8 @@ class DroppingLlava:
         checkpoint: stock model and processor.
         dropper: the dropping method.
         prompt: template with `{images}` and `{question}`.
-        share_prefix: prefill the prompt up to the question once for all questions about the same images.
+        share_prefix: prefill the prompt up to the question once for all questions about the same images,
+            where the language model allows it.
         encodings: where vision encodings are kept for other runs.
 
     Raises:
@@ -127,7 +128,9 @@ class DroppingLlava:
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
-        self.share_prefix = share_prefix
+        config = checkpoint.model.config
+        self.share_prefix = share_prefix and can_share_prefixes(config)
+        self._together = can_answer_together(config)
         self._prefixes = PrefixCaches(checkpoint.model)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
 
@@ -238,6 +241,9 @@ class DroppingLlava:
     def answer(self, batch: Sequence[Prepared], generation: dict[str, Any]) -> list[Answer]:
         """Answer a batch of questions together, left-padded.
 
+        One at a time where the language model or an option of generation, the checkpoint's own included,
+        would make an answer depend on the others.
+
         Args:
             batch: prepared questions.
             generation: options of `generate`, e.g. max_new_tokens; `until` holds texts to stop at.
@@ -245,8 +251,12 @@ class DroppingLlava:
         options = dict(generation)
         until = options.pop("until", None) or []
         settings = self._generation_options(options)
-        inputs = self._batch(batch, share=settings["num_beams"] == 1)
-        new = generate(self.model, inputs, settings)
+        alone = not looks_at_rows_alone(self.model.generation_config, settings)
+        if len(batch) > 1 and (alone or not self._together):
+            return [answer for question in batch for answer in self.answer([question], generation)]
+        inputs = self._batch(batch, share=not alone)
+        output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
+        new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         stops = [until] if isinstance(until, str) else until
         return [Answer(_cut(text, stops), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)]
@@ -259,6 +269,8 @@ class DroppingLlava:
         return {
             "max_new_tokens": 1024,
             "num_beams": 1,
+            "num_return_sequences": 1,
+            "return_dict_in_generate": False,
             "pad_token_id": self._pad,
             **options,
             "do_sample": sample,
@@ -268,9 +280,13 @@ class DroppingLlava:
     def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
         """How likely each continuation is as the answer to its question, in one left-padded batch.
 
+        One at a time where the language model would make a likelihood depend on the others.
+
         Args:
             batch: questions prepared with a continuation.
         """
+        if len(batch) > 1 and not self._together:
+            return [likely for question in batch for likely in self.likelihood([question])]
         inputs = self._batch(batch, share=True)
         inputs["position_ids"] = positions(inputs["attention_mask"])
         if "past_key_values" in inputs:

@@ -120,4 +120,21 @@ MUTANTS = [
         "            if True:\n                ImageFile",
         tests=("tests/llava/test_images.py",),
     ),
+    Mutant(
+        "prefixes are shared under a sliding window",
+        "hired_eval/llava/generation.py",
+        "_layers(config) <= {DynamicLayer} and",
+        "_layers(config) <= {DynamicLayer, DynamicSlidingWindowLayer} and",
+        tests=("tests/llava/test_generation.py",),
+    ),
+    Mutant(
+        "rotary frequencies that follow the longest row count as fixed",
+        "hired_eval/llava/generation.py", ' or kind == "longrope"', "",
+        tests=("tests/llava/test_generation.py",),
+    ),
+    Mutant(
+        "the checkpoint's own generation options are not looked at",
+        "hired_eval/llava/generation.py", "{**config.to_diff_dict(), **settings}", "dict(settings)",
+        tests=("tests/llava/test_generation.py",),
+    ),
 ]  # fmt: skip
