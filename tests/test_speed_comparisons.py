@@ -14,7 +14,6 @@ from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
 from hired_eval.efficiency.measure import Workload
-from hired_eval.llava import generation
 from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.mini import checkpoint_path
@@ -104,13 +103,11 @@ def test_no_optimisation_changes_an_answer_of_the_bundled_model(
     method: str,
     options: dict[str, Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One question at a time with nothing shared, and batches with all there is, rows leaving early too."""
+    """One question at a time with nothing shared, and batches with all there is."""
     (work,) = end_to_end.workloads((task,), 16)
     dropper = build(method, **options)
     plainly = end_to_end.Runner(replace(setting, batch_size=1)).answer(work, dropper, share_prefix=False)
-    monkeypatch.setattr(generation, "STEPS_BEFORE_LEAVING", 2)
     store = EncodingStore(tmp_path, GIB)
     runner = end_to_end.Runner(replace(setting, batch_size=8))
     assert runner.answer(work, dropper, encodings=store) == plainly

@@ -16,10 +16,10 @@ from torch import Tensor
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.llava.decoding import decoding, sampled
+from hired_eval.llava.decoding import OF_SAMPLING, decoding, sampled
 from hired_eval.llava.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.llava.encoding_cache import CachedEncoder, EncodingStore
-from hired_eval.llava.generation import generate
+from hired_eval.llava.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.llava.images import as_rgb, digest
 from hired_eval.llava.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
 from hired_eval.llava.prompt import (
@@ -111,7 +111,8 @@ class DroppingLlava:
         checkpoint: stock model and processor.
         dropper: the dropping method.
         prompt: template with `{images}` and `{question}`.
-        share_prefix: prefill the prompt up to the question once for all questions about the same images.
+        share_prefix: prefill the prompt up to the question once for all questions about the same images,
+            where the language model allows it.
         encodings: where vision encodings are kept for other runs.
 
     Raises:
@@ -136,7 +137,9 @@ class DroppingLlava:
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
-        self.share_prefix = share_prefix
+        config = checkpoint.model.config
+        self.share_prefix = share_prefix and can_share_prefixes(config)
+        self._together = can_answer_together(config)
         special = special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.encoder.config.image_token_id}
         self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
@@ -281,6 +284,9 @@ class DroppingLlava:
     ) -> list[Answer]:
         """Answer a batch of questions together, left-padded.
 
+        One at a time where the language model or an option of generation, the checkpoint's own included,
+        would make an answer depend on the others.
+
         Args:
             batch: prepared questions.
             generation: options as `decoding` reads them, e.g. max_new_tokens; `until` holds texts to stop at.
@@ -290,14 +296,29 @@ class DroppingLlava:
             UserError: a generation option that is not kept.
         """
         asked = decoding(generation)
-        settings = {**asked.settings, "do_sample": False, "pad_token_id": self._pad}
-        # greedy decoding must not read what a checkpoint says of sampling
-        settings.update(temperature=None, top_p=None, top_k=None)
-        if asked.sampling is not None:
-            seeds = torch.randint(2**62, (len(batch),)).tolist() if seeds is None else seeds
+        settings = {
+            **asked.settings,
+            "num_return_sequences": 1,
+            "return_dict_in_generate": False,
+            "pad_token_id": self._pad,
+            # greedy decoding must not read what a checkpoint says of sampling
+            "do_sample": False,
+            **dict.fromkeys(OF_SAMPLING),
+        }
+        if asked.sampling is not None and seeds is None:
+            seeds = torch.randint(2**62, (len(batch),)).tolist()
+        alone = not looks_at_rows_alone(self.model.generation_config, settings)
+        if len(batch) > 1 and (alone or not self._together):
+            return [
+                answer
+                for i, question in enumerate(batch)
+                for answer in self.answer([question], generation, seeds and seeds[i : i + 1])
+            ]
+        if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = sampled(asked.sampling, self.model.generation_config, seeds)
-        inputs = self._batch(batch, share=settings["num_beams"] == 1)
-        new = generate(self.model, inputs, settings)
+        inputs = self._batch(batch, share=not alone)
+        output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
+        new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
             Answer(_cut(text, asked.until), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)
@@ -307,9 +328,13 @@ class DroppingLlava:
     def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
         """How likely each continuation is as the answer to its question, in one left-padded batch.
 
+        One at a time where the language model would make a likelihood depend on the others.
+
         Args:
             batch: questions prepared with a continuation.
         """
+        if len(batch) > 1 and not self._together:
+            return [likely for question in batch for likely in self.likelihood([question])]
         inputs = self._batch(batch, share=True)
         inputs["position_ids"] = positions(inputs["attention_mask"])
         if "past_key_values" in inputs:

@@ -29,7 +29,9 @@ def kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """
     text = config.text_config
     head = head_dimension(text)
-    return int(2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens * dtype.itemsize)
+    # configs of models without grouped heads name no number of their own
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * head * tokens * dtype.itemsize)
 
 
 def spare_bytes(device: torch.device) -> int:
