@@ -14,6 +14,7 @@ import datasets
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its __all__, for users like this
 
 
 @cache
@@ -45,7 +46,7 @@ def commit(repository: str, kind: Literal["model", "dataset"], revision: str | N
     if unreachable() is None:
         try:
             return HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
-        except (HfHubHTTPError, OSError):
+        except (HfHubHTTPError, OSError, httpx.HTTPError):
             pass  # what cannot be asked for may have been fetched
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
     reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
