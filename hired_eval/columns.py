@@ -115,6 +115,8 @@ def check_documents(task: Task, asked: object, schema: Features | None) -> None:
         except MISFITS as error:
             misfits.append((reason_of(error, document), error))
             continue
+        except SystemExit:
+            return  # a task that gives up says why when its questions are asked
         if unmarked is None:
             return
         misfits.append((unmarked, None))

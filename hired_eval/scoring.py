@@ -146,7 +146,7 @@ def scores(
     if not failed:
         measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
         if measured.n:
-            summary["score"] = asdict(measured)
+            summary["score"] = {k: v for k, v in asdict(measured).items() if k != "seeds"}
     return summary
 
 

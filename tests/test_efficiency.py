@@ -18,6 +18,7 @@ from hired_eval.llava.checkpoint import Checkpoint
 from hired_eval.llava.memory import kv_bytes
 from hired_eval.llava.prefix import Prefix, PrefixCaches
 from hired_eval.loading import Models
+from hired_eval.runs import planned
 from tests import tiny
 
 WORK = Workload(width=112, height=112, text_tokens=7, new_tokens=4, warm_up=0, repeats=2)
@@ -210,9 +211,8 @@ def test_out_of_memory_is_a_result(
         raise torch.OutOfMemoryError("out of memory")
 
     models = Models()
-    from hired_eval.runs import checkpoint_source
-
-    checkpoint = models.get(checkpoint_source(config["model"]), config["model"], "cpu", 0)
+    plan = planned(config)
+    checkpoint = models.get(plan.source, config["model"], "cpu", 0, plan.content)
     handle = checkpoint.model.model.language_model.register_forward_pre_hook(no_memory)
     try:
         record = efficiency({**config, "runs_dir": str(tmp_path)}, print, models).record

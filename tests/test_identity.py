@@ -82,8 +82,6 @@ def test_a_run_asked_for_in_another_way_is_the_same_run(first: list[str], same: 
         ([], "task.scale=1"),
         ([], "task=mme"),
         ([], "measure=gallery"),
-        ([], "+an_option_of_a_later_version=1"),
-        ([], "+model.an_option_of_a_later_version=1"),
         (["method=random"], "method.seed=1"),
         (["measure=gallery"], "limit=5"),
         (["measure=gallery"], "model.attention=eager"),

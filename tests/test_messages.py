@@ -116,6 +116,7 @@ ELSEWHERE = {
         "sampling with num_beams=… is not offered; set num_beams or temperature to null in the task's "
         "generation_kwargs",
         "the generation option … must be ……, got …",
+        "the generation option … must be a list of token ids, got …",
     ],
     # in tests/test_probes.py
     "probes.py": [

@@ -16,7 +16,8 @@ from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
 COMPLETE: dict[str, Any] = {
-    "run": "a-run", "status": "complete", "identity": {}, "finished": "2026-01-01", "score": 1.0
+    "run": "a-run", "status": "complete", "identity": {}, "finished": "2026-01-01", "score": 1.0,
+    "benchmark": {}, "method": {}, "model": "mini", "weights": "pretrained", "data": "bundled", "config": {},
 }  # fmt: skip
 
 

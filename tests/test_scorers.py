@@ -217,7 +217,7 @@ def test_another_score_is_refused_before_the_first_question(
         (
             "utils.score",
             "utils.broken",
-            "cannot score task toy: KeyError: 'no such column'; are these its documents?",
+            "the documents do not fit task toy, which reads parquet: column 'no such column' is missing",
         ),
     ],
 )

@@ -26,6 +26,8 @@ NUMBERS: dict[str, tuple[float, bool]] = {
     "length_penalty": (-math.inf, False),
 }
 """Generation options that are numbers: the least each may be, and whether it is a whole number."""
+TOKEN_IDS = ("suppress_tokens", "begin_suppress_tokens")
+"""Generation options that are lists of token ids, which no answer may hold, or none may begin with."""
 OF_SAMPLING = ("temperature", "top_p", "top_k")
 TOP_K = 50
 """What `generate` samples from where neither task nor checkpoint names top_k (transformers 5)."""
@@ -70,12 +72,13 @@ def decoding(options: dict[str, Any]) -> Decoding:
         raise UserError(f"the generation option do_sample must be true or false, got {wanted!r}")
     settings: dict[str, Any] = {"max_new_tokens": 1024, "num_beams": 1}
     settings |= {name: _number(name, given.pop(name)) for name in NUMBERS if name in given}
+    settings |= {name: _token_ids(name, given.pop(name)) for name in TOKEN_IDS if name in given}
     known = given.keys() & vars(GenerationConfig()).keys()
     if known:
         name = min(known)
         raise UserError(
             f"the generation option {name}={given[name]!r} is not kept here; take it out of the task's "
-            f"generation_kwargs (kept are until, do_sample, {', '.join(NUMBERS)})"
+            f"generation_kwargs (kept are until, do_sample, {', '.join((*NUMBERS, *TOKEN_IDS))})"
         )
     remarks = []
     if given:
@@ -108,6 +111,12 @@ def _number(name: str, value: Any) -> float:
         bound = "" if least == -math.inf else f" of at least {least}"
         raise UserError(f"the generation option {name} must be {what}{bound}, got {value!r}")
     return int(value) if whole else float(value)
+
+
+def _token_ids(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list | tuple) or not all(type(token) is int and token >= 0 for token in value):
+        raise UserError(f"the generation option {name} must be a list of token ids, got {value!r}")
+    return list(value)
 
 
 def sampled(sampling: dict[str, Any], own: GenerationConfig, seeds: Sequence[int]) -> LogitsProcessorList:

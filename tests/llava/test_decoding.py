@@ -25,6 +25,7 @@ WARM = {"max_new_tokens": 12, "temperature": 5.0}
             {"max_new_tokens": 16},
         ),
         ({"num_beams": 3, "length_penalty": -1.0}, {"num_beams": 3, "length_penalty": -1.0}),
+        ({"suppress_tokens": [0, 1]}, {"suppress_tokens": [0, 1]}),
         (
             {"repetition_penalty": 1.1, "max_new_tokens": None},
             {"repetition_penalty": 1.1, "max_new_tokens": 1024},
@@ -90,6 +91,7 @@ def test_texts_that_end_an_answer(options: dict[str, Any], stops: tuple[str, ...
         ({"temperature": float("nan")}, "temperature must be a number of at least 0, got nan"),
         ({"top_p": "0.9"}, "top_p must be a number of at least 0, got '0.9'"),
         ({"top_p": 2}, "top_p must be from 0 to 1, got 2.0"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens must be a list of token ids, got [-1]"),
         ({"length_penalty": "x"}, "length_penalty must be a number, got 'x'"),
         ({"temperature": 1, "num_beams": 2}, "sampling with num_beams=2 is not offered"),
         ({"num_return_sequences": 2}, "num_return_sequences=2 is not kept here; take it out of the task's"),

@@ -58,8 +58,8 @@ def test_replies_of_all_processes_are_known_to_the_next_attempt(tmp_path: Path) 
     for rank in (0, 1, 2):
         known = ReplyFile(folder, rank).known
         assert {key: reply.text for key, reply in known.items()} == {
-            ("task", 0, 0): "by 0",
-            ("task", 1, 0): "by 1",
+            ("task", 0, 0, 0): "by 0",
+            ("task", 1, 0, 0): "by 1",
         }
     assert (folder.path / "replies-1.jsonl").read_text().endswith("\n")
     folder.clear()
