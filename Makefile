@@ -2,7 +2,7 @@
 #                         likewise table2, 4, 5, 6, figure2, 3, 5, 6, baselines, gallery, all
 #                         PROFILE=paper: the paper's models and the hub; LAUNCHER=ray|submitit_slurm
 # make test               the test suite
-# make check              formatting, lint, types
+# make check              formatting, lint, types, who imports whom
 # make docs               the pages as a site in build/site
 # make regression         every method x eight benchmarks, compared with the committed results sample by sample
 # make mutants            seeded faults, and whether tests and regression see them; the result goes to docs/regression.md
@@ -29,13 +29,15 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Two processes of one thread each: threads that wait for a busy core slow a small model down
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # 0 the same, 1 different beyond the tolerance, 2 could not compare; OPTIONS=--update renews the reference
 OPTIONS ?=
