@@ -165,12 +165,6 @@ MUTANTS = [
         tests=("tests/llava/test_cache.py",),
     ),
     Mutant(
-        "the final layer is one too early",
-        "hired_eval/dropping/selection.py",
-        "frozenset({feature_layer if self.final_layer is None else self.final_layer})",
-        "frozenset({feature_layer - 1 if self.final_layer is None else self.final_layer})",
-    ),
-    Mutant(
         "runs of another numeric type meet in a table",
         "hired_eval/reporting/context.py",
         'NOT_OF_A_MODEL = {"name",', 'NOT_OF_A_MODEL = {"dtype", "name",',
