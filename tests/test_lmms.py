@@ -239,6 +239,20 @@ def test_sampled_repeats_are_draws_of_their_own(tiny_checkpoint: Path, repeated:
     assert [len(set(draws)) for (draws,) in drawn[0]] == [3] * 6
 
 
+def test_each_draw_has_a_seed_of_its_own(
+    tiny_checkpoint: Path, repeated: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    stock = DroppingLlava.answer
+    monkeypatch.setattr(
+        DroppingLlava,
+        "answer",
+        lambda self, batch, options, drawn: seeds.extend(drawn) or stock(self, batch, options, drawn),
+    )
+    evaluate(tiny_checkpoint, "method=full", "toy_warm", repeated, 4)
+    assert len(seeds) == len(set(seeds)) == 3 * 6
+
+
 def test_greedy_repeats_are_answered_once(
     tiny_checkpoint: Path, repeated: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
