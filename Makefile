@@ -90,7 +90,7 @@ bench: $(READY)
 	$(BIN)/python -m bench --cases $(CASES) --write docs/speed.md
 
 # Every efficiency record, measured beside what arithmetic and machine allow
-EFFICIENCY = $(BIN)/python -m hired_eval.efficiency --runs-dir $(RUNS)
+EFFICIENCY = $(BIN)/python -m hired_eval.runs.efficiency --runs-dir $(RUNS)
 efficiency: $(READY)
 	@$(EFFICIENCY)
 

@@ -10,11 +10,11 @@ import torch
 
 from bench import end_to_end, parts
 from bench.harness import Comparison, table
-from hired_eval.efficiency.measure import Workload
 from hired_eval.errors import UserError
-from hired_eval.llava.checkpoint import load_checkpoint
 from hired_eval.mini import checkpoint_path
-from hired_eval.runs import machine
+from hired_eval.models.checkpoint import load_checkpoint
+from hired_eval.runs.accuracy import machine
+from hired_eval.runs.efficiency.measure import Workload
 
 START, END = "<!-- made by make bench: start -->", "<!-- end -->"
 CASES = "abcdefgh"

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from bench.harness import Comparison, agreement, in_turns, together
 from bench.stock import fresh, llava_hf
-from hired_eval.benchmarks import Benchmark, load_task
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
-from hired_eval.efficiency.machine import timed
-from hired_eval.llava.answering import DroppingLlava, Question
-from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.llava.encoding_cache import GIB, EncodingStore
-from hired_eval.llava.prefix import Prefix, PrefixCaches
-from hired_eval.lmms import HiredLlava
-from hired_eval.local_data import DataSource
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.tasks import Benchmark, load_task
+from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.models.encoding_cache import GIB, EncodingStore
+from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.paths import config_folder
+from hired_eval.runs.efficiency.machine import timed
 
 TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")
 Methods = tuple[tuple[str, dict[str, Any]], ...]

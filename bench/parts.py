@@ -11,10 +11,10 @@ from bench.harness import Comparison, in_turns
 from bench.prumerge_loop import drop_in_loops
 from hired_eval.dropping import KeptTokens, PartitionLayout, VisionEncoding
 from hired_eval.dropping.registry import build
-from hired_eval.efficiency.machine import peak_memory, synchronize
-from hired_eval.efficiency.measure import Efficiency, Workload, picture
-from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.llava.encoder import VisionEncoder, cls_attention
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.encoder import VisionEncoder, cls_attention
+from hired_eval.runs.efficiency.machine import peak_memory, synchronize
+from hired_eval.runs.efficiency.measure import Efficiency, Workload, picture
 
 HEADS, LENGTH, CHANNELS = 16, 577, 1024
 LAYOUT = PartitionLayout(2, 2, 24, (672, 672))

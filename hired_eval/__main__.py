@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hired_eval import help as help_text
-from hired_eval.arguments import flags_expanded, for_hydra
+from hired_eval.cli import help as help_text
+from hired_eval.cli.arguments import flags_expanded, for_hydra
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
 if TYPE_CHECKING:
-    from hired_eval.loading import Models
+    from hired_eval.runs.loading import Models
 
 
 class RunFailedError(Exception):
@@ -42,7 +42,7 @@ def _command(arguments: list[str]) -> list[str]:
         report(arguments[1:])
         return []
     if arguments[:1] == ["show"]:
-        from hired_eval.show import main as show
+        from hired_eval.cli.show import main as show
 
         show(arguments[1:])
         return []
@@ -75,7 +75,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
 
-    from hired_eval.loading import Models
+    from hired_eval.runs.loading import Models
 
     problems: list[str] = []
     records: list[dict[str, Any]] = []
@@ -98,8 +98,8 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     if show_only:
         app()
         return problems
+    from hired_eval.cli.quiet import quiet_libraries
     from hired_eval.processes import Processes
-    from hired_eval.quiet import quiet_libraries
     from hired_eval.reporting.table import run_table
 
     quiet_libraries()
@@ -125,11 +125,11 @@ def _run(
         records: takes the run's record, where it is one of accuracy.
         several_methods: in a sweep over methods, those without a budget run once.
     """
-    from hired_eval.measuring import measure
+    from hired_eval.cli.sweeps import of_a_sweep
     from hired_eval.processes import Processes
-    from hired_eval.reporting.store import Store
+    from hired_eval.records.store import Store
     from hired_eval.reporting.table import beside, run_table
-    from hired_eval.sweeps import of_a_sweep
+    from hired_eval.runs.measuring import measure
 
     try:
         say = _say if Processes().main else _hush

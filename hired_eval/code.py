@@ -21,10 +21,11 @@ NOT_READ = {".py", ".pyc", ".pyi", ".md"}
 DECIDES_NOTHING = {
     f"{PACKAGE.name}.{module}"
     for module in (
-        "code", "identity", "records", "replies", "errors", "paths", "hub", "processes", "quiet", "manifest",
-        "models", "mini", "runs", "options", "arguments", "typed", "home", "local_data",
-        "data_cards", "parquet_files", "probes", "efficiency", "measuring", "sweeps", "reporting.store",
-        "dropping.registry", "llava.apply", "llava.convert", "llava.encoding_cache",
+        "cli", "code", "dropping.registry", "errors", "hub", "lmms.data_cards", "lmms.local_data",
+        "lmms.manifest", "lmms.parquet_files", "mini", "models.apply", "models.configs", "models.convert",
+        "models.encoding_cache", "paths", "processes", "records.record", "records.replies", "records.store",
+        "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring", "runs.options",
+        "runs.probes", "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:

@@ -1,8 +1,11 @@
-"""Where the package's own files lie, in a checkout and when installed."""
+"""Where the package's own files lie, and the user's home folder in paths."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from hired_eval.errors import UserError
 
 PACKAGE = Path(__file__).parent
 
@@ -17,3 +20,44 @@ def published_folder() -> Path:
     """The paper's published numbers: `results/paper/` of the checkout, or their copy in the package."""
     installed = PACKAGE / "paper"
     return installed if installed.is_dir() else PACKAGE.parent / "results" / "paper"
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where there is none, or one that says nothing: `/`, or a relative path."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return None
+    return home if home.is_absolute() and home != Path(home.anchor) else None
+
+
+def expanded(path: str) -> str:
+    """A path with `~` or `~user` in front written out; any other path as it is.
+
+    Raises:
+        UserError: nobody knows that home folder.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        if Path(path).exists():
+            return path
+        raise UserError(f"{path}: there is no such home folder here; write the path out") from error
+
+
+def with_tilde(path: str) -> str:
+    """A path below the home folder with `~` in its place; any other path as it is."""
+    home = home_folder()
+    if home is None or not Path(path).is_relative_to(home):
+        return path
+    return str("~" / Path(path).relative_to(home))
+
+
+def text_without_home(text: str) -> str:
+    """A message with `~` for the home folder wherever a path in it begins with it."""
+    home = home_folder()
+    if home is None:
+        return text
+    return re.sub(rf"(?<![\w.~/-]){re.escape(str(home))}(?![\w-]|\.\w)", "~", text)

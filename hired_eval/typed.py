@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hired_eval.errors import UserError
-from hired_eval.home import expanded
+from hired_eval.paths import expanded
 
 NO_WORDS = ("none", "null", "nil", "no", "off", "false", "nothing")
 """What people write for nothing, so that it is no folder, checkpoint or revision of that name."""
@@ -269,3 +269,8 @@ def _described(kind: Any) -> str:
 def is_path(kind: Any) -> bool:
     """Whether an option of that type is a path."""
     return Path in _alternatives(kind)
+
+
+def paths_as_text(options: dict[str, Any]) -> dict[str, Any]:
+    """Paths as text, so that a config can be written down."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hired_eval.errors import UserError
-from hired_eval.llava.convert import convert
+from hired_eval.models.convert import convert
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 
 from hired_eval.errors import UserError
+from hired_eval.records.store import Store
 from hired_eval.reporting.figures import FIGURES
 from hired_eval.reporting.gallery import marked
 from hired_eval.reporting.paper_tables import TABLES
 from hired_eval.reporting.rows import HIRED_20
-from hired_eval.reporting.store import Store
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
 FILES = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv")]

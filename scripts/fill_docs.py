@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hired_eval.errors import UserError
+from hired_eval.records.store import Record, Store, best
 from hired_eval.reporting.rows import budget_of, options_of, target_of
-from hired_eval.reporting.store import Record, Store, best
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "mini"

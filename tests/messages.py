@@ -11,21 +11,21 @@ from PIL import Image
 
 import hired_eval.mini
 from hired_eval import HiREDReleased
-from hired_eval.benchmarks import Benchmark
+from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
-from hired_eval.efficiency.measure import Workload
-from hired_eval.help import check_names
-from hired_eval.home import expanded
-from hired_eval.llava.answering import Question
-from hired_eval.llava.checkpoint import load_checkpoint, refuse_offloading
-from hired_eval.llava.encoder import VisionEncoder
-from hired_eval.llava.images import as_rgb
-from hired_eval.llava.prompt import check_template
-from hired_eval.loading import Models
+from hired_eval.lmms.tasks import Benchmark
+from hired_eval.models.answering import Question
+from hired_eval.models.checkpoint import load_checkpoint, refuse_offloading
+from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.images import as_rgb
+from hired_eval.models.prompt import check_template
+from hired_eval.paths import expanded
+from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.figures import baselines
-from hired_eval.reporting.store import Store
+from hired_eval.runs.efficiency.measure import Workload
+from hired_eval.runs.loading import Models
 from tests import provocations as p
 from tests.data import truncated_png
 from tests.provocations import (

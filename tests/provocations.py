@@ -17,24 +17,24 @@ from tokenizers.normalizers import NFKC
 
 import hired_eval.mini
 from hired_eval import HiRED, PartitionLayout
-from hired_eval.benchmarks import Benchmark, load_task
+from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
-from hired_eval.efficiency.__main__ import main as efficiency
-from hired_eval.llava.answering import DroppingLlava, Question
-from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.lmms import HiredLlava
-from hired_eval.loading import Models
-from hired_eval.local_data import DataSource
-from hired_eval.measuring import measure
-from hired_eval.options import build_dropper, checked_config, method_class
-from hired_eval.probes import questions
-from hired_eval.records import RunFolder, explained_disk_errors
-from hired_eval.replies import ReplyFile
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.tasks import Benchmark, load_task
+from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.records.record import RunFolder, explained_disk_errors
+from hired_eval.records.replies import ReplyFile
+from hired_eval.records.store import read
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.paper_tables import table2
-from hired_eval.reporting.store import read
-from hired_eval.show import main as show
+from hired_eval.runs.efficiency.__main__ import main as efficiency
+from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import measure
+from hired_eval.runs.options import build_dropper, checked_config, method_class
+from hired_eval.runs.probes import questions
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
 from tests.spine import config
@@ -89,7 +89,7 @@ def plugin(place: Place, value: str) -> None:
 
 
 def unreachable(place: Place) -> None:
-    for module in ("hired_eval.llava.checkpoint", "hired_eval.benchmarks"):
+    for module in ("hired_eval.models.checkpoint", "hired_eval.lmms.tasks"):
         place.patch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
 
 
@@ -130,7 +130,7 @@ def model_of_the_hub(place: Place) -> None:
 
 
 def processes(place: Place) -> None:
-    for module in ("measuring", "llava.checkpoint"):
+    for module in ("runs.measuring", "models.checkpoint"):
         place.patch.setattr(
             f"hired_eval.{module}.Processes", lambda: SimpleNamespace(count=2, main=True, rank=0)
         )
@@ -153,7 +153,7 @@ def no_gpu(place: Place) -> None:
 
 def no_package(place: Place, option: str, value: str) -> None:
     for name in ("is_flash_attn_2_available", "is_bitsandbytes_available"):
-        place.patch.setattr(f"hired_eval.llava.checkpoint.{name}", lambda: False)
+        place.patch.setattr(f"hired_eval.models.checkpoint.{name}", lambda: False)
     load_checkpoint(str(place.model), **{option: value})  # type: ignore[arg-type]
 
 

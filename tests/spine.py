@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from hired_eval.__main__ import main
 from hired_eval.paths import config_folder
-from hired_eval.runs import Outcome, run
+from hired_eval.runs.accuracy import Outcome, run
 
 
 def config(*overrides: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmms_eval.utils import load_yaml_config
 
-from hired_eval.benchmarks import Benchmark, load_task, task_manager, whole_pairs
 from hired_eval.errors import UserError
-from hired_eval.local_data import DataSource
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.tasks import Benchmark, load_task, task_manager, whole_pairs
 from hired_eval.paths import config_folder
 from tests.data import write_docvqa
 

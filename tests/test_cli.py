@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hired_eval.llava.answering import DroppingLlava
+from hired_eval.models.answering import DroppingLlava
 from tests.spine import command_line
 
 MISTAKES = [
@@ -97,7 +97,7 @@ def test_the_exit_status_reaches_the_shell(tmp_path: Path) -> None:
 def test_an_unreachable_hub_is_one_line_for_model_and_data(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("hired_eval.llava.checkpoint", "hired_eval.benchmarks"):
+    for module in ("hired_eval.models.checkpoint", "hired_eval.lmms.tasks"):
         monkeypatch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
     runs = f"runs_dir={tmp_path}"
     model = ["model=llava_next_7b", "model.hub_id=nobody/nothing", "data=bundled"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hired_eval.code import code_reached
-from hired_eval.runs import planned
+from hired_eval.runs.accuracy import planned
 from tests.spine import config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -252,7 +252,7 @@ assert PACKAGE == Path("src/hired_eval").resolve()
 answers = []
 for file, text, methods in json.load(sys.stdin):
     def reached():
-        return {m: code_reached(["hired_eval.runs", BUILT_IN[m].__module__]) for m in methods}
+        return {m: code_reached(["hired_eval.runs.accuracy", BUILT_IN[m].__module__]) for m in methods}
     before, place = reached(), PACKAGE / file
     content = place.read_text()
     place.write_text(content + text)
@@ -278,9 +278,9 @@ def test_a_run_depends_on_the_code_that_its_method_reaches_and_on_no_other(tmp_p
 
 def test_each_measurement_counts_its_own_code() -> None:
     def of(room: str) -> set[str]:
-        return set(code_reached([f"hired_eval.{room}", "hired_eval.dropping.full"]))
+        return set(code_reached([f"hired_eval.runs.{room}", "hired_eval.dropping.full"]))
 
-    assert "hired_eval.efficiency.measure" in of("efficiency")
-    assert "hired_eval.lmms" not in of("efficiency")
-    assert "hired_eval.probes" in of("probes")
-    assert "hired_eval.reporting.statistics" not in of("probes")
+    assert "hired_eval.runs.efficiency.measure" in of("efficiency")
+    assert "hired_eval.lmms.model" not in of("efficiency")
+    assert "hired_eval.runs.probes" in of("probes")
+    assert "hired_eval.records.statistics" not in of("probes")

@@ -12,10 +12,10 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from hired_eval.benchmarks import Benchmark, load_task
-from hired_eval.documents import Documents
 from hired_eval.errors import UserError
-from hired_eval.local_data import DataSource
+from hired_eval.lmms.documents import Documents
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.tasks import Benchmark, load_task
 from tests import tiny
 from tests.data import write_docvqa, write_mme, write_ocrbench
 from tests.spine import run_quietly
@@ -163,8 +163,8 @@ def test_a_file_behind_a_link_that_has_changed_is_read_again(tmp_path: Path) -> 
 def test_another_config_of_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the hub `datasets` takes the one config that it has where a task names none."""
     cached = SimpleNamespace(eval_docs=SimpleNamespace(config_name="Full"))
-    monkeypatch.setattr("hired_eval.benchmarks.unreachable", lambda: "HF_HUB_OFFLINE is set")
-    monkeypatch.setattr("hired_eval.benchmarks._task", lambda *arguments: cached)
+    monkeypatch.setattr("hired_eval.lmms.tasks.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.lmms.tasks._task", lambda *arguments: cached)
     pope = Benchmark("pope", "pope", "pope_accuracy", 100, "mean")
     assert "has only config Full of lmms-lab-encoder/POPE" in refusal(pope, DataSource("hub"))
 

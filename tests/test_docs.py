@@ -18,15 +18,16 @@ import yaml
 from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 
-from hired_eval.arguments import for_hydra
+from hired_eval.cli.arguments import for_hydra
+from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
-from hired_eval.help import check_names
-from hired_eval.models import prompt_named
-from hired_eval.options import LlavaOptions, as_typed, checked_config
+from hired_eval.lmms.options import LlavaOptions, as_typed
+from hired_eval.models.configs import prompt_named
 from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import command_line as regression_options
 from hired_eval.reporting.write import REPORTS
+from hired_eval.runs.options import checked_config
 from hired_eval.typed import types_of
 from tests.spine import command_line, config
 

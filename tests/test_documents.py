@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
-from hired_eval.documents import Documents
+from hired_eval.lmms.documents import Documents
 
 FEATURES = Features({"question": Value("string"), "image": Image(), "more": List(Image()), "second": Image()})
 

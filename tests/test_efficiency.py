@@ -8,17 +8,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hired_eval.dropping.registry import build
-from hired_eval.efficiency import efficiency, summary
-from hired_eval.efficiency.flops import Decoder, Tower, Work
-from hired_eval.efficiency.machine import Machine, measure_machine, peak_memory
-from hired_eval.efficiency.measure import Efficiency, Workload
-from hired_eval.efficiency.table import HEAD, table
 from hired_eval.errors import UserError
-from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.llava.memory import kv_bytes
-from hired_eval.llava.prefix import Prefix, PrefixCaches
-from hired_eval.loading import Models
-from hired_eval.runs import planned
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.memory import kv_bytes
+from hired_eval.models.prefix import Prefix, PrefixCaches
+from hired_eval.runs.accuracy import planned
+from hired_eval.runs.efficiency import efficiency, summary
+from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
+from hired_eval.runs.efficiency.machine import Machine, measure_machine, peak_memory
+from hired_eval.runs.efficiency.measure import Efficiency, Workload
+from hired_eval.runs.efficiency.table import HEAD, table
+from hired_eval.runs.loading import Models
 from tests import tiny
 
 WORK = Workload(width=112, height=112, text_tokens=7, new_tokens=4, warm_up=0, repeats=2)

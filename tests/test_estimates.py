@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hired_eval.reporting.statistics import estimate
+from hired_eval.records.statistics import estimate
 
 
 def samples(scores: list[float | None], images: list[str | None]) -> pd.DataFrame:

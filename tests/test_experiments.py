@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from hired_eval.cli.help import check_names, text
 from hired_eval.errors import UserError
-from hired_eval.help import check_names, text
-from hired_eval.measuring import MEASURES
-from hired_eval.options import build_dropper
 from hired_eval.paths import config_folder
 from hired_eval.reporting.rows import TABLE3, TABLE5, TABLE6, Row
 from hired_eval.reporting.write import NAMES
+from hired_eval.runs.measuring import MEASURES
+from hired_eval.runs.options import build_dropper
 from tests.spine import command_line, config
 
 EXPERIMENTS = sorted(f.stem for f in (config_folder() / "experiment").glob("*.yaml"))

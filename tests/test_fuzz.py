@@ -11,12 +11,12 @@ import pytest
 import torch
 from lmms_eval.tasks import TaskManager
 
-from hired_eval.llava.answering import DroppingLlava, Prepared
-from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.llava.encoder import VisionEncoder
-from hired_eval.llava.images import digest
-from hired_eval.loading import Models
-from hired_eval.runs import run
+from hired_eval.models.answering import DroppingLlava, Prepared
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.images import digest
+from hired_eval.runs.accuracy import run
+from hired_eval.runs.loading import Models
 from tests.fuzzed import Case, corpus, write_corpus, write_task
 from tests.spine import config
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hired_eval import help as help_text
+from hired_eval.cli import help as help_text
 from hired_eval.errors import UserError
 
 GOOD = [

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hired_eval import HiRED, hub
-from hired_eval.benchmarks import Benchmark
-from hired_eval.identity import READ_WHOLE, fingerprint, normal, run_identity, run_name
-from hired_eval.loading import Models
-from hired_eval.local_data import DataSource
-from hired_eval.runs import Outcome, Plan, planned, run
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.tasks import Benchmark
+from hired_eval.runs.accuracy import Outcome, Plan, planned, run
+from hired_eval.runs.identity import READ_WHOLE, fingerprint, normal, run_identity, run_name
+from hired_eval.runs.loading import Models
 from tests import tiny
 from tests.data import write_docvqa, write_mme
 from tests.spine import config, run_quietly
@@ -100,7 +100,7 @@ def test_what_decides_an_answer_or_a_score_makes_another_run(base: list[str], ch
 
 def test_a_machine_is_part_of_what_is_timed_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name(EFFICIENCY), name()
-    monkeypatch.setattr("hired_eval.runs.machine", lambda: "another machine")
+    monkeypatch.setattr("hired_eval.runs.accuracy.machine", lambda: "another machine")
     assert name(EFFICIENCY) != before[0]
     assert name() == before[1]
 

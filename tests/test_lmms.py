@@ -15,14 +15,14 @@ from lmms_eval.tasks import TaskManager
 from PIL import Image
 
 from hired_eval import Full
-from hired_eval.benchmarks import task_manager
-from hired_eval.documents import shown
 from hired_eval.errors import UserError
-from hired_eval.llava.answering import DroppingLlava
-from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.lmms import HiredLlava
-from hired_eval.records import RunFolder
-from hired_eval.replies import ReplyFile
+from hired_eval.lmms.documents import shown
+from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.tasks import task_manager
+from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.records.record import RunFolder
+from hired_eval.records.replies import ReplyFile
 from tests import tiny
 
 CHOICES = ["yes", "no", "maybe so"]
@@ -192,7 +192,7 @@ def test_the_command_line_of_lmms_eval_finds_the_plugin(
 def test_wrong_options_are_refused_by_name(
     options: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hired_eval.llava.checkpoint.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.models.checkpoint.unreachable", lambda: "HF_HUB_OFFLINE is set")
     with pytest.raises(UserError) as refused:
         HiredLlava(**{"pretrained": str(tiny_checkpoint), "prompt": "mini", "dtype": "float32"} | options)
     assert message in str(refused.value)

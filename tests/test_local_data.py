@@ -9,7 +9,7 @@ import yaml
 from datasets import Dataset
 
 from hired_eval.errors import UserError
-from hired_eval.local_data import Wanted, data_source, known_data_sets, local_files, wanted
+from hired_eval.lmms.local_data import Wanted, data_source, known_data_sets, local_files, wanted
 
 DOCVQA = Wanted("lmms-lab-encoder/DocVQA", "DocVQA", "validation")
 INFOVQA = Wanted("lmms-lab-encoder/DocVQA", "InfographicVQA", "validation")

@@ -21,7 +21,7 @@ from tests.spine import command_line
 CLASSES = {"UserError", "NothingYetError"}
 ELSEWHERE = {
     # in tests/test_local_data.py
-    "local_data.py": [
+    "lmms/local_data.py": [
         "… is … by its name, and the task reads …; found: …. Set data.path to the right folder, or rename "
         "this one if it holds these documents",
         "… holds … commits (…), and refs/main names none of them; set data.path to one of them",
@@ -34,7 +34,7 @@ ELSEWHERE = {
         "data.path=… is a file; name the folder that it lies in",
         "… holds … not as parquet (…); convert it",
     ],
-    "parquet_files.py": [
+    "lmms/parquet_files.py": [
         "… is there more than once (…); leave one complete set of files",
         "… lacks … of its … files (…); copy it whole",
         "… holds no documents; …",
@@ -45,16 +45,16 @@ ELSEWHERE = {
         "… cannot be read: …",
         "… is a pointer of Git LFS, not data; fetch it with git lfs pull",
     ],
-    "data_cards.py": [
+    "lmms/data_cards.py": [
         "… lacks the files of split … of …: its README.md says …; copy the data set whole",
         "… cannot be read (…); copy it again, or delete it",
         "… names files elsewhere: …; copy them here",
     ],
     # in tests/test_columns.py
-    "columns.py": [
+    "lmms/columns.py": [
         "the documents do not fit task …, which reads …: …; columns found: …",
     ],
-    "benchmarks.py": [
+    "lmms/tasks.py": [
         "the cache of the datasets library has only config … of …, and … reads the default one; fetch it, or "
         "set data.path=FOLDER",
         "the bundled documents of … stand for split … of …, and task … reads split … of …; set "
@@ -73,7 +73,7 @@ ELSEWHERE = {
         "lmms-eval's task … cannot be loaded: …: …",
         "task … has a judge behind the network (…), which is not asked here; choose another task",
     ],
-    "scorers.py": [
+    "lmms/scorers.py": [
         "metric … of task … names an aggregation that lmms-eval does not have",
         "metric … of task … is made by a judge behind the network (…), which is not asked here; choose "
         "another metric or task",
@@ -88,26 +88,26 @@ ELSEWHERE = {
         "task.scoring=mme needs pairs of questions in categories, and metric … of task … gives …; set "
         "task.scoring=mean",
     ],
-    "scoring.py": [
+    "lmms/scoring.py": [
         "lmms-eval makes … of metric … of task …, and task.scoring=… makes … of the same samples "
         "(task.scale=…); no score is given, and the replies are kept in …",
         "metric … of task … gives … for document …, not a number; choose another metric (the replies are "
         "kept in …)",
     ],
-    "guards.py": [
+    "lmms/guards.py": [
         "lmms-eval cannot score a reply of task …: ……",
         "……",
     ],
     # in tests/test_lmms.py and tests/test_scorers.py
-    "documents.py": [
+    "lmms/documents.py": [
         "its question is no text but a …",
         "its task shows a …; this model sees pictures alone",
     ],
-    "lmms.py": [
+    "lmms/model.py": [
         "its task gives up: …",
     ],
-    # in tests/llava/test_decoding.py
-    "llava/decoding.py": [
+    # in tests/models/test_decoding.py
+    "models/decoding.py": [
         "the generation option until must be a text or a list of texts, got …",
         "the generation option do_sample must be true or false, got …",
         "the generation option …=… is not kept here; take it out of the task's generation_kwargs (kept are "
@@ -119,7 +119,7 @@ ELSEWHERE = {
         "the generation option … must be a list of token ids, got …",
     ],
     # in tests/test_probes.py
-    "probes.py": [
+    "runs/probes.py": [
         "…: …",
         "…: its image cannot be read: …",
     ],
@@ -127,8 +127,8 @@ ELSEWHERE = {
     "dropping/selection.py": [
         "….score must give one number for each token, (P, N) = …; it gave …",
     ],
-    # provoked in tests/llava/test_convert.py
-    "llava/convert.py": [
+    # provoked in tests/models/test_convert.py
+    "models/convert.py": [
         "… holds no weights (model*.safetensors or pytorch_model*.bin)",
         "… exists already; choose another folder",
         "… is not in the original LLaVA layout: its config.json must name mm_vision_tower and one of "

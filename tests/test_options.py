@@ -15,29 +15,26 @@ from lmms_eval.utils import simple_parse_args_string
 from omegaconf import OmegaConf
 
 from hired_eval import HiRED, Random
-from hired_eval.arguments import check_words, flags_expanded, for_hydra
+from hired_eval.cli.arguments import check_words, flags_expanded, for_hydra
+from hired_eval.cli.help import check_names
+from hired_eval.cli.show import main as show
+from hired_eval.cli.sweeps import WithoutHome
 from hired_eval.dropping import Full, VisionZip
 from hired_eval.dropping.registry import build, build_as_typed
 from hired_eval.errors import UserError
-from hired_eval.help import check_names
-from hired_eval.home import expanded, home_folder, text_without_home, with_tilde
-from hired_eval.measuring import MEASURES
+from hired_eval.lmms.options import LlavaOptions, as_typed, unquoted
 from hired_eval.mini import default_cache
-from hired_eval.models import default_dtype, default_prompt, model_configs, prompt_named, typed_text
-from hired_eval.options import (
+from hired_eval.models.configs import default_dtype, default_prompt, model_configs, prompt_named, typed_text
+from hired_eval.paths import config_folder, expanded, home_folder, text_without_home, with_tilde
+from hired_eval.runs.measuring import MEASURES
+from hired_eval.runs.options import (
     GROUPS,
-    LlavaOptions,
     RunOptions,
-    as_typed,
     build_dropper,
     checked_config,
     kinds,
-    unquoted,
     without_home,
 )
-from hired_eval.paths import config_folder
-from hired_eval.show import main as show
-from hired_eval.sweeps import WithoutHome
 from hired_eval.typed import Count, Positive, Range, Share, checked, read, types_of
 from tests.spine import config
 

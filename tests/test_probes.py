@@ -12,14 +12,14 @@ from PIL import Image
 
 from hired_eval.dropping import Full, HiRED
 from hired_eval.errors import UserError
-from hired_eval.llava.answering import DroppingLlava, Question
-from hired_eval.llava.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.loading import Models
-from hired_eval.measuring import measure
-from hired_eval.probes import GENERATED, accepted, attended, partition_of_placeholders, partitions_of
+from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.records.store import Store
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
-from hired_eval.reporting.store import Store
+from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import measure
+from hired_eval.runs.probes import GENERATED, accepted, attended, partition_of_placeholders, partitions_of
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
 from tests.spine import config
@@ -140,7 +140,7 @@ def test_a_sweep_loads_its_model_once(
         loads.append(source)
         return load_checkpoint(source, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("hired_eval.llava.checkpoint.load_checkpoint", counted)
+    monkeypatch.setattr("hired_eval.models.checkpoint.load_checkpoint", counted)
     models = Models()
     for budget in (0.2, 0.4):
         measure(config(*tiny_run, f"runs_dir={tmp_path}", f"budget={budget}"), say, models)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.records import FORMAT, RunFolder, read_record, replacing
-from hired_eval.reporting.store import Store
+from hired_eval.records.record import FORMAT, RunFolder, read_record, replacing
+from hired_eval.records.store import Store
 from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})

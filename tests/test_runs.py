@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.llava.answering import Answer, DroppingLlava, Prepared
-from hired_eval.loading import Models
-from hired_eval.runs import Outcome, run
+from hired_eval.models.answering import Answer, DroppingLlava, Prepared
+from hired_eval.runs.accuracy import Outcome, run
+from hired_eval.runs.loading import Models
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
 from tests.spine import config, held_elsewhere, run_quietly
@@ -137,7 +137,7 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(
 
 KILLED = """
 import sys, time
-from hired_eval.llava.answering import DroppingLlava
+from hired_eval.models.answering import DroppingLlava
 from tests.spine import run_quietly
 answer = DroppingLlava.answer
 def slowly(*arguments):

@@ -7,11 +7,11 @@ import datasets
 import pytest
 from lmms_eval.tasks import TaskManager
 
-from hired_eval.benchmarks import Benchmark, DataSource, load_task, task_config, task_manager
 from hired_eval.errors import UserError
-from hired_eval.guards import network_of, unchanged
-from hired_eval.runs import run
-from hired_eval.scorers import check_scorer
+from hired_eval.lmms.guards import network_of, unchanged
+from hired_eval.lmms.scorers import check_scorer
+from hired_eval.lmms.tasks import Benchmark, DataSource, load_task, task_config, task_manager
+from hired_eval.runs.accuracy import run
 from tests import tiny
 from tests.spine import config
 

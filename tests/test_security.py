@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hired_eval.llava.checkpoint import load_checkpoint
+from hired_eval.models.checkpoint import load_checkpoint
 from tests.spine import command_line, run_quietly
 
 ENDINGS_WITHOUT_CODE = {".json", ".jsonl", ".parquet", ".safetensors", ".lock", ".yaml", ".npz", ".png"}

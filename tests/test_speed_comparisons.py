@@ -13,10 +13,10 @@ from bench.prumerge_loop import drop_in_loops
 from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
-from hired_eval.efficiency.measure import Workload
-from hired_eval.llava.checkpoint import Checkpoint
-from hired_eval.llava.encoding_cache import GIB, EncodingStore
 from hired_eval.mini import checkpoint_path
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.encoding_cache import GIB, EncodingStore
+from hired_eval.runs.efficiency.measure import Workload
 
 CPU = torch.device("cpu")
 SMALL = PartitionLayout(1, 2, 7, (70, 140))

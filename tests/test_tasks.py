@@ -10,9 +10,9 @@ import datasets
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.llava.answering import DroppingLlava
-from hired_eval.loading import Models
-from hired_eval.runs import run
+from hired_eval.models.answering import DroppingLlava
+from hired_eval.runs.accuracy import run
+from hired_eval.runs.loading import Models
 from tests import tiny
 from tests.spine import config
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hired_eval.errors import UserError
 from hired_eval.mini.vocabulary import BENCHMARKS
-from hired_eval.reporting.store import Store
+from hired_eval.records.store import Store
 from training.card import write_card
 from training.recipe import SMOKE, Recipe, train
 

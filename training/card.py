@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.mini.vocabulary import BENCHMARKS
+from hired_eval.records.store import Record
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import budget_of, label_of, percent
-from hired_eval.reporting.store import Record
 
 TARGETS = {
     "vqav2": 85.0, "scienceqa": 75.0, "textvqa": 80.0, "docvqa": 85.0,

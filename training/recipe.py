@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
 
 from hired_eval.errors import UserError
-from hired_eval.identity import fingerprint
+from hired_eval.runs.identity import fingerprint
 from training import parallel
 from training.data import stream
 from training.language import Batcher, Example, page_batches, train_language

@@ -89,7 +89,7 @@ class TokenDropper(ABC):
         Raises:
             UserError: the model is not a LLaVA model with a CLIP vision tower.
         """
-        from hired_eval.llava.apply import Applied  # the methods themselves need torch alone
+        from hired_eval.models.apply import Applied  # the methods themselves need torch alone
 
         return Applied(self, model)
 

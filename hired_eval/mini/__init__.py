@@ -17,7 +17,7 @@ import numpy
 import PIL
 
 from hired_eval.errors import UserError
-from hired_eval.home import home_folder
+from hired_eval.paths import home_folder
 
 HERE = Path(__file__).parent
 CHECKPOINTS = ("mini", "mini_1_5")

@@ -14,13 +14,13 @@ from typing import TextIO
 
 import pandas as pd
 
-from hired_eval.home import text_without_home
-from hired_eval.loading import Models
-from hired_eval.records import SAMPLES
+from hired_eval.paths import text_without_home
+from hired_eval.records.record import SAMPLES
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS, Scoring
-from hired_eval.runs import machine, planned, run
+from hired_eval.runs.accuracy import machine, planned, run
+from hired_eval.runs.loading import Models
 
 
 def made_here(chosen: ChosenSet) -> Made:

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hired_eval import help as help_text
+from hired_eval.cli import help as help_text
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 from hired_eval.reporting.regression import Tolerance

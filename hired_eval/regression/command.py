@@ -80,13 +80,13 @@ def _regress(asked: argparse.Namespace) -> int:
     chosen = whole.part(asked.methods, asked.benchmarks, asked.samples)
     folder = asked.reference or Path(whole.reference)
 
-    from hired_eval.loading import Models
-    from hired_eval.quiet import quiet_libraries
-    from hired_eval.records import explained_disk_errors
+    from hired_eval.cli.quiet import quiet_libraries
+    from hired_eval.records.record import explained_disk_errors
     from hired_eval.regression import reference
     from hired_eval.regression.answering import answered, made_here
     from hired_eval.reporting.regression import compare, versions_that_differ
     from hired_eval.reporting.regression_report import changed_runs, changed_samples, markdown, verdict
+    from hired_eval.runs.loading import Models
 
     quiet_libraries()
     now = made_here(chosen)

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.identity import fingerprint
-from hired_eval.records import explained_disk_errors, replacing
+from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.reporting.regression import COLUMNS
+from hired_eval.runs.identity import fingerprint
 
 SAMPLES, FACTS = "samples.parquet", "reference.json"
 FORMAT = 2

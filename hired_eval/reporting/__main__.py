@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.errors import UserError
+from hired_eval.records.store import Store
 from hired_eval.reporting.paper_tables import NothingYetError
-from hired_eval.reporting.store import Store
 from hired_eval.reporting.write import REPORTS, write
 
 

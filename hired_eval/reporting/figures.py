@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hired_eval.reporting.context import versions_note
+from hired_eval.records.context import versions_note
+from hired_eval.records.statistics import FEWEST, Estimate
+from hired_eval.records.store import Record, Store, best
 from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, one_block, others
 from hired_eval.reporting.rows import (
     HIRED_20,
@@ -26,8 +28,6 @@ from hired_eval.reporting.rows import (
     target_of,
     without_budget,
 )
-from hired_eval.reporting.statistics import FEWEST, Estimate
-from hired_eval.reporting.store import Record, Store, best
 from hired_eval.reporting.tables import benchmark_label, benchmarks_of, provenance, repetitions, with_seeds
 
 matplotlib.use("Agg")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hired_eval.reporting.context import Record, blocks_of
+from hired_eval.records.context import Record, blocks_of
+from hired_eval.records.store import Store
 from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
-from hired_eval.reporting.store import Store
 from hired_eval.reporting.tables import benchmark_label, benchmarks_of
 
 WIDE = 112 * 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from hired_eval.records.store import Record
 from hired_eval.reporting.figures import Drawing
 from hired_eval.reporting.gallery import Entry
 from hired_eval.reporting.html import anchor, foreign, picture_source, text
 from hired_eval.reporting.rows import label_of
-from hired_eval.reporting.store import Record
 from hired_eval.reporting.tables import Cell, Table, TableRow, benchmark_label, n_text
 
 

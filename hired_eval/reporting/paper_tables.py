@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import isqrt
 
 from hired_eval.errors import UserError
-from hired_eval.reporting.context import Block, Record, blocks_of, left_out, versions_note
+from hired_eval.records.context import Block, Record, blocks_of, left_out, versions_note
+from hired_eval.records.store import Store, best
 from hired_eval.reporting.published import ODDITIES, PAPER, PAPER_MODELS, published
 from hired_eval.reporting.rows import (
     FULL,
@@ -21,7 +22,6 @@ from hired_eval.reporting.rows import (
     rows_of,
     target_of,
 )
-from hired_eval.reporting.store import Store, best
 from hired_eval.reporting.tables import (
     BENCHMARK_LABELS,
     DIFFERENCE_NOTE,

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.reporting.statistics import Difference, estimate, paired_difference
+from hired_eval.records.statistics import Difference, estimate, paired_difference
 
 KEY = ["benchmark", "method", "doc_id"]
 TOKENS = ["kept", "allowed", "full"]

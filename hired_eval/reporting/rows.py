@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from hired_eval.paths import config_folder
-from hired_eval.reporting.store import Record
+from hired_eval.records.store import Record
 
 # How the paper writes them; a method that is not listed goes by the name of its class.
 LABELS = {

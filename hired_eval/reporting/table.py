@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hired_eval.reporting.context import Record, blocks_of, context_of
+from hired_eval.records.context import Record, blocks_of, context_of
+from hired_eval.records.statistics import FEWEST
+from hired_eval.records.store import score_scale
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, label_of, seed_of
-from hired_eval.reporting.statistics import FEWEST
-from hired_eval.reporting.store import score_scale
 
 SAME = ("model", "weights", "data", "samples", "benchmark")
 OF_ONE_ORIGIN = ("checkpoint", "documents")

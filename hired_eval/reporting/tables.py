@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hired_eval.reporting.context import Block, Record, blocks_of
+from hired_eval.records.context import Block, Record, blocks_of
+from hired_eval.records.statistics import FEWEST, Difference
+from hired_eval.records.store import Store, best, score_scale
 from hired_eval.reporting.published import PAPER_MODELS, Published
 from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, defaults_of, seed_of
-from hired_eval.reporting.statistics import FEWEST, Difference
-from hired_eval.reporting.store import Store, best, score_scale
 
 # How the paper writes its benchmarks, in its order; any other goes by its name.
 BENCHMARK_LABELS = {

@@ -9,14 +9,14 @@ from typing import Any
 
 import matplotlib
 
-from hired_eval.records import explained_disk_errors, replacing
+from hired_eval.records.record import explained_disk_errors, replacing
+from hired_eval.records.store import Store
 from hired_eval.reporting.figures import FIGURES, STYLE, Drawing
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.html import page, picture_source
 from hired_eval.reporting.html_parts import failures, figure, gallery, table
 from hired_eval.reporting.paper_tables import TABLES, NothingYetError, nothing_yet
 from hired_eval.reporting.render import comma_separated, latex, markdown
-from hired_eval.reporting.store import Store
 from hired_eval.reporting.tables import Table
 
 DOTS_PER_INCH = 150

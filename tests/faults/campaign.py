@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from hired_eval.records import RunFolder, read_record
-from hired_eval.reporting.store import Store
+from hired_eval.records.record import RunFolder, read_record
+from hired_eval.records.store import Store
 from hired_eval.reporting.write import write
 from tests.faults.child import Conditions, Key, journal_of, start
 

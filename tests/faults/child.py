@@ -20,9 +20,9 @@ import lmms_eval.models  # noqa: F401  (seconds, spared to every child)
 import torch
 
 from hired_eval.__main__ import main
-from hired_eval.lmms import HiredLlava
+from hired_eval.lmms.model import HiredLlava
 from hired_eval.reporting.table import run_table  # noqa: F401
-from hired_eval.runs import run  # noqa: F401
+from hired_eval.runs.accuracy import run  # noqa: F401
 
 Key = tuple[Any, ...]
 """Folder of the run, task, document and request: one question of one run."""

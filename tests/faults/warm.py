@@ -2,7 +2,7 @@
 
 import gc
 
-from hired_eval.benchmarks import task_manager
+from hired_eval.lmms.tasks import task_manager
 
 task_manager()
 gc.freeze()  # half a second spared each time that lmms-eval collects

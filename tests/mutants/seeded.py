@@ -20,7 +20,7 @@ class Mutant:
     file: str
     right: str
     wrong: str
-    tests: tuple[str, ...] = ("tests/dropping", "tests/llava")
+    tests: tuple[str, ...] = ("tests/dropping", "tests/models")
 
     def seed(self, root: Path) -> None:
         """Put the mistake into a copy of the repository.
@@ -61,7 +61,7 @@ MUTANTS = [
     ),
     Mutant(
         "features come from the layer before the feature layer",
-        "hired_eval/llava/encoder.py", "if i == self.feature_layer:", "if i == self.feature_layer - 1:",
+        "hired_eval/models/encoder.py", "if i == self.feature_layer:", "if i == self.feature_layer - 1:",
     ),
     Mutant(
         "the visual content score is a mean over the region, not a sum",
@@ -71,7 +71,7 @@ MUTANTS = [
     ),
     Mutant(
         "CLS-attention is shifted by one token",
-        "hired_eval/llava/encoder.py", "logits.softmax(dim=-1)[..., 1:]", "logits.softmax(dim=-1)[..., :-1]",
+        "hired_eval/models/encoder.py", "logits.softmax(dim=-1)[..., 1:]", "logits.softmax(dim=-1)[..., :-1]",
     ),
     Mutant(
         "PruMerge takes the mean of the neighbours, not the sum",
@@ -84,49 +84,50 @@ MUTANTS = [
     ),
     Mutant(
         "batches are padded on the right",
-        "hired_eval/llava/prefix.py",
+        "hired_eval/models/prefix.py",
         "[pad] * (length - len(row)) + row for", "row + [pad] * (length - len(row)) for",
     ),
     Mutant(
         "padding on the left is not masked",
-        "hired_eval/llava/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
+        "hired_eval/models/prefix.py", "[0] * (length - len(row)) + [1]", "[1] * (length - len(row)) + [1]",
     ),
     Mutant(
         "positions after an image do not close up over dropped tokens",
-        "hired_eval/llava/shortening.py",
+        "hired_eval/models/shortening.py",
         "self.dropped.to(left.device)", "0 * self.dropped.to(left.device)",
-        tests=("tests/llava/test_apply_cache.py",),
+        tests=("tests/models/test_apply_cache.py",),
     ),
     Mutant(
         "a KV cache is taken for as long as the tokens in it",
-        "hired_eval/llava/shortened_inputs.py",
+        "hired_eval/models/shortened_inputs.py",
         "return seen + cache.shortening.length - cache.shortening.short", "return seen",
-        tests=("tests/llava/test_apply_cache.py",),
+        tests=("tests/models/test_apply_cache.py",),
     ),
     Mutant(
         "the first block that is left undoes all",
-        "hired_eval/llava/patching.py",
+        "hired_eval/models/patching.py",
         "contexts.stack.remove(context)", "contexts.stack.clear()",
-        tests=("tests/llava/test_apply_undo.py",),
+        tests=("tests/models/test_apply_undo.py",),
     ),
     Mutant(
         "a call's own feature layer is passed over",
-        "hired_eval/llava/shortened_inputs.py", "feature_layer=layer,", "feature_layer=None,",
-        tests=("tests/llava/test_apply_forward.py",),
+        "hired_eval/models/shortened_inputs.py", "feature_layer=layer,", "feature_layer=None,",
+        tests=("tests/models/test_apply_forward.py",),
     ),
     Mutant(
         "a config's folder is not looked for",
-        "hired_eval/local_data.py", "for root in roots if (root / config).is_dir()}", "for root in ()}",
+        "hired_eval/lmms/local_data.py", "for root in roots if (root / config).is_dir()}", "for root in ()}",
         tests=("tests/test_local_data.py",),
     ),
     Mutant(
         "a part of a split that is missing is not noticed",
-        "hired_eval/parquet_files.py", "range(first.count) if first.count is not None", "[] if first.count",
+        "hired_eval/lmms/parquet_files.py",
+        "range(first.count) if first.count is not None", "[] if first.count",
         tests=("tests/test_local_data.py",),
     ),
     Mutant(
         "columns that only scoring reads are not asked for",
-        "hired_eval/columns.py", "mentioned.add(column)", "pass",
+        "hired_eval/lmms/columns.py", "mentioned.add(column)", "pass",
         tests=("tests/test_columns.py",),
     ),
     Mutant(
@@ -134,16 +135,16 @@ MUTANTS = [
         "hired_eval/dropping/types.py",
         "layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer",
         "layer = min(self.cls_attention)",
-        tests=("tests/llava/test_cache.py",),
+        tests=("tests/models/test_cache.py",),
     ),
     Mutant(
         "the record's method is that of the config, not the one that ran",
-        "hired_eval/runs.py", '"method": effective_options(dropper),', '"method": config["method"],',
+        "hired_eval/runs/accuracy.py", '"method": effective_options(dropper),', '"method": config["method"],',
         tests=("tests/test_identity.py",),
     ),
     Mutant(
         "a limit beyond the documents makes another run",
-        "hired_eval/runs.py",
+        "hired_eval/runs/accuracy.py",
         "return limit if limit < len(task.eval_docs_no_media) else None", "return limit",
         tests=("tests/test_identity.py",),
     ),
@@ -160,13 +161,13 @@ MUTANTS = [
     ),
     Mutant(
         "a method is shown what the cache recorded for others",
-        "hired_eval/llava/encoding_cache.py",
+        "hired_eval/models/encoding_cache.py",
         "return self._encoding(tensors, dropper)", "return encoding",
-        tests=("tests/llava/test_cache.py",),
+        tests=("tests/models/test_cache.py",),
     ),
     Mutant(
         "runs of another numeric type meet in a table",
-        "hired_eval/reporting/context.py",
+        "hired_eval/records/context.py",
         'NOT_OF_A_MODEL = {"name",', 'NOT_OF_A_MODEL = {"dtype", "name",',
         tests=("tests/reporting/test_comparable.py",),
     ),
@@ -178,55 +179,55 @@ MUTANTS = [
     ),
     Mutant(
         "pairs are drawn over all categories",
-        "hired_eval/reporting/statistics.py",
+        "hired_eval/records/statistics.py",
         "np.unique(counts > 0, axis=0, return_inverse=True)",
         "np.unique(counts >= 0, axis=0, return_inverse=True)",
         tests=("tests/reporting/test_statistics.py",),
     ),
     Mutant(
         "an interval counts questions where it should count pictures",
-        "hired_eval/reporting/statistics.py", "if len(sums) < FEWEST:", "if counts.sum() < FEWEST:",
+        "hired_eval/records/statistics.py", "if len(sums) < FEWEST:", "if counts.sum() < FEWEST:",
         tests=("tests/reporting/test_statistics.py",),
     ),
     Mutant(
         "photos of a turned camera stand on their head",
-        "hired_eval/llava/images.py",
+        "hired_eval/models/images.py",
         "    6: Image.Transpose.ROTATE_270", "    6: Image.Transpose.ROTATE_90",
-        tests=("tests/llava/test_images.py",),
+        tests=("tests/models/test_images.py",),
     ),
     Mutant(
         "transparent pictures are laid on black",
-        "hired_eval/llava/images.py", 'image.size, "white")', 'image.size, "black")',
-        tests=("tests/llava/test_images.py",),
+        "hired_eval/models/images.py", 'image.size, "white")', 'image.size, "black")',
+        tests=("tests/models/test_images.py",),
     ),
     Mutant(
         "a picture is turned again when it is converted again",
-        "hired_eval/llava/images.py", "    rgb.info = {}\n", "",
-        tests=("tests/llava/test_images.py",),
+        "hired_eval/models/images.py", "    rgb.info = {}\n", "",
+        tests=("tests/models/test_images.py",),
     ),
     Mutant(
         "the first block to end lets truncated pictures in, though others still run",
-        "hired_eval/llava/images.py",
+        "hired_eval/models/images.py",
         "            if self._blocks == 0:\n                ImageFile",
         "            if True:\n                ImageFile",
-        tests=("tests/llava/test_images.py",),
+        tests=("tests/models/test_images.py",),
     ),
     Mutant(
         "prefixes are shared under a sliding window",
-        "hired_eval/llava/generation.py",
+        "hired_eval/models/generation.py",
         "_layers(config) <= {DynamicLayer} and",
         "_layers(config) <= {DynamicLayer, DynamicSlidingWindowLayer} and",
-        tests=("tests/llava/test_generation.py",),
+        tests=("tests/models/test_generation.py",),
     ),
     Mutant(
         "rotary frequencies that follow the longest row count as fixed",
-        "hired_eval/llava/generation.py", ' or kind == "longrope"', "",
-        tests=("tests/llava/test_generation.py",),
+        "hired_eval/models/generation.py", ' or kind == "longrope"', "",
+        tests=("tests/models/test_generation.py",),
     ),
     Mutant(
         "the checkpoint's own generation options are not looked at",
-        "hired_eval/llava/generation.py", "{**config.to_diff_dict(), **settings}", "dict(settings)",
-        tests=("tests/llava/test_generation.py",),
+        "hired_eval/models/generation.py", "{**config.to_diff_dict(), **settings}", "dict(settings)",
+        tests=("tests/models/test_generation.py",),
     ),
     Mutant(
         "any text is true",
@@ -235,35 +236,36 @@ MUTANTS = [
     ),
     Mutant(
         "special tokens that have no name of their own reach the model from a question",
-        "hired_eval/llava/prompt.py",
+        "hired_eval/models/prompt.py",
         "return {*tokenizer.all_special_tokens, *added, image_token}",
         "return {*tokenizer.all_special_tokens, image_token}",
-        tests=("tests/llava/test_prompt.py",),
+        tests=("tests/models/test_prompt.py",),
     ),
     Mutant(
         "a backslash and an n in a prompt stay two signs",
-        "hired_eval/models.py", r'''.replace("\\n", "\n")''', "",
+        "hired_eval/models/configs.py", r'''.replace("\\n", "\n")''', "",
         tests=("tests/test_options.py",),
     ),
     Mutant(
         "the home folder is replaced in the middle of a name",
-        "hired_eval/home.py", r'''(?![\w-]|\.\w)", "~"''', r'''", "~"''',
+        "hired_eval/paths.py", r'''(?![\w-]|\.\w)", "~"''', r'''", "~"''',
         tests=("tests/test_options.py",),
     ),
     Mutant(
         "copies of a sampled request are one draw",
-        "hired_eval/lmms.py", "times[id(request)] += 1", "times[id(request)] += 0", ("tests/test_lmms.py",),
+        "hired_eval/lmms/model.py", "times[id(request)] += 1", "times[id(request)] += 0",
+        ("tests/test_lmms.py",),
     ),
     Mutant(
         "a draw forgets which request it is for",
-        "hired_eval/lmms.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
+        "hired_eval/lmms/model.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
     ),
     Mutant(
         "any aggregate of lmms-eval counts as the score of the samples",
-        "hired_eval/scoring.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
+        "hired_eval/lmms/scoring.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
     ),
     Mutant(
         "a scorer's totals stay from one run to the next",
-        "hired_eval/guards.py", "value.update(was)", "value.update(value)", ("tests/test_scorers.py",),
+        "hired_eval/lmms/guards.py", "value.update(was)", "value.update(value)", ("tests/test_scorers.py",),
     ),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hired_eval.reporting.store import Store
+from hired_eval.records.store import Store
 from hired_eval.reporting.write import write
 from tests.reporting import synthetic
 

@@ -12,8 +12,8 @@ import pandas as pd
 from PIL import Image
 
 import hired_eval
-from hired_eval.records import RunFolder
-from hired_eval.reporting.statistics import estimate
+from hired_eval.records.record import RunFolder
+from hired_eval.records.statistics import estimate
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
     "vqav2": ("exact_match", 100, "mean"),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hired_eval.cli.show import main as show
+from hired_eval.records.store import Store
 from hired_eval.reporting import html
 from hired_eval.reporting.__main__ import main
 from hired_eval.reporting.overlay import LINE, overlay
-from hired_eval.reporting.store import Store
 from hired_eval.reporting.write import REPORTS
-from hired_eval.show import main as show
 from tests.reporting import synthetic
 
 VOID = {"meta", "link", "img", "br"}

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from hired_eval.paths import config_folder
-from hired_eval.records import read_record
+from hired_eval.records.record import read_record
+from hired_eval.records.store import Store
 from hired_eval.reporting.paper_tables import table3
 from hired_eval.reporting.render import comma_separated
-from hired_eval.reporting.store import Store
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
 

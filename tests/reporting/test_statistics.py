@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hired_eval.reporting import statistics
-from hired_eval.reporting.statistics import estimate, paired_difference
+from hired_eval.records.record import statistics
+from hired_eval.records.statistics import estimate, paired_difference
 
 
 def frame(scores: list[float], images: list[str] | None = None, **columns: list[str]) -> pd.DataFrame:

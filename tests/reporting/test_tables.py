@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hired_eval.records.store import Store
 from hired_eval.reporting import render
 from hired_eval.reporting.paper_tables import NothingYetError, baselines, table3, table4, table5, table6
-from hired_eval.reporting.store import Store
 from hired_eval.reporting.tables import Cell, Table
 from tests.reporting import synthetic
 

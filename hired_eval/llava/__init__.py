@@ -1,1 +1,0 @@
-"""A LLaVA checkpoint with a dropping method: geometry, vision encoding, generation."""

@@ -1,0 +1,1 @@
+"""All that knows lmms-eval: the registered model, its tasks, documents and scorers."""

@@ -1,0 +1,382 @@
+"""The lmms-eval model: LLaVA with visual-token dropping."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from hired_eval.dropping.registry import build_as_typed
+from hired_eval.errors import UserError, first_line
+from hired_eval.lmms.documents import Documents, asked, shown
+from hired_eval.lmms.options import LlavaOptions, as_typed, unquoted
+from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.models.batching import batches, windows
+from hired_eval.models.checkpoint import load_checkpoint
+from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
+from hired_eval.models.decoding import decoding
+from hired_eval.models.encoder import TokenCounts
+from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
+from hired_eval.models.memory import is_out_of_memory
+from hired_eval.processes import Processes
+from hired_eval.records.replies import ImageTokens, Reply, ReplyFile, RequestKey
+from hired_eval.typed import types_of
+
+LESS_MEMORY = (
+    "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), "
+    "or another device"
+)
+
+Answering = Callable[[dict[RequestKey, Prepared], dict[str, Any]], list[Reply]]
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """One time that memory ran out: the batch size that did not fit, and the one tried next."""
+
+    batch_size: int
+    retried_with: int
+
+
+SECONDS_BETWEEN_LINES = 30
+"""Of the progress bar, where it goes to a file and every update is a line of its own."""
+
+
+class HiredLlava(lmms):  # type: ignore[misc]
+    """LLaVA-1.5, ShareGPT4V and LLaVA-Next checkpoints with a dropping method, registered as `hired_llava`.
+
+    Args:
+        pretrained: a folder, or an id on the hub.
+        method: name of the dropping method.
+        batch_size: requests answered together.
+        device: 'auto' or a torch device.
+        dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
+            checkpoint's own.
+        prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
+            default the prompt of the model config with this hub id, then the processor's chat template. The
+            name of a folder decides nothing.
+        revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
+        on_error: 'stop' at a sample that fails, or 'record' it and go on.
+        share_prefix: prefill the prompt up to the question once for all questions about an image.
+        options: options of the dropping method, e.g. budget and alpha.
+
+    Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
+    quotes that it was put in.
+
+    Raises:
+        UserError: a name, an option or the checkpoint is wrong.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        method: str = "hired",
+        batch_size: int = 1,
+        device: str = "auto",
+        dtype: str | None = None,
+        prompt: str | None = None,
+        revision: str | None = None,
+        device_map: str | None = None,
+        attention: str = "sdpa",
+        quantization: str = "none",
+        feature_layer: int | None = None,
+        on_error: str = "stop",
+        share_prefix: bool = True,
+        **options: Any,
+    ) -> None:
+        given = dict(locals())
+        own = as_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
+        dropper = build_as_typed(method, unquoted(options))
+        prompt_used = (
+            default_prompt(own["pretrained"], own["revision"])
+            if own["prompt"] is None
+            else Prompt(prompt_named(own["prompt"]), "the option prompt")
+        )
+        of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
+        logger.info(f"prompt {prompt_used.template!r} of {prompt_used.origin}; numbers in {of_type}")
+        loading = ("revision", "device", "device_map", "attention", "quantization", "feature_layer")
+        checkpoint = load_checkpoint(
+            own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
+        )
+        llava = DroppingLlava(checkpoint, dropper, prompt_used.template, share_prefix=own["share_prefix"])
+        # lmms-eval has seeded torch with its --seed
+        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed())
+
+    @classmethod
+    def around(
+        cls,
+        llava: DroppingLlava,
+        *,
+        batch_size: int,
+        on_error: str = "stop",
+        log: ReplyFile | None = None,
+        seed: int = 0,
+    ) -> HiredLlava:
+        """A model around a checkpoint that is loaded already.
+
+        Args:
+            llava: the checkpoint with its dropping method.
+            batch_size: requests answered together.
+            on_error: 'stop' or 'record'.
+            log: where replies are kept as they come.
+            seed: of answers that are sampled.
+        """
+        model = cls.__new__(cls)
+        model._start(llava, batch_size, on_error, log, seed)
+        return model
+
+    def _start(
+        self, llava: DroppingLlava, batch_size: int, on_error: str, log: ReplyFile | None, seed: int
+    ) -> None:
+        super().__init__()
+        self.llava = llava
+        self.batch_size = batch_size
+        self.on_error = on_error
+        self.log = log
+        self.seed = seed
+        self.replies: dict[RequestKey, Reply] = {}
+        self._known_documents: dict[tuple[str, str], Documents] = {}
+        self.out_of_memory: list[OutOfMemory] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where lmms-eval puts what its processes exchange."""
+        return Processes().device
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Generated text for each request, in the order of the requests."""
+
+        def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
+            seeds = [_seed(self.seed, key) for key in prepared]
+            answers = self.llava.answer(list(prepared.values()), generation, seeds)
+            return [Reply(text=a.text, counts=_tokens(a.counts), images=a.images) for a in answers]
+
+        return [r.text for r in self._replies(requests, reply)]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """(loss, greedy) for each request, in the wrapping that keeps lmms-eval from turning it into text.
+
+        The first number is the mean loss per token: lmms-eval's multiple-choice scoring takes the choice of
+        lowest value.
+        """
+
+        def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
+            scored = self.llava.likelihood(list(prepared.values()))
+            return [
+                Reply(loss=s.loss, greedy=s.greedy, counts=_tokens(s.counts), images=s.images) for s in scored
+            ]
+
+        replies = self._replies(requests, reply)
+        return [
+            GenerationResult((float("inf") if r.loss is None else r.loss, bool(r.greedy))) for r in replies
+        ]
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not offered: dialogues of several rounds are outside what the paper evaluates.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("hired_llava answers single-round tasks; this task asks for several rounds")
+
+    def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
+        """Answer requests in batches of equal generation options, going on from the log if there is one."""
+        decodings = {repr(options): decoding(options) for options in map(_generation, requests)}
+        for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
+            if self.rank == 0:
+                logger.warning(remark)
+        keys = _keys(requests, {name for name, d in decodings.items() if d.sampling is not None})
+        replies = {key: known for key in keys if self.log and (known := self.log.get(key)) is not None}
+        waiting = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in replies]
+        groups: dict[str, dict[RequestKey, Instance]] = {}
+        for key, request in waiting:
+            groups.setdefault(repr(_generation(request)), {})[key] = request
+        done = len(replies)
+        pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+        bar = tqdm(
+            total=len(set(keys)),
+            initial=done,
+            desc="answering",
+            unit="q",
+            mininterval=pause,
+            disable=self.rank != 0,
+        )
+        with bar, whole_pictures():
+            for members in groups.values():
+                for answered in self._group(members, reply):
+                    replies.update(answered)
+                    if self.log:
+                        self.log.add(answered)
+                    bar.update(len(answered))
+        self.replies.update(replies)
+        return [replies[key] for key in keys]
+
+    def _group(
+        self, requests: dict[RequestKey, Instance], reply: Answering
+    ) -> Iterator[dict[RequestKey, Reply]]:
+        """Replies to requests of equal generation options, as they come; then those that failed.
+
+        Raises:
+            UserError: a sample failed, and the run is to stop there; the message names its task and document.
+        """
+        generation = _generation(next(iter(requests.values())))
+        failed: dict[RequestKey, Reply] = {}
+        stopped_by: list[UserError] = []
+
+        def prepared() -> Iterator[tuple[RequestKey, Prepared]]:
+            for key, request in requests.items():
+                try:
+                    yield key, self._prepared(request)
+                except UserError as error:
+                    try:
+                        failed[key] = self._failure(key, error)
+                    except UserError as stop:
+                        # the questions before it are still answered, so that nothing computed is lost
+                        stopped_by.append(stop)
+                        return
+
+        for window in windows(prepared(), self.batch_size):
+            for batch in batches(window, self.batch_size):
+                yield from self._fitting(dict(batch), generation, reply, failed)
+        if stopped_by:
+            raise stopped_by[0]
+        if failed:
+            yield failed
+
+    def _fitting(
+        self,
+        batch: dict[RequestKey, Prepared],
+        generation: dict[str, Any],
+        reply: Answering,
+        failed: dict[RequestKey, Reply],
+    ) -> Iterator[dict[RequestKey, Reply]]:
+        """Replies to a batch, in parts where it does not fit into memory; smaller batches from then on."""
+        keys = list(batch)
+        done = 0
+        while done < len(keys):
+            part = keys[done : done + self.batch_size]
+            answered = self._attempt({key: batch[key] for key in part}, generation, reply)
+            if answered is not None:
+                yield answered
+                done += len(part)
+                continue
+            # outside the handler of the error, whose traceback would keep the tensors alive
+            self.llava.release()
+            if len(part) == 1:
+                error = UserError(f"memory ran out with one question; {LESS_MEMORY}")
+                failed[part[0]] = self._failure(part[0], error)
+                done += 1
+                continue
+            self.batch_size = len(part) // 2
+            self.out_of_memory.append(OutOfMemory(len(part), self.batch_size))
+            logger.warning(f"memory ran out with {len(part)} questions; going on with {self.batch_size}")
+
+    def _attempt(
+        self, batch: dict[RequestKey, Prepared], generation: dict[str, Any], reply: Answering
+    ) -> dict[RequestKey, Reply] | None:
+        """Replies to a batch; None where memory ran out."""
+        try:
+            return dict(zip(batch, reply(batch, generation), strict=True))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                return None
+            error.add_note("while answering " + ", ".join(f"{k[0]} document {k[1]}" for k in batch))
+            raise
+
+    def _failure(self, key: RequestKey, error: UserError) -> Reply:
+        """A failed sample's reply, where such samples are recorded.
+
+        Raises:
+            UserError: the run is to stop at a sample that fails; the message names its task and document.
+        """
+        if self.on_error == "stop":
+            raise UserError(f"{key[0]} document {key[1]}: {error}") from error
+        return Reply(error=str(error))
+
+    def _documents(self, task: str, split: str) -> Any:
+        """The documents of a task, by number."""
+        dataset = self.task_dict[task][split]
+        if not isinstance(dataset, Dataset):
+            return dataset
+        known = self._known_documents.get((task, split))
+        if known is None or known.dataset is not dataset:
+            known = self._known_documents[task, split] = Documents(dataset)
+        return known
+
+    def _prepared(self, request: Instance) -> Prepared:
+        """A request's question with its images encoded.
+
+        Raises:
+            UserError: the document's images cannot be used.
+        """
+        context, target, doc_to_visual, doc_id, task, split = request.args
+        documents = self._documents(task, split)
+        try:
+            document = documents[doc_id]
+            refuse_deep_pictures(document)
+            visuals = doc_to_visual(document)
+        except UNREADABLE as error:
+            raise UserError(f"its image cannot be read: {first_line(error)}") from error
+        except SystemExit as error:  # how some tasks say that a file is missing
+            raise UserError(f"its task gives up: {first_line(error)}") from error
+        question = Question(asked(context), shown(visuals))
+        continuation = ""
+        if request.request_type == "loglikelihood":
+            continuation = target if isinstance(target, str) else str(target(document))
+        try:
+            return self.llava.prepare(question, continuation)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self.llava.release()
+        try:
+            return self.llava.prepare(question, continuation)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
+
+
+def _tokens(counts: Sequence[TokenCounts]) -> tuple[ImageTokens, ...]:
+    """Token counts as they are written down."""
+    return tuple(ImageTokens(*astuple(c)) for c in counts)
+
+
+def _keys(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
+    """What tells each request from all others.
+
+    lmms-eval asks for repeated answers with the same request, several times over. Where answers are sampled,
+    each time is a draw of its own; elsewhere one answer is all of them.
+
+    Args:
+        requests: in lmms-eval's order.
+        sampled: generation options, as `repr` writes them, with which answers are sampled.
+    """
+    times: Counter[int] = Counter()
+    keys = []
+    for request in requests:
+        _, _, _, doc_id, task, _ = request.args
+        draw = times[id(request)] if repr(_generation(request)) in sampled else 0
+        times[id(request)] += 1
+        keys.append((task, doc_id, request.idx, draw))
+    return keys
+
+
+def _seed(seed: int, key: RequestKey) -> int:
+    """The seed of one draw, which depends on the run's seed and the request alone."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *key)).encode()).digest()[:7])
+
+
+def _generation(request: Instance) -> dict[str, Any]:
+    """Generation options of a request; none where a likelihood is asked for."""
+    return request.args[1] if request.request_type == "generate_until" else {}

@@ -1,0 +1,61 @@
+"""What is given to the lmms-eval model as text on lmms-eval's command line, and its types."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hired_eval.errors import UserError
+from hired_eval.typed import Count, checked_options, paths_as_text, read, types_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaOptions:
+    """The options of `hired_eval.lmms.model.HiredLlava` beside those of the method."""
+
+    pretrained: Path
+    batch_size: Count
+    device: str
+    dtype: Literal["float32", "float16", "bfloat16"] | None
+    prompt: str | None
+    revision: str | None
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    quantization: Literal["none", "8bit", "4bit"]
+    feature_layer: int | None
+    on_error: Literal["stop", "record"]
+    share_prefix: bool
+
+
+def unquoted(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options, texts without the quotes that lmms-eval leaves around what holds a comma.
+
+    Raises:
+        UserError: a quote that is not closed, behind which lmms-eval takes the other options for text too.
+    """
+    plain = dict(options)
+    for name, value in options.items():
+        if not isinstance(value, str):
+            continue
+        swallowed = re.search(r",\s*(\w+)=", value)
+        if swallowed and swallowed[1] in {*types_of(LlavaOptions), "method", "budget"}:
+            raise UserError(
+                f"{name} swallows {swallowed[1]}=: lmms-eval takes all that follows an apostrophe or a quote "
+                f"that is not closed for text; put {name} last, or take an apostrophe out"
+            )
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            plain[name] = value[1:-1]
+    return plain
+
+
+def as_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a declaration, of their types, a text read as its option's type says; paths as text.
+
+    Raises:
+        UserError: a value of another type.
+    """
+    known = types_of(declaration)
+    read_options = {name: read(known[name], value) for name, value in unquoted(options).items()}
+    return paths_as_text(checked_options(declaration, read_options))

@@ -1,0 +1,201 @@
+"""From lmms-eval's results to the samples and the score of a record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lmms_eval.api.task import Task
+
+from hired_eval.errors import UserError
+from hired_eval.lmms.tasks import Benchmark
+from hired_eval.records.replies import Reply, RequestKey
+from hired_eval.records.statistics import estimate
+
+ROUNDING = 6e-5
+"""Some of lmms-eval's aggregates are rounded to four digits, on a scale from 0 to 1."""
+POINTS = 1000
+"""The scale of a score in points: lmms-eval counts them out of 1000, however many questions were asked."""
+
+
+def number_of(value: Any, score_key: str) -> float | None:
+    """The number in a metric's value; None where it holds none.
+
+    Args:
+        value: a number, or a dict with one, as lmms-eval's own statistics read it.
+        score_key: the number's name in a dict; `score_key` of the task's config.
+    """
+    number = value.get(score_key) if isinstance(value, dict) else value
+    if not isinstance(number, Real | np.bool_) or not math.isfinite(number):
+        return None
+    return float(number)
+
+
+def described(value: Any) -> str:
+    """A value's kind, in words."""
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value))}"
+    return f"{value!r}" if isinstance(value, Real) else f"a {type(value).__name__}"
+
+
+def read_value(value: Any, read: Callable[[Any], float | None]) -> dict[str, Any]:
+    """Score, pair and category in a metric's value; None for what it lacks."""
+    parts = value if isinstance(value, dict) else {}
+    return {
+        "score": None if value is None else read(value),
+        "pair": str(parts["question_id"]) if "question_id" in parts else None,
+        "category": str(parts["category"]) if "category" in parts else None,
+    }
+
+
+def sample_table(
+    logged: list[dict[str, Any]],
+    benchmark: Benchmark,
+    replies: Mapping[RequestKey, Reply],
+    read: Callable[[Any], float | None],
+    folder: Path,
+) -> pd.DataFrame:
+    """One row a document: question, prediction, target, score, token counts.
+
+    kept, allowed and full are summed over a document's images; allowed is null for a method without a budget.
+
+    Args:
+        logged: lmms-eval's samples.
+        benchmark: names the metric.
+        replies: of the model.
+        read: the number in the metric's value.
+        folder: of the run, where the replies are.
+
+    Raises:
+        UserError: the metric's value for a document holds no number.
+    """
+    by_document: dict[int, list[Reply]] = {}
+    for (_, doc_id, _, _), reply in sorted(replies.items(), key=lambda item: item[0][2:]):
+        by_document.setdefault(doc_id, []).append(reply)
+    rows = []
+    # several processes give the documents by turns
+    for sample in sorted(logged, key=lambda sample: sample["doc_id"]):
+        document = by_document[sample["doc_id"]]
+        first = document[0]
+        errors = [r.error for r in document if r.error]
+        value = sample.get(benchmark.metric)
+        parts = read_value(value, read)
+        if value is not None and parts["score"] is None and not errors:
+            raise UserError(
+                f"metric {benchmark.metric} of task {benchmark.lmms_task} gives {described(value)} for "
+                f"document {sample['doc_id']}, not a number; choose another metric (the replies are kept in "
+                f"{folder})"
+            )
+        allowed = [c.allowed for c in first.counts if c.allowed is not None]
+        rows.append(
+            {
+                "doc_id": sample["doc_id"],
+                "question": str(sample["arguments"][0]),
+                "prediction": _text(sample["filtered_resps"][0])
+                if first.loss is None
+                else str(sample["filtered_resps"]),
+                "target": json.dumps(sample["target"], ensure_ascii=False, default=str),
+                "score": None if errors else parts["score"],
+                "kept": sum(c.kept for c in first.counts),
+                "allowed": sum(allowed) if allowed else None,
+                "full": sum(c.full for c in first.counts),
+                "images": len(first.counts),
+                "image": " ".join(first.images) or None,
+                "pair": parts["pair"],
+                "category": parts["category"],
+                "error": "; ".join(errors) or None,
+            }
+        )
+    columns = {"score": "float64", "allowed": "Int64", "image": "string", "pair": "string"}
+    return pd.DataFrame(rows).astype({**columns, "category": "string", "error": "string"})
+
+
+def _text(response: Any) -> str:
+    """What a filter made of a document's replies, as text: several of them as JSON."""
+    return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False, default=str)
+
+
+def scores(
+    samples: pd.DataFrame, benchmark: Benchmark, results: dict[str, Any], documents: int, seed: int
+) -> dict[str, Any]:
+    """The score on the paper's scale with its interval; withheld where a sample failed."""
+    failed = int(samples["error"].notna().sum())
+    partial = len(samples) < documents
+    metrics = {
+        name: value if math.isfinite(value) else None
+        for name, value in results["results"][benchmark.lmms_task].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    summary: dict[str, Any] = {
+        "samples": len(samples),
+        "documents": documents,
+        "partial": partial,
+        "failed_samples": failed,
+        "lmms_eval_metrics": metrics,
+        "score": None,
+        # points out of 1000 need all questions; of a part of them the score is a share in percent
+        "score_scale": 100 if partial and benchmark.scale == POINTS else benchmark.scale,
+    }
+    if not failed:
+        measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
+        if measured.n:
+            summary["score"] = {k: v for k, v in asdict(measured).items() if k != "seeds"}
+    return summary
+
+
+def value_of(samples: pd.DataFrame, benchmark: Benchmark) -> float:
+    """The score of samples before the factor to the paper's scale."""
+    return estimate(samples, benchmark.scoring, 1).value
+
+
+def agrees(samples: pd.DataFrame, theirs: float, benchmark: Benchmark) -> bool:
+    """Whether lmms-eval's aggregate is the score of the samples, but for rounding.
+
+    It may be on the paper's scale or not; points are counted out of 1000.
+
+    Args:
+        samples: with `score`, and what `estimate` needs.
+        theirs: lmms-eval's aggregate of the same samples.
+        benchmark: how the score is made of them.
+    """
+    own = value_of(samples, benchmark)
+    if benchmark.scale == POINTS:
+        own = float(samples["score"].sum()) / POINTS
+    return any(
+        math.isclose(own * factor, theirs, rel_tol=1e-6, abs_tol=ROUNDING * factor)
+        for factor in (1, benchmark.scale)
+    )
+
+
+def check_agreement(
+    samples: pd.DataFrame, benchmark: Benchmark, results: dict[str, Any], task: Task, folder: Path
+) -> None:
+    """The score computed from samples must be lmms-eval's own, where no sample failed.
+
+    Args:
+        samples: of the run.
+        benchmark: how the score is made of them.
+        results: of lmms-eval.
+        task: names the filter that the metric stands behind.
+        folder: of the run, where the replies are.
+
+    Raises:
+        UserError: it is another number.
+    """
+    if samples["error"].notna().any() or not samples["score"].notna().any():
+        return
+    theirs = results["results"][benchmark.lmms_task].get(f"{benchmark.metric},{task._filters[0].name}")
+    if not isinstance(theirs, Real) or not agrees(samples, float(theirs), benchmark):
+        said = f"{theirs:.6g}" if isinstance(theirs, Real) else repr(theirs)
+        raise UserError(
+            f"lmms-eval makes {said} of metric {benchmark.metric} of task {benchmark.lmms_task}, and "
+            f"task.scoring={benchmark.scoring} makes {value_of(samples, benchmark):.6g} of the same samples "
+            f"(task.scale={benchmark.scale}); no score is given, and the replies are kept in {folder}"
+        )

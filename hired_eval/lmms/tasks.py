@@ -1,0 +1,357 @@
+"""The benchmarks: lmms-eval's own tasks on the hub's data, on a local copy of it, or on the bundled data."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from datasets import Features
+from datasets.data_files import DataFilesList
+from datasets.exceptions import DatasetsError
+from huggingface_hub import get_token
+from jinja2 import UndefinedError
+from lmms_eval.api.task import Task
+from lmms_eval.tasks import TaskManager, get_task_dict
+from lmms_eval.utils import load_yaml_config
+from PIL.Image import DecompressionBombError
+from pyarrow.parquet import ParquetFile
+from tenacity import RetryError
+
+from hired_eval.errors import UserError, first_line
+from hired_eval.hub import offline, unreachable
+from hired_eval.lmms.columns import MISFITS, check_documents, misfit, reason_of, with_pictures
+from hired_eval.lmms.local_data import DataSource, Wanted, known_data_sets, local_files, wanted
+from hired_eval.lmms.parquet_files import documents_in
+from hired_eval.mini import data_files
+from hired_eval.paths import config_folder
+
+FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
+"""What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
+
+OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
+"""What this model can be asked for, in lmms-eval's words."""
+NETWORK = {"aiohttp", "anthropic", "azure", "dashscope", "httpx", "litellm", "openai", "requests", "socket"}
+"""Packages through which a scorer asks somebody else."""
+SUBMISSION = "submission"
+"""What tasks call a metric that is none, but a file for a test server."""
+MEMBERS_NAMED = 8
+"""Of a group or tag in an error."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One column of the paper's tables.
+
+    Attributes:
+        name: as in `configs/task/`.
+        lmms_task: the task of lmms-eval.
+        metric: the metric of lmms-eval that the paper reports.
+        scale: factor from a sample's score to the paper's scale.
+        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
+    """
+
+    name: str
+    lmms_task: str
+    metric: str
+    scale: float
+    scoring: Literal["mean", "mme"]
+
+    def __post_init__(self) -> None:
+        """Refuse what a score cannot be computed with.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if self.scoring not in ("mean", "mme"):
+            raise UserError(f"task.scoring must be mean or mme, got {self.scoring!r}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float):
+            raise UserError(f"task.scale must be a number, got {self.scale!r}")
+
+
+@cache
+def task_manager() -> TaskManager:
+    """lmms-eval's index of tasks, built once: it reads hundreds of folders."""
+    return TaskManager(verbosity="ERROR")
+
+
+def hub_dataset(lmms_task: str) -> str:
+    """The id on the hub of a task's data set.
+
+    Raises:
+        UserError: see `task_config`.
+    """
+    return str(task_config(lmms_task)["dataset_path"])
+
+
+def task_config(name: str) -> dict[str, Any]:
+    """The config of a task of lmms-eval, functions included; what it includes is filled in.
+
+    Raises:
+        UserError: no task of this name, several, or one that cannot be asked of this model or scored.
+    """
+    index = task_manager().task_index
+    if name not in index:
+        tasks = [n for n, entry in index.items() if entry["type"] == "task"]
+        close = difflib.get_close_matches(name, tasks, n=3)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UserError(f"lmms-eval has no task {name!r} (task.lmms_task){meant}")
+    entry = index[name]
+    if entry["type"] in ("group", "tag"):
+        members = _members(entry)
+        listed = ", ".join(members[:MEMBERS_NAMED]) + (", ..." if len(members) > MEMBERS_NAMED else "")
+        raise UserError(f"{name} is a {entry['type']} of lmms-eval ({listed}); name one of them")
+    if entry["type"] != "task":
+        raise UserError(f"{name} is a task of lmms-eval with code of its own, which is not supported")
+    _check_kind(name, load_yaml_config(entry["yaml_path"], mode="simple"))
+    try:
+        config: dict[str, Any] = load_yaml_config(entry["yaml_path"], mode="full")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"lmms-eval's task {name} needs the package {error.name}, not installed here"
+        ) from error
+    except Exception as error:  # importing a task runs whatever its authors wrote
+        judge = type(error).__module__.partition(".")[0]
+        if judge in NETWORK:
+            raise UserError(
+                f"task {name} has a judge behind the network ({judge}), which is not asked here; choose "
+                "another task"
+            ) from error
+        raise UserError(
+            f"lmms-eval's task {name} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return config
+
+
+def _members(entry: dict[str, Any]) -> list[str]:
+    """Names of what a group or tag of lmms-eval holds."""
+    if entry["type"] == "tag":
+        return list(entry["task"])
+    listed = load_yaml_config(entry["yaml_path"], mode="simple")["task"]
+    return [m if isinstance(m, str) else str(m.get("task", m.get("group"))) for m in listed]
+
+
+def _check_kind(name: str, config: dict[str, Any]) -> None:
+    """Refuse what cannot be asked of this model, or scored, before any data is fetched.
+
+    Raises:
+        UserError: naming task and reason.
+    """
+    kind = config.get("output_type") or "generate_until"
+    data = config.get("dataset_kwargs") or {}
+    if kind not in OUTPUT_TYPES:
+        raise UserError(
+            f"task {name} has output type {kind}, which is not supported ({', '.join(OUTPUT_TYPES)} are)"
+        )
+    if data.get("video") or "From_YouTube" in data:
+        raise UserError(f"task {name} is about videos; this model sees pictures alone")
+    if not config.get("dataset_path"):
+        raise UserError(f"task {name} names no data set")
+    if not (config.get("test_split") or config.get("validation_split")):
+        raise UserError(f"task {name} names neither a test nor a validation split, so nothing can be asked")
+    if not config.get("metric_list"):
+        raise UserError(f"task {name} names no metric, so that its answers cannot be scored")
+    if len(config.get("filter_list") or ()) > 1:
+        filters = ", ".join(f["name"] for f in config["filter_list"])
+        raise UserError(f"task {name} scores each answer several times ({filters}), which is not supported")
+
+
+def files_read(lmms_task: str, folder: Path) -> list[Path]:
+    """The files of a local copy that hold the documents of a task, in order.
+
+    Raises:
+        UserError: see `task_config` and `local_files`.
+    """
+    return local_files(folder, wanted(task_config(lmms_task)))
+
+
+def load_task(benchmark: Benchmark, data: DataSource) -> Task:
+    """lmms-eval's own task, on the data asked for.
+
+    Submission files, which some tasks write beside their metric, are left out.
+
+    Raises:
+        UserError: lmms-eval has no such task or metric, or its data cannot be read; see `task_config`.
+    """
+    config = task_config(benchmark.lmms_task)
+    metrics = [_name(m["metric"]) for m in config["metric_list"]]
+    if benchmark.metric not in metrics:
+        raise UserError(
+            f"task {benchmark.lmms_task} has no metric {benchmark.metric!r}; it has {', '.join(metrics)}"
+        )
+    if benchmark.metric == SUBMISSION:
+        others = ", ".join(name for name in metrics if name != SUBMISSION) or "it has no other"
+        raise UserError(
+            f"metric {SUBMISSION} of task {benchmark.lmms_task} is a file for a test server, not a score; "
+            f"choose another metric ({others})"
+        )
+    config["test_split"] = config.get("test_split") or config["validation_split"]
+    overrides: dict[str, Any] = {
+        "metric_list": [m for m in config["metric_list"] if m["metric"] != SUBMISSION],
+    }
+    asked = wanted(config)
+    if data.source == "hub" and data.path is None:
+        return _from_the_hub(benchmark, overrides, config, asked)
+    if data.path is not None:
+        files = {asked.split: local_files(data.path, asked), **_other_splits(data.path, config, asked)}
+    else:
+        files = _bundled_files(benchmark, asked)
+    # where pandas has written the files, pictures are read as such first
+    readings = [features] if (features := with_pictures(files[asked.split][0])) else []
+    for number, reading in enumerate([*readings, None]):
+        try:
+            task = _task(benchmark, {**overrides, **_parquet(files, reading)})
+            check_documents(task, asked, _schema(benchmark.lmms_task))
+        except FAILURES as error:
+            if number < len(readings):
+                continue
+            if isinstance(error, UserError):
+                raise
+            cause, generated = _cause(error)
+            if isinstance(cause, MISFITS) and not generated:
+                columns = ParquetFile(files[asked.split][0]).schema_arrow.names
+                raise misfit(benchmark.lmms_task, asked, reason_of(cause), columns) from error
+            reason = " ".join(str(cause).split()) if generated else first_line(cause)
+            raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
+        # what goes into lmms-eval's results
+        task.config.dataset_kwargs = {"data_files": {k: list(map(str, v)) for k, v in files.items()}}
+        break
+    return task
+
+
+def _from_the_hub(
+    benchmark: Benchmark, overrides: dict[str, Any], config: dict[str, Any], asked: Wanted
+) -> Task:
+    """A task on the hub's data, or on what the library's cache has of it.
+
+    Raises:
+        UserError: it cannot be fetched, or is not what the task reads.
+    """
+    no_hub = unreachable()
+    kwargs = {**(config.get("dataset_kwargs") or {})}
+    if get_token() is None:
+        # lmms-eval asks for a login even where the data set is public
+        kwargs.pop("token", None)
+    try:
+        with offline() if no_hub else nullcontext():
+            task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
+    except FAILURES as error:
+        cause, _ = _cause(error)
+        if isinstance(cause, KeyError | UndefinedError):
+            raise misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
+        raise UserError(
+            f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
+            f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
+            "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini"
+        ) from error
+    got = getattr(task.eval_docs, "config_name", None)
+    if asked.config is None and got in known_data_sets().get(asked.name.casefold(), ()):
+        # without the hub `datasets` takes the config that was used last
+        raise UserError(
+            f"the cache of the datasets library has only config {got} of {asked.repository}, and "
+            f"{benchmark.lmms_task} reads the default one; fetch it, or set data.path=FOLDER"
+        )
+    check_documents(task, asked, _schema(benchmark.lmms_task))
+    return task
+
+
+def _task(benchmark: Benchmark, overrides: dict[str, Any]) -> Task:
+    """lmms-eval's task, changed."""
+    made = get_task_dict([{"task": benchmark.lmms_task, **overrides}], task_manager())
+    return made[benchmark.lmms_task]
+
+
+def _cause(error: BaseException) -> tuple[BaseException, bool]:
+    """What happened, unwrapped of tenacity and `datasets`, and whether it did inside `datasets`."""
+    if isinstance(error, RetryError):
+        error = error.last_attempt.exception() or error
+    if isinstance(error, DatasetsError):
+        return error.__cause__ or error, True
+    return error, False
+
+
+@cache
+def _own_tasks() -> dict[str, str]:
+    """Names of the package's benchmarks -> their tasks of lmms-eval."""
+    files = (config_folder() / "task").glob("*.yaml")
+    return {file.stem: yaml.safe_load(file.read_text())["lmms_task"] for file in files}
+
+
+def _schema(lmms_task: str) -> Features | None:
+    """The columns of a task's real documents, which the bundled ones share; None where they are not known."""
+    from hired_eval.mini.benchmarks import FEATURES
+
+    return next((FEATURES[name] for name, task in _own_tasks().items() if task == lmms_task), None)
+
+
+def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]:
+    """The bundled documents of a benchmark.
+
+    Raises:
+        UserError: there are none for it, or the task reads another data set than these stand for.
+    """
+    files = {split: [Path(file)] for split, file in data_files(benchmark.name).items()}
+    own = _own_tasks()[benchmark.name]
+    theirs = wanted(task_config(own))
+    if theirs != asked:
+        raise UserError(
+            f"the bundled documents of {benchmark.name} stand for split {theirs.split} of {theirs}, and task "
+            f"{benchmark.lmms_task} reads split {asked.split} of {asked}; set task.lmms_task={own}, or "
+            "data.path=FOLDER"
+        )
+    documents_in(files[asked.split], "delete it, and it is drawn again")
+    return files
+
+
+def _other_splits(path: Path, config: dict[str, Any], asked: Wanted) -> dict[str, list[Path]]:
+    """Files of the splits that a task with examples in its prompt may take these from, as far as they are
+    there."""
+    files = {}
+    if config.get("fewshot_config") or config.get("num_fewshot"):
+        for split in {config.get(f"{kind}_split") for kind in ("training", "validation", "fewshot")}:
+            if split and split != asked.split:
+                with suppress(UserError):
+                    files[split] = local_files(path, replace(asked, split=split))
+    return files
+
+
+def _name(metric: Any) -> str:
+    """A metric's name; lmms-eval takes a function for one too."""
+    return str(getattr(metric, "__name__", metric))
+
+
+def whole_pairs(task: Task, limit: int) -> int:
+    """The least number of documents, from `limit` on, that cuts no pair of MME's questions.
+
+    Args:
+        task: MME, whose questions about one picture share category and question_id.
+        limit: number of documents asked for.
+    """
+    documents = task.eval_docs_no_media
+    pairs = list(zip(documents["category"], documents["question_id"], strict=True))
+    while limit < len(pairs) and not set(pairs[:limit]).isdisjoint(pairs[limit:]):
+        limit += 1
+    return limit
+
+
+def _parquet(files: dict[str, list[Path]], features: Features | None) -> dict[str, Any]:
+    """What points a task to local files, as they are called: `datasets` takes strings for patterns.
+
+    Args:
+        files: by split.
+        features: of the columns, where the files do not say.
+    """
+    lists = {
+        split: DataFilesList(
+            [str(file) for file in paths],
+            # as with the library's own lists, a changed file is prepared again
+            [(str(file.stat().st_mtime_ns), str(file.stat().st_size)) for file in paths],
+        )
+        for split, paths in files.items()
+    }
+    kwargs = {"data_files": lists, **({"features": features} if features else {})}
+    return {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": kwargs}

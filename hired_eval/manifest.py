@@ -1,5 +1,0 @@
-"""What lmms-eval finds through the entry-point group `lmms_eval.models`."""
-
-from lmms_eval.models.registry_v2 import ModelManifest
-
-hired_llava = ModelManifest(model_id="hired_llava", simple_class_path="hired_eval.lmms.HiredLlava")

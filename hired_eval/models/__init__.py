@@ -1,0 +1,1 @@
+"""A vision-language model with a dropping method applied to it."""

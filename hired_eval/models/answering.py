@@ -1,0 +1,367 @@
+"""Questions about images in, answers out, with visual tokens dropped on the way."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from loguru import logger
+from PIL import Image
+from torch import Tensor
+
+from hired_eval.dropping import TokenDropper
+from hired_eval.errors import UserError
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.decoding import OF_SAMPLING, decoding, sampled
+from hired_eval.models.encoder import TokenCounts, VisionEncoder, VisualTokens
+from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
+from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
+from hired_eval.models.images import as_rgb, digest
+from hired_eval.models.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
+from hired_eval.models.prompt import (
+    check_template,
+    continued,
+    marked_places,
+    render,
+    special_tokens,
+    token_ids,
+)
+
+IMAGES_REMEMBERED = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about any number of images, none included."""
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says.
+
+    Attributes:
+        text: the generated text.
+        counts: visual tokens of each image.
+        images: digest of each image.
+    """
+
+    text: str
+    counts: tuple[TokenCounts, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is.
+
+    Attributes:
+        loss: mean negative log-likelihood per token of the continuation, in nats.
+        greedy: whether greedy decoding would produce the continuation.
+        counts: visual tokens of each image.
+        images: digest of each image.
+    """
+
+    loss: float
+    greedy: bool
+    counts: tuple[TokenCounts, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question ready for a batch.
+
+    Attributes:
+        input_ids: prompt and continuation, each image's placeholders as many as its kept tokens.
+        scored: how many tokens at the end are the continuation's.
+        images: visual tokens of each image.
+        digests: digest of each image.
+        shared: length of the prompt up to and including the last image, whose KV cache questions about the
+            same images can share; 0: nothing to share.
+    """
+
+    input_ids: list[int]
+    scored: int
+    images: tuple[VisualTokens, ...]
+    digests: tuple[str, ...]
+    shared: int = 0
+
+    @property
+    def prefix(self) -> Prefix:
+        """The part of the prompt that can be shared."""
+        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images)
+
+    @property
+    def counts(self) -> tuple[TokenCounts, ...]:
+        """Visual tokens of each image, counted."""
+        return tuple(image.counts for image in self.images)
+
+
+class DroppingLlava:
+    """A LLaVA checkpoint that answers questions with a dropping method.
+
+    Args:
+        checkpoint: stock model and processor.
+        dropper: the dropping method.
+        prompt: template with `{images}` and `{question}`.
+        share_prefix: prefill the prompt up to the question once for all questions about the same images,
+            where the language model allows it.
+        encodings: where vision encodings are kept for other runs.
+
+    Raises:
+        UserError: the model cannot be used with token dropping, or the prompt lacks a place.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dropper: TokenDropper,
+        prompt: str,
+        *,
+        share_prefix: bool = True,
+        encodings: EncodingStore | None = None,
+    ) -> None:
+        self.model: Any = checkpoint.model
+        self.processor: Any = checkpoint.processor
+        self.tokenizer = self.processor.tokenizer
+        self.dropper = dropper
+        self.prompt = check_template(prompt)
+        self.encoder = VisionEncoder(checkpoint.model)
+        self.cache = None
+        if encodings is not None:
+            self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
+        config = checkpoint.model.config
+        self.share_prefix = share_prefix and can_share_prefixes(config)
+        self._together = can_answer_together(config)
+        special = special_tokens(self.tokenizer, self.processor.image_token)
+        of_text = {self.tokenizer.unk_token_id, self.encoder.config.image_token_id}
+        self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
+        self._control_tokens: dict[int, list[int]] = {}
+        self._told_of_marks = False
+        self._prefixes = PrefixCaches(checkpoint.model)
+        self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
+
+    @torch.inference_mode()
+    def prepare(self, question: Question, continuation: str = "") -> Prepared:
+        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+
+        Args:
+            question: with its images.
+            continuation: text behind the prompt whose likelihood is asked for, e.g. ' yes'.
+
+        Raises:
+            UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
+                the prompt is longer than the model's context.
+        """
+        encoded = [self._visual_tokens(as_rgb(image)) for image in question.images]
+        image_token, image_token_id = self.processor.image_token, self.encoder.config.image_token_id
+        text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
+        ids = token_ids(self.tokenizer, continued(text, continuation, self.tokenizer, image_token))
+        self._check_text(question, ids)
+        if ids.count(image_token_id) != len(encoded):
+            raise UserError(
+                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(encoded)} images; "
+                f"its image token must be {image_token!r} with id {image_token_id}"
+            )
+        scored = 0
+        if continuation:
+            scored = len(ids) - _common_prefix(token_ids(self.tokenizer, text), ids)
+            if scored == 0:
+                raise UserError(f"the continuation {continuation!r} has no tokens to score")
+        kept = iter([image.counts.kept for _, image in encoded])
+        expanded: list[int] = []
+        for token in ids:
+            expanded.extend([token] * (next(kept) if token == image_token_id else 1))
+        shared = 0
+        if self.share_prefix and image_token_id in expanded:
+            behind_images = expanded[::-1].index(image_token_id)
+            # the last token of the shared part must not be the one whose logits are wanted
+            shared = len(expanded) - behind_images if behind_images > scored else 0
+        context = self.encoder.config.get_text_config().max_position_embeddings
+        if len(expanded) > context:
+            raise UserError(
+                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
+                f"holds {context}"
+            )
+        images = tuple(image for _, image in encoded)
+        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+
+    def _check_text(self, question: Question, ids: list[int]) -> None:
+        """Say where a question's marks for images are text, and refuse control tokens from a question.
+
+        Raises:
+            UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
+        """
+        images, image_token = len(question.images), self.processor.image_token
+        marks = marked_places(question.text, image_token)
+        if images and marks not in (0, images) and not self._told_of_marks:
+            self._told_of_marks = True
+            logger.warning(
+                f"a question marks {marks} places for its {images} images: the marks are read as text and "
+                "the images stand in front, here and wherever the numbers differ"
+            )
+        if images not in self._control_tokens:
+            plain = render(self.prompt, "a", images, self.tokenizer, image_token)
+            self._control_tokens[images] = self._controls(token_ids(self.tokenizer, plain))
+        if self._controls(ids) != self._control_tokens[images]:
+            raise UserError(
+                f"the tokenizer makes control tokens of text in the question {question.text[:80]!r}"
+            )
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        """The control tokens among ids, in their order; placeholders are counted elsewhere."""
+        return [i for i in ids if i in self._control_ids]
+
+    def release(self) -> None:
+        """Free the memory of remembered images and KV caches."""
+        self._remembered.clear()
+        self._prefixes.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def pixel_values(self, image: Image.Image) -> Tensor:
+        """(P, 3, S, S) the partitions of an RGB image as the vision tower gets them, on its device."""
+        values: Tensor = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        values = values[0] if values.dim() == 5 else values
+        return self.encoder.partitions(values, (image.height, image.width))
+
+    def _visual_tokens(self, image: Image.Image) -> tuple[str, VisualTokens]:
+        """Digest and visual tokens of an RGB image.
+
+        Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
+        remembered, since questions about one image come together.
+        """
+        key = digest(image)
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return key, self._remembered[key]
+        if self.cache is None:
+            encoding = self.encoder.encode(self.pixel_values(image), self.dropper)
+        else:
+            encoding = self.cache.encode(key, partial(self.pixel_values, image), self.dropper)
+        tokens = self.encoder.select(encoding, (image.height, image.width), self.dropper)
+        self._remembered[key] = tokens
+        if len(self._remembered) > IMAGES_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return key, tokens
+
+    @property
+    def _pad(self) -> int:
+        """Id of the padding token."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def _batch(self, prepared: Sequence[Prepared], *, share: bool) -> dict[str, Any]:
+        """Model inputs of a left-padded batch; with a KV cache where all rows have a prefix to share.
+
+        With a cache of length L, rows are padded twice, before the prefix and between prefix and question,
+        and `input_ids` hold both parts, as `generate` expects.
+        """
+        device = self.model.get_input_embeddings().weight.device
+        prefixes = [p.prefix for p in prepared]
+        if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
+            ids, mask = left_padded([p.input_ids for p in prepared], self._pad)
+            images = [image for p in prepared for image in p.images]
+            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **image_inputs(images)}
+        cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
+        own_ids, own_mask = left_padded([p.input_ids[p.shared :] for p in prepared], self._pad)
+        return {
+            "input_ids": torch.cat([ids, own_ids], dim=1).to(device),
+            "attention_mask": torch.cat([mask, own_mask], dim=1).to(device),
+            "past_key_values": cache,
+        }
+
+    @torch.inference_mode()
+    def answer(
+        self, batch: Sequence[Prepared], generation: dict[str, Any], seeds: Sequence[int] | None = None
+    ) -> list[Answer]:
+        """Answer a batch of questions together, left-padded.
+
+        One at a time where the language model or an option of generation, the checkpoint's own included,
+        would make an answer depend on the others.
+
+        Args:
+            batch: prepared questions.
+            generation: options as `decoding` reads them, e.g. max_new_tokens; `until` holds texts to stop at.
+            seeds: one for each question, where answers are sampled; by default drawn.
+
+        Raises:
+            UserError: a generation option that is not kept.
+        """
+        asked = decoding(generation)
+        settings = {
+            **asked.settings,
+            "num_return_sequences": 1,
+            "return_dict_in_generate": False,
+            "pad_token_id": self._pad,
+            # greedy decoding must not read what a checkpoint says of sampling
+            "do_sample": False,
+            **dict.fromkeys(OF_SAMPLING),
+        }
+        if asked.sampling is not None and seeds is None:
+            seeds = torch.randint(2**62, (len(batch),)).tolist()
+        alone = not looks_at_rows_alone(self.model.generation_config, settings)
+        if len(batch) > 1 and (alone or not self._together):
+            return [
+                answer
+                for i, question in enumerate(batch)
+                for answer in self.answer([question], generation, seeds and seeds[i : i + 1])
+            ]
+        if asked.sampling is not None and seeds is not None:
+            settings["logits_processor"] = sampled(asked.sampling, self.model.generation_config, seeds)
+        inputs = self._batch(batch, share=not alone)
+        output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [
+            Answer(_cut(text, asked.until), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
+        """How likely each continuation is as the answer to its question, in one left-padded batch.
+
+        One at a time where the language model would make a likelihood depend on the others.
+
+        Args:
+            batch: questions prepared with a continuation.
+        """
+        if len(batch) > 1 and not self._together:
+            return [likely for question in batch for likely in self.likelihood([question])]
+        inputs = self._batch(batch, share=True)
+        inputs["position_ids"] = positions(inputs["attention_mask"])
+        if "past_key_values" in inputs:
+            cached = inputs["past_key_values"].get_seq_length()
+            inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
+        longest = max(p.scored for p in batch)
+        logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
+        results = []
+        for row, p in zip(logits, batch, strict=True):
+            log_probabilities = row[-p.scored - 1 : -1].float().log_softmax(-1)
+            target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
+            loss = -log_probabilities.gather(1, target[:, None]).mean().item()
+            greedy = bool((log_probabilities.argmax(-1) == target).all())
+            results.append(Likelihood(loss, greedy, p.counts, p.digests))
+        return results
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first stop."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    """How many leading ids two sequences share."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))

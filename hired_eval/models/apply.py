@@ -1,0 +1,273 @@
+"""Apply a dropping method to a stock model of transformers, and undo it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from hired_eval.dropping import TokenDropper
+from hired_eval.errors import UserError
+from hired_eval.models.encoder import VisionEncoder, VisualTokens
+from hired_eval.models.patching import Contexts, close_context, open_context
+from hired_eval.models.shortened_cache import ShortenedCache, adding_to, mark
+from hired_eval.models.shortened_inputs import VISION, Call, columns_in, encode_images, has_images
+from hired_eval.models.shortening import Shortening
+
+FORWARD = frozenset(
+    "input_ids pixel_values image_sizes attention_mask position_ids past_key_values vision_feature_layer "
+    "vision_feature_select_strategy labels use_cache logits_to_keep output_attentions output_hidden_states "
+    "return_dict num_items_in_batch".split()
+)
+"""Arguments of `forward` that do what they do on the stock model; all others are refused."""
+REFUSED_SETTINGS: Mapping[str, Any] = {
+    "assistant_early_exit": None,
+    "constraints": None,
+    "custom_generate": None,
+    "dola_layers": None,
+    "force_words_ids": None,
+    "is_assistant": False,
+    "num_beam_groups": 1,
+    "penalty_alpha": None,
+    "prefill_chunk_size": None,
+    "speculation_type": None,
+    "token_healing": False,
+    "use_mtp": False,
+}
+"""Settings of `generate` that are refused, and what else than None counts as not set.
+
+They put another loop in place of stock's, or cut the prompt into pieces.
+"""
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """The images of a call of `generate`, on their way through it.
+
+    Attributes:
+        images: in reading order over the batch.
+        batch: rows of the batch, before `generate` repeats them for beams or several answers.
+    """
+
+    images: list[VisualTokens]
+    batch: int
+
+
+class ShortenedInputs(dict[str, Any]):
+    """The argument `mm_encoder_outputs` of a forward pass whose inputs are shortened already."""
+
+    shortening: Shortening | None = None
+
+
+class Applied(AbstractContextManager[nn.Module]):
+    """Drop visual tokens in `model.generate` and `model(...)` while the block runs.
+
+    Inputs are those of the stock processor. `generate` does and returns what it does on the stock model:
+    whatever counts the prompt or reads it gets the prompt as it was given, and only the language model gets
+    fewer tokens. A plain forward pass returns logits over the shortened sequence, in which each image has as
+    many tokens as were kept; labels, masks and positions are shortened alike. To go on with a KV cache, masks
+    and positions count the prompt as it was given.
+
+    The model is patched on the instance, for all who call it. Blocks may be nested, entered again, and left
+    in any order; the open one that was entered last holds.
+
+    Args:
+        dropper: the dropping method.
+        model: stock LLaVA or LLaVA-Next.
+
+    Raises:
+        UserError: on entering: see `VisionEncoder`, or another thread is inside such a block; on a call: an
+            argument is not supported, or the inputs do not fit together.
+    """
+
+    def __init__(self, dropper: TokenDropper, model: nn.Module) -> None:
+        self.dropper = dropper
+        self.model: Any = model
+        self._entered: list[Contexts] = []
+
+    def __enter__(self) -> nn.Module:
+        model: nn.Module = VisionEncoder(self.model).model
+        self._entered.append(open_context(self, self._targets()))
+        return model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        close_context(self, self._entered.pop(), self._targets())
+
+    def _targets(self) -> dict[tuple[Any, str], Callable[..., Any]]:
+        return {
+            (self.model, "forward"): Applied._forward,
+            (self.model, "generate"): Applied._generate,
+            (self.model, "prepare_inputs_for_generation"): Applied._prepare,
+            (self.model.model, "get_image_features"): Applied._refuse_features,
+        }
+
+    def _refuse_features(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of the inner model's `get_image_features`, which the stock methods then need no more."""
+        raise UserError(
+            "get_image_features and model.model(...) would drop nothing; inside the block, images go through "
+            "model(...) or model.generate(...)"
+        )
+
+    def _generate(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of `generate`: stock's, with encoded images in place of pixels."""
+        arguments = _named(stock, args, kwargs)
+        images = has_images(arguments)
+        encoded = (arguments.get("mm_encoder_outputs") or {}).values()
+        if not all(output is None or isinstance(output, EncodedImages) for output in encoded):
+            raise _refusal("mm_encoder_outputs")
+        if images or isinstance(arguments.get("past_key_values"), ShortenedCache):
+            self._refuse_settings(arguments)
+        if not images:
+            return stock(**arguments)
+        given = [arguments[name] for name in ("inputs", "input_ids") if arguments.get(name) is not None]
+        if not given or arguments.get("inputs_embeds") is not None:
+            raise _without_ids()
+        with torch.no_grad():
+            visual = encode_images(self.model, self.dropper, arguments)
+        for name in VISION:
+            arguments.pop(name, None)
+        arguments["mm_encoder_outputs"] = {"image": EncodedImages(visual, len(given[0]))}
+        return stock(**arguments)
+
+    def _refuse_settings(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse settings of `generate`, whether given in the call, its configuration, or the model's."""
+        configs = (arguments.get("generation_config"), self.model.generation_config)
+
+        def setting(name: str) -> Any:
+            values = (arguments.get(name), *(getattr(config, name, None) for config in configs))
+            return next((value for value in values if value is not None), None)
+
+        for name, unset in REFUSED_SETTINGS.items():
+            if setting(name) not in (None, unset):
+                raise _refusal(name)
+        if setting("cache_implementation") == "paged":
+            raise _refusal("cache_implementation='paged'")
+        if setting("prompt_lookup_num_tokens") or arguments.get("assistant_model") is not None:
+            for name in ("output_attentions", "output_hidden_states"):
+                if setting(name):
+                    raise _refusal(f"{name} of assisted decoding")
+
+    def _prepare(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of `prepare_inputs_for_generation`, through which each forward pass of `generate` goes."""
+        arguments = _named(stock, args, kwargs)
+        cache = arguments.get("past_key_values")
+        first = bool(arguments.get("is_first_iteration"))
+        encoded = (arguments.get("mm_encoder_outputs") or {}).get("image")
+        images: list[VisualTokens] = []
+        batch = len(arguments["input_ids"])
+        if isinstance(encoded, EncodedImages):
+            arguments["mm_encoder_outputs"] = {}
+            # stock, too, reads images in the first pass alone, if there is a cache to keep them in
+            if first or not arguments.get("use_cache", True):
+                images, batch = encoded.images, encoded.batch
+        if not images and not isinstance(cache, ShortenedCache):
+            return stock(**arguments)
+        input_ids: Tensor = arguments["input_ids"]
+        fresh = arguments.get("next_sequence_length") or input_ids.shape[1]
+        if first and arguments.get("next_sequence_length") is not None:
+            fresh = input_ids.shape[1] - columns_in(cache)
+        call = Call(input_ids, fresh, cache, arguments.get("attention_mask"), arguments.get("position_ids"))
+        ready = ShortenedInputs()
+        if not call.counts_short(images=bool(images)):
+            ready.shortening, short = call.shortened(images, batch, self.model.config.image_token_id)
+            if images and ready.shortening.changes and call.padded_behind():
+                raise UserError("generate goes on behind the last column; pad the prompts on the left")
+            arguments.update(short)
+            if cache is not None:
+                arguments["next_sequence_length"] = short["input_ids"].shape[1] - call.seen
+        inputs = stock(**arguments)
+        ready.update(inputs.get("mm_encoder_outputs") or {})
+        return {**inputs, "mm_encoder_outputs": ready}
+
+    def _forward(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of `forward`."""
+        arguments = _named(stock, args, kwargs)
+        cache = arguments.get("past_key_values")
+        ready = arguments.get("mm_encoder_outputs")
+        if isinstance(ready, ShortenedInputs):
+            _refuse_unknown({**arguments, "mm_encoder_outputs": None})
+        elif ready or has_images(arguments) or isinstance(cache, ShortenedCache):
+            ready = self._make_ready(arguments)
+        else:
+            return stock(**arguments)
+        with adding_to(cache):
+            output = stock(**arguments)
+        if ready.shortening is not None and ready.shortening.changes:
+            for value in output if isinstance(output, tuple) else output.values():
+                if isinstance(value, Cache):
+                    mark(value, ready.shortening)
+        return output
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _make_ready(self, arguments: dict[str, Any]) -> ShortenedInputs:
+        """Shorten the arguments of a caller's own forward pass, in place."""
+        _refuse_unknown(arguments)
+        if arguments.get("input_ids") is None or arguments.get("inputs_embeds") is not None:
+            raise _without_ids()
+        if isinstance(arguments.get("logits_to_keep"), Tensor):
+            raise _refusal("logits_to_keep as a tensor")
+        input_ids, cache = arguments["input_ids"], arguments.get("past_key_values")
+        positions = arguments.get("position_ids")
+        for name in ("position_ids", "labels"):
+            value = arguments.get(name)
+            if value is not None and value.shape not in (input_ids.shape, (1, input_ids.shape[1])):
+                raise UserError(
+                    f"{name} of shape {tuple(value.shape)} do not fit input_ids of shape "
+                    f"{tuple(input_ids.shape)}"
+                )
+        call = Call(input_ids, input_ids.shape[1], cache, arguments.get("attention_mask"), positions)
+        images = has_images(arguments)
+        ready = ShortenedInputs()
+        if not call.counts_short(images):
+            last = call.seen + call.fresh - 1
+            if call.seen < call.cached and positions is not None and bool((positions[:, -1] == last).all()):
+                raise UserError(
+                    "position_ids count what is in the KV cache, not the prompt as it was given; leave them "
+                    "out"
+                )
+            visual = encode_images(self.model, self.dropper, arguments) if images else []
+            for name in VISION:
+                arguments.pop(name, None)
+            ready.shortening, short = call.shortened(visual, len(input_ids), self.model.config.image_token_id)
+            ready.update(short.pop("mm_encoder_outputs", {}))
+            mask = short.pop("attention_mask")
+            labels = arguments.get("labels")
+            if labels is not None:
+                short["labels"] = ready.shortening.take(call.widened(labels), fill=-100)
+            arguments.update({name: value[:, call.seen :] for name, value in short.items()})
+            arguments["attention_mask"] = mask
+        arguments["mm_encoder_outputs"] = ready
+        return ready
+
+
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name."""
+    signature = inspect.signature(function)
+    arguments = signature.bind_partial(*args, **kwargs).arguments
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(parameter.name, {}))
+    return arguments
+
+
+def _without_ids() -> UserError:
+    return UserError("token dropping needs input_ids beside pixel_values, not inputs_embeds")
+
+
+def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    for name in arguments.keys() - FORWARD - {"inputs_embeds"}:
+        if arguments[name] is not None and not (name == "mm_encoder_outputs" and not arguments[name]):
+            raise _refusal(name)
+
+
+def _refusal(name: str) -> UserError:
+    return UserError(f"{name} is not supported with token dropping; leave it out")

@@ -1,0 +1,62 @@
+"""Which questions are answered together: those of one image side by side, those of like length together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from hired_eval.models.answering import Prepared
+
+Key = TypeVar("Key")
+
+BATCHES_A_WINDOW = 8
+WINDOW_BYTES = 512 * 2**20
+
+
+def windows(
+    questions: Iterable[tuple[Key, Prepared]], batch_size: int
+) -> Iterator[list[tuple[Key, Prepared]]]:
+    """Cut a stream of questions into the windows within which they are sorted.
+
+    A window is some batches long, and ends early where its images take much memory. Neighbouring questions
+    about the same images stay in one window unless it becomes four times as long.
+    """
+    window: list[tuple[Key, Prepared]] = []
+    images: dict[str, int] = {}
+    for key, prepared in questions:
+        full = len(window) >= BATCHES_A_WINDOW * batch_size or sum(images.values()) >= WINDOW_BYTES
+        same_images = bool(window) and bool(prepared.digests) and prepared.digests == window[-1][1].digests
+        if full and not (same_images and len(window) < 4 * BATCHES_A_WINDOW * batch_size):
+            yield window
+            window, images = [], {}
+        window.append((key, prepared))
+        for digest, image in zip(prepared.digests, prepared.images, strict=True):
+            images[digest] = image.embeddings.nbytes + image.packed.features.nbytes
+    if window:
+        yield window
+
+
+def batches(window: Sequence[tuple[Key, Prepared]], batch_size: int) -> Iterator[list[tuple[Key, Prepared]]]:
+    """The questions of a window in batches, the longest first, so that memory runs out early or never.
+
+    Where two or more questions can share the KV cache of a prefix, they follow each other; a prefix with a
+    single question is not shared, since that would only add a forward pass.
+    """
+    uses = Counter(prepared.prefix.key for _, prepared in window if prepared.shared)
+    place = {key: i for i, key in enumerate(uses)}
+    sharing: list[tuple[int, int, int, tuple[Key, Prepared]]] = []
+    alone: list[tuple[Key, Prepared]] = []
+    for key, prepared in window:
+        prefix = prepared.prefix.key
+        if prepared.shared and uses[prefix] > 1:
+            own = len(prepared.input_ids) - prepared.shared
+            sharing.append((-prepared.shared, place[prefix], -own, (key, prepared)))
+        else:
+            alone.append((key, replace(prepared, shared=0)))
+    sharing.sort(key=lambda entry: entry[:3])
+    alone.sort(key=lambda entry: -len(entry[1].input_ids))
+    for questions in ([entry[3] for entry in sharing], alone):
+        for start in range(0, len(questions), batch_size):
+            yield questions[start : start + batch_size]

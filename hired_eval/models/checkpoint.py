@@ -1,0 +1,298 @@
+"""Load a LLaVA checkpoint: from the hub, a local folder, or with dummy weights of the real shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its __all__, for users like this
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+from hired_eval.errors import UserError, first_line
+from hired_eval.hub import unreachable
+from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.processes import Processes
+
+ARCHITECTURES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
+WEIGHTS = ("pretrained", "pickle", "dummy")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+QUANTIZATION = ("none", "8bit", "4bit")
+# names from the start of the model on, as transformers matches them
+NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A stock model and its stock processor."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+
+
+def load_checkpoint(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "bfloat16",
+    device: str = "auto",
+    device_map: str | None = None,
+    attention: str = "sdpa",
+    quantization: str = "none",
+    feature_layer: int | None = None,
+    weights: Literal["pretrained", "pickle", "dummy"] = "pretrained",
+    seed: int = 0,
+) -> Checkpoint:
+    """Load a checkpoint for evaluation.
+
+    Args:
+        source: a folder, or an id on the hub.
+        revision: of the hub repository.
+        dtype: float32, float16 or bfloat16.
+        device: 'auto' (a GPU where there is one), or a torch device.
+        device_map: spread the model over all devices: auto, balanced, balanced_low_0 or sequential; then
+            `device` is not used.
+        attention: attention backend of transformers: sdpa, eager or flash_attention_2.
+        quantization: none, or 8bit or 4bit weights through bitsandbytes.
+        feature_layer: vision feature layer, where it differs from the checkpoint's.
+        weights: 'pretrained' reads safetensors alone; 'pickle' also reads *.bin files; 'dummy' builds the
+            architecture with random weights: for efficiency only, never for scores.
+        seed: of dummy weights.
+
+    Raises:
+        UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
+            safetensors, or an option that does not exist or cannot be had here.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if weights not in WEIGHTS:
+        raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if feature_layer is not None and not isinstance(feature_layer, int):
+        raise UserError(f"feature_layer must be a whole number, e.g. -2, got {feature_layer!r}")
+    check_placement(device_map, attention, quantization, weights)
+    # a local folder's own config comes first; the published architectures need no hub
+    published = published_config(source) if weights == "dummy" else None
+    config = published or _config(source, revision)
+    if config.model_type not in ARCHITECTURES:
+        raise UserError(
+            f"{source} holds a {config.model_type!r} model; supported are {', '.join(ARCHITECTURES)} "
+            "(LLaVA-1.5, ShareGPT4V and LLaVA-Next checkpoints in the layout of transformers)"
+        )
+    if feature_layer is not None:
+        config.vision_feature_layer = feature_layer
+    architecture = ARCHITECTURES[config.model_type]
+    where = _device(device)
+    processor: Any = (
+        _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
+        if published is None
+        else dummy_processor(published)
+    )
+    processor.tokenizer.padding_side = "left"
+    if weights == "dummy":
+        model = dummy_model(config, DTYPES[dtype], where, attention, seed)
+    else:
+        if weights == "pretrained":
+            _refuse_pickle(Path(source))
+        model, loading = _explained(
+            source,
+            architecture.from_pretrained,
+            source,
+            revision=revision,
+            config=config,
+            dtype=DTYPES[dtype],
+            device_map=device_map or where,
+            attn_implementation=attention,
+            quantization_config=_quantization(quantization, DTYPES[dtype]),
+            use_safetensors=None if weights == "pickle" else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        # transformers fills such tensors with random numbers and goes on
+        unfit = sorted({*loading["missing_keys"], *(key[0] for key in loading["mismatched_keys"])})
+        if unfit:
+            raise UserError(
+                f"the weights in {source} do not fit its config.json: {len(unfit)} tensors are missing or of "
+                f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
+            )
+        refuse_offloading(getattr(model, "hf_device_map", {}))
+    return Checkpoint(model.eval(), processor)
+
+
+def check_placement(device_map: str | None, attention: str, quantization: str, weights: str) -> None:
+    """Refuse what cannot be placed or run here, before anything is loaded.
+
+    Raises:
+        UserError: a value that does not exist, a package that is not installed, or two options that exclude
+            each other.
+    """
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        raise UserError(
+            f"device_map must be one of {', '.join(DEVICE_MAPS)}, or null, got {device_map!r}; one device is "
+            "chosen with device=cpu or device=cuda:0"
+        )
+    if device_map is not None and Processes().count > 1:
+        raise UserError(
+            "device_map spreads one model over all GPUs, and several processes each have a GPU of their own; "
+            "leave device_map out, or start one process"
+        )
+    if attention not in ATTENTION:
+        raise UserError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(
+            "attention=flash_attention_2 needs the package flash-attn and a CUDA GPU; use attention=sdpa, "
+            "which runs everywhere"
+        )
+    if quantization not in QUANTIZATION:
+        raise UserError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
+    if quantization != "none" and not is_bitsandbytes_available():
+        raise UserError(
+            f"quantization={quantization} needs bitsandbytes: pip install bitsandbytes; or set "
+            "quantization=none"
+        )
+    if weights == "dummy" and (device_map is not None or quantization != "none"):
+        raise UserError(
+            "weights=dummy goes onto one device unquantized; leave device_map and quantization out, and name "
+            "it with device="
+        )
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name; 'auto' is this process's GPU where there is one, otherwise the CPU."""
+    if name == "auto":
+        own = Processes().device
+        return own if own.type == "cuda" else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not known to PyTorch; try auto, cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r}: PyTorch finds no CUDA GPU here; try device=auto or device=cpu")
+    return device
+
+
+def device_type(name: str) -> str:
+    """The kind of device that a name stands for, e.g. cuda for auto where there is a GPU.
+
+    Raises:
+        UserError: PyTorch does not know it, or it is not here.
+    """
+    return _device(name).type
+
+
+def feature_layer_of(source: str, feature_layer: int | None) -> int | None:
+    """The layer of the vision tower that feeds the projector, counted from 0.
+
+    None where it is not known before the checkpoint is loaded: of one on the hub that is not the paper's, or
+    of a damaged one.
+
+    Args:
+        source: a folder, or an id on the hub.
+        feature_layer: as the model config has it; None: the checkpoint's own.
+    """
+    config: Any = published_config(source)
+    if config is None and Path(source).is_dir():
+        try:
+            config = _config(source, None)
+        except UserError:
+            return None  # whoever loads it is told
+    vision = getattr(config, "vision_config", None)
+    layer = getattr(config, "vision_feature_layer", None) if feature_layer is None else feature_layer
+    if vision is None or not isinstance(layer, int):
+        return None
+    return layer - 1 if layer >= 0 else int(vision.num_hidden_layers) + layer
+
+
+def refuse_offloading(placed: Mapping[str, int | str | torch.device]) -> None:
+    """Refuse a model of which a part waits in main memory or on disk to be copied in at every step.
+
+    Args:
+        placed: device of each part of the model.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    waiting = [part for part, device in placed.items() if str(device) in ("cpu", "disk")]
+    if waiting and (len(waiting) < len(placed) or "disk" in map(str, placed.values())):
+        raise UserError(
+            f"the model does not fit: {len(waiting)} of its {len(placed)} parts would be copied in from "
+            "memory or disk at every step; use more GPUs, quantization=8bit or 4bit, or a smaller model"
+        )
+
+
+def _refuse_pickle(folder: Path) -> None:
+    """Refuse a local checkpoint whose weights are pickles alone: loading one can run code.
+
+    Raises:
+        UserError: naming the two ways out.
+    """
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds its weights as pickle (*.bin), which can run code when it is loaded; convert "
+            "them to safetensors, or set model.weights=pickle if you trust their origin"
+        )
+
+
+def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The options of bitsandbytes; the vision tower and the projector stay as they are."""
+    if kind == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=kind == "8bit",
+        load_in_4bit=kind == "4bit",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
+    )
+
+
+def _config(source: str, revision: str | None) -> Any:
+    """The config of a checkpoint in the layout of transformers.
+
+    Raises:
+        UserError: nothing there, or a checkpoint in the original LLaVA layout.
+    """
+    raw, _ = _explained(source, PreTrainedConfig.get_config_dict, source, revision=revision)
+    if "mm_vision_tower" in raw:
+        raise UserError(
+            f"{source} is in the original LLaVA layout; convert a local copy with python "
+            "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
+        )
+    return _explained(source, AutoConfig.from_pretrained, source, revision=revision)
+
+
+def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a loader of transformers; say in one line what could not be loaded and what to do."""
+    local = Path(source).is_dir()
+    # without this, transformers tries an unreachable hub for half a minute before it looks at its cache
+    no_hub = None if local else unreachable()
+    try:
+        return load(*args, local_files_only=local or no_hub is not None, trust_remote_code=False, **kwargs)
+    except (SafetensorError, UnpicklingError) as error:
+        raise UserError(f"the weights in {source} are damaged ({error}); copy them again") from error
+    except ImportError as error:
+        raise UserError(f"{source} cannot be loaded here: {first_line(error)}") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError, httpx.HTTPError) as error:
+        reason = no_hub or first_line(error)
+        if local:
+            raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
+        raise UserError(
+            f"could not fetch {source} from the hub ({reason}); point to local copies with "
+            "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
+            "ones with model=mini and data=bundled"
+        ) from error

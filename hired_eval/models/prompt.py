@@ -1,0 +1,139 @@
+"""Prompts: where the images and the question stand, and that text from a data set stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from hired_eval.errors import UserError
+from hired_eval.models.configs import IMAGES, QUESTION
+
+IMAGE_MARK = "<image>"
+"""How lmms-eval's tasks mark the place of an image in a question."""
+MOST_ROUNDS = 50
+"""Breaking one special token can make another, once or twice."""
+
+
+def check_template(template: str) -> str:
+    """The template itself, if a question and its images have a place in it.
+
+    Raises:
+        UserError: `{images}` or `{question}` is missing.
+    """
+    if template.count(IMAGES) != 1 or template.count(QUESTION) != 1:
+        raise UserError(f"the prompt must hold {IMAGES} and {QUESTION} once each, got {template!r}")
+    return template
+
+
+def marked_places(question: str, image_token: str) -> int:
+    """How many places for images a question marks, with `<image>` or the model's own image token."""
+    return len(re.findall(_marks(image_token), question))
+
+
+def render(
+    template: str, question: str, images: int, tokenizer: PreTrainedTokenizerBase, image_token: str
+) -> str:
+    """One prompt.
+
+    Args:
+        template: text with `{images}` and `{question}`; where no image stands at `{images}`, it goes with the
+            line break or space behind it.
+        question: as the benchmark states it. Where it marks exactly as many places as it has images, they
+            stand there; otherwise they stand at `{images}`. Special tokens in it are text, so that `<s>` in a
+            question starts nothing (a space is put behind their first character).
+        images: number of images.
+        tokenizer: its special tokens are the ones made harmless.
+        image_token: the placeholder of one image.
+    """
+    pieces = [_Piece(question, foreign=True)]
+    placed = 0 < images == marked_places(question, image_token)
+    if placed:
+        image = _Piece(image_token)
+        between = [_Piece(text, foreign=True) for text in re.split(_marks(image_token), question)]
+        pieces = [piece for text in between for piece in (image, text)][1:]
+    if images == 0 or placed:
+        template = re.sub(re.escape(IMAGES) + r"\s?", "", template)
+    # the question comes last, so that braces in it are never filled in
+    before, after = template.replace(IMAGES, " ".join([image_token] * images)).split(QUESTION)
+    return _harmless([_Piece(before), *pieces, _Piece(after)], special_tokens(tokenizer, image_token))
+
+
+def continued(prompt: str, continuation: str, tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
+    """A prompt with a continuation behind it, in which special tokens are text as well."""
+    pieces = [_Piece(prompt), _Piece(continuation, foreign=True)]
+    return _harmless(pieces, special_tokens(tokenizer, image_token))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str) -> set[str]:
+    """Every text that the tokenizer turns into a control token, named for a purpose or not."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return {*tokenizer.all_special_tokens, *added, image_token} - {""}
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Ids of a prompt with its first token (BOS) once, as stock processors tokenize their chat template.
+
+    Where the prompt begins with BOS as text, the tokenizer adds none of its own.
+    """
+    bos = tokenizer.bos_token
+    written = bool(bos) and prompt.lstrip().startswith(str(bos))
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not written)["input_ids"]
+    return ids
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a prompt; foreign where it is from a data set."""
+
+    text: str
+    foreign: bool = False
+
+
+def _marks(image_token: str) -> str:
+    return "|".join(re.escape(mark) for mark in {IMAGE_MARK, image_token})
+
+
+def _harmless(pieces: list[_Piece], special: Collection[str]) -> str:
+    """The pieces put together, without a special token that is made of foreign text, or partly of it."""
+    text = "".join(piece.text for piece in pieces)
+    foreign = [piece.foreign for piece in pieces for _ in piece.text]
+    # of two tokens that begin alike, tokenizers take the longer
+    pattern = re.compile("|".join(re.escape(t) for t in sorted(special, key=len, reverse=True)))
+    for _ in range(MOST_ROUNDS):
+        edits: dict[int, tuple[int, str]] = {}
+        found = pattern.search(text)
+        while found:
+            start, end = found.span()
+            if any(foreign[start:end]):
+                place, cut, put = _broken(found[0], foreign[start:end])
+                edits[start + place] = (cut, put)
+            found = pattern.search(text, start + 1)
+        if not edits:
+            break
+        for place in sorted(edits, reverse=True):
+            cut, put = edits[place]
+            text = text[:place] + put + text[place + cut :]
+            foreign[place : place + cut] = [True] * len(put)
+    return text
+
+
+def _broken(token: str, foreign: list[bool]) -> tuple[int, int, str]:
+    """How a special token is broken: where, how many characters go, and what stands there instead.
+
+    Args:
+        token: the special token.
+        foreign: which of its characters may be touched, one at least.
+    """
+    core = token.strip()
+    at = token.index(core)
+    first = foreign.index(True)
+    if len(core) > 1 and (foreign[at] or foreign[at + 1]):
+        return at + 1, 0, " "
+    if at < first < at + len(core):
+        return first, 0, " "
+    if core and foreign[at]:  # one character: nothing can be put between
+        return at, 1, " "
+    return first, 1, "" if token[first] == " " else " "  # white space at the edge

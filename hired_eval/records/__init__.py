@@ -1,0 +1,1 @@
+"""The file formats of a run, and what is computed from them alone."""

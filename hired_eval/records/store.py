@@ -1,0 +1,226 @@
+"""The run records that reports are made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hired_eval.errors import UserError
+from hired_eval.records.context import VERSIONS, Record, context_of
+from hired_eval.records.record import RECORD, SAMPLES, OldRecordError, read_record
+from hired_eval.records.statistics import Difference, Estimate, difference_of_seeds, estimate_seeds
+
+__all__ = ["ARRAYS", "PICTURES", "Record", "Store", "best", "measure_of", "score_scale"]
+ARRAYS = "arrays.npz"
+PICTURES = "pictures"
+NEEDED = ("benchmark", "method", "model", "weights", "data", "config")
+"""What reports read of every record."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of run records.
+
+    Attributes:
+        runs: the folder; each run has a folder of its own in it.
+    """
+
+    runs: Path
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """All records by name, those of failed runs included and damaged ones left out."""
+        return [record for record in self._read if isinstance(record, dict)]
+
+    @cached_property
+    def damaged(self) -> list[str]:
+        """What is wrong with records that cannot be read: a line each kind, with how many there are."""
+        errors = [error for error in self._read if isinstance(error, UserError)]
+        old = sum(isinstance(error, OldRecordError) for error in errors)
+        lines = [str(error) for error in errors if not isinstance(error, OldRecordError)]
+        more = [f"{len(lines) - 1} more records of {self.runs} that cannot be read"] * (len(lines) > 1)
+        if old:
+            what = "1 record of an earlier version" if old == 1 else f"{old} records of an earlier version"
+            more.append(f"{what} in {self.runs}; run again to renew {'it' if old == 1 else 'them'}")
+        return [*lines[:1], *more]
+
+    @cached_property
+    def _read(self) -> list[Record | UserError | None]:
+        """What is in each run's folder."""
+        found: list[Record | UserError | None] = []
+        for folder in sorted(self.runs.glob("*/")):
+            try:
+                found.append(read(folder))
+            except UserError as error:
+                found.append(error)
+        return found
+
+    def measuring(self, measure: str) -> list[Record]:
+        """Complete records of one kind of measurement: accuracy, generation_attention, ...
+
+        Of the checkpoint, the documents and the scoring that were used last.
+        """
+        earlier = {r["run"] for r in self.superseded}
+        return [r for r in self._complete if measure_of(r) == measure and r["run"] not in earlier]
+
+    def accuracy(self) -> list[Record]:
+        """Complete runs that have a score, see `measuring`."""
+        return [r for r in self.measuring("accuracy") if r["score"] is not None]
+
+    @cached_property
+    def _complete(self) -> list[Record]:
+        """Oldest first."""
+        complete = [r for r in self.records if r["status"] == "complete"]
+        return sorted(complete, key=lambda r: (str(r["finished"]), r["run"]))
+
+    @cached_property
+    def _latest(self) -> dict[tuple[str, ...], str | None]:
+        latest: dict[tuple[str, ...], str | None] = {}
+        for record in self._complete:
+            latest.update(_origins(record))
+        return latest
+
+    @cached_property
+    def superseded(self) -> list[Record]:
+        """Runs of an earlier checkpoint, on earlier documents, or scored otherwise than later runs."""
+        return [r for r in self._complete if any(self._latest[k] != v for k, v in _origins(r).items())]
+
+    def superseded_lines(self, measure: str) -> list[str]:
+        """One line that says how many runs of a measurement are superseded, and by what; [] for none."""
+        causes: Counter[str] = Counter()
+        runs = [r for r in self.superseded if measure_of(r) == measure]
+        for record in runs:
+            causes.update(
+                f"{kind} {' '.join(key)}"
+                for (kind, *key), origin in _origins(record).items()
+                if self._latest[(kind, *key)] != origin
+            )
+        named = ", ".join(f"another {cause} ({n})" for cause, n in causes.items())
+        return [f"Left out: {len(runs)} runs that are older than runs with {named}."] if runs else []
+
+    def failed(self) -> list[Record]:
+        """Runs that ended with an error or with samples that failed, and were not made good later."""
+        good = {_asked(r): str(r["finished"]) for r in self._complete}
+        return [
+            r
+            for r in self.records
+            if r["status"] != "complete" and str(r["finished"]) > good.get(_asked(r), "")
+        ]
+
+    def samples(self, record: Record) -> pd.DataFrame:
+        """The samples of a run, one row a document.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.runs / record["run"] / SAMPLES
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); run it again with rerun=true") from error
+
+    def arrays(self, record: Record) -> dict[str, np.ndarray]:
+        """The arrays of a measurement, by name.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.runs / record["run"] / ARRAYS
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); run it again with rerun=true") from error
+
+    def picture(self, record: Record, name: str) -> Path:
+        """A picture that a measurement kept."""
+        return self.runs / str(record["run"]) / PICTURES / name
+
+    def estimate(self, runs: Sequence[Record]) -> Estimate:
+        """The score of a run, or the mean of runs that differ in their seed alone."""
+        first, names = runs[0], tuple(r["run"] for r in runs)
+        if names not in self._estimates:
+            frames = [self.samples(r) for r in runs]
+            self._estimates[names] = estimate_seeds(
+                frames, first["benchmark"]["scoring"], score_scale(first), first.get("seed", 0)
+            )
+        return self._estimates[names]
+
+    @cached_property
+    def _estimates(self) -> dict[tuple[str, ...], Estimate]:
+        """Scores that were asked for, by names of runs: a table and its figure ask for the same."""
+        return {}
+
+    def difference(self, pairs: Sequence[tuple[Record, Record]]) -> Difference | None:
+        """The score of runs minus that of others on the same documents; None where they share none.
+
+        Args:
+            pairs: a run and the one it is compared with, for each seed.
+        """
+        first = pairs[0][0]
+        frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
+        return difference_of_seeds(frames, first["benchmark"]["scoring"], score_scale(first))
+
+
+def read(folder: Path) -> Record | None:
+    """The record in a run's folder, None where there is none yet.
+
+    Raises:
+        UserError: it is damaged, of another version, or lacks what reports read.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    lacking = [name for name in NEEDED if name not in record]
+    if lacking:
+        raise UserError(f"{folder / RECORD} is of no use to reports: it lacks {', '.join(lacking)}")
+    # a folder that was copied or renamed has its samples where it is
+    return {**record, "run": folder.name}
+
+
+def measure_of(record: Record) -> str:
+    """What a record measured; accuracy where it does not say."""
+    measure: str = record.get("measure", "accuracy")
+    return measure
+
+
+def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
+    """What a run was made of: the content of its checkpoint, its documents, and how they are scored."""
+    identity, benchmark = record["identity"], record["benchmark"]
+    origins: dict[tuple[str, ...], str | None] = {
+        ("checkpoint of", record["model"], record["weights"]): identity.get("checkpoint"),
+        ("version of the documents of", record["data"], benchmark["name"]): identity.get("documents"),
+    }
+    if "method_version" in record:
+        origins["version of", record["method"]["_target_"]] = str(record["method_version"])
+    if measure_of(record) == "accuracy":
+        origins["scoring of", benchmark["name"]] = json.dumps(benchmark, sort_keys=True)
+    return origins
+
+
+def _asked(record: Record) -> str:
+    """All that was asked of a run."""
+    config = record["config"]
+    settings = {k: v for k, v in context_of(record).items() if k not in (*VERSIONS, "device", "machine")}
+    size = config.get("batch_size") if measure_of(record).startswith("efficiency") else None
+    what = [record["benchmark"], record["method"], settings, config.get("budget"), config.get("limit")]
+    where = [measure_of(record), record["model"], record["weights"], record["data"], record.get("seed"), size]
+    return json.dumps([*what, *where], sort_keys=True, default=str)
+
+
+def score_scale(record: Record) -> float:
+    """The factor from a sample's score to the unit of the record's score."""
+    scale: float = record.get("score_scale", record["benchmark"]["scale"])
+    return scale
+
+
+def best(records: Iterable[Record]) -> Record | None:
+    """Of runs of the same cell: the one over most documents, and of those the newest."""
+    return max(records, key=lambda r: (r["samples"], str(r["finished"])), default=None)

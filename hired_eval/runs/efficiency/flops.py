@@ -1,0 +1,169 @@
+"""How much arithmetic and memory traffic a LLaVA model needs, counted from shapes.
+
+A multiplication with its addition counts as 2 FLOPs. Matrix products and the patch convolution are counted;
+normalisations, activations and softmax are not: that is what PyTorch's FlopCounterMode counts, and the
+formulas agree with it exactly. Attention is counted as full S x S, as the kernels of a causal
+mask may or may not skip half of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hired_eval.models.memory import head_dimension
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase needs.
+
+    Attributes:
+        flops: floating-point operations.
+        weight_bytes: weights read; once for a batch.
+        cache_bytes: KV cache read or written.
+    """
+
+    flops: int
+    weight_bytes: int
+    cache_bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.weight_bytes + other.weight_bytes,
+            self.cache_bytes + other.cache_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Shapes of a CLIP vision tower and its projector.
+
+    Attributes:
+        channels: C.
+        inner: width of the feed-forward part.
+        tokens: N, patches of a partition.
+        patch_values: numbers in a patch, 3 * p * p.
+        layers: all of them.
+        output: D, width of the language model.
+    """
+
+    channels: int
+    inner: int
+    tokens: int
+    patch_values: int
+    layers: int
+    output: int
+
+    @classmethod
+    def of(cls, config: Any) -> Tower:
+        """Shapes of a LLaVA config."""
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size
+        return cls(
+            vision.hidden_size,
+            vision.intermediate_size,
+            side * side,
+            3 * vision.patch_size**2,
+            vision.num_hidden_layers,
+            config.text_config.hidden_size,
+        )
+
+    def layer_weights(self) -> int:
+        """Weights of a layer: q, k, v and output projection, and two of the feed-forward part."""
+        return 4 * self.channels**2 + 2 * self.channels * self.inner
+
+    def encode(self, partitions: int, layers: int, bytes_a_weight: int) -> Work:
+        """Patches and `layers` layers over T = 1 + N tokens of each partition.
+
+        2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 N (3 p^2) C for the patches.
+        """
+        length = 1 + self.tokens
+        layer = 2 * length * self.layer_weights() + 4 * length**2 * self.channels
+        patches = 2 * self.tokens * self.patch_values * self.channels
+        weights = layers * self.layer_weights() + self.patch_values * self.channels
+        return Work(partitions * (patches + layers * layer), weights * bytes_a_weight)
+
+    def cls_rows(self, partitions: int, layers: int) -> Work:
+        """The CLS row of the attention: 2 (1 + N) C a layer and partition."""
+        return Work(2 * partitions * layers * (1 + self.tokens) * self.channels, 0)
+
+    def keys(self, partitions: int, bytes_a_weight: int) -> Work:
+        """Keys and the CLS query of a layer that does not run: 2 C^2 (2 + N) a partition."""
+        return Work(
+            2 * partitions * (2 + self.tokens) * self.channels**2, 2 * self.channels**2 * bytes_a_weight
+        )
+
+    def project(self, tokens: int, bytes_a_weight: int) -> Work:
+        """The projector's two layers: 2 n (C D + D^2)."""
+        weights = self.channels * self.output + self.output**2
+        return Work(2 * tokens * weights, weights * bytes_a_weight)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Shapes of a Llama-like language model.
+
+    Attributes:
+        hidden: D.
+        inner: width of the feed-forward part.
+        layers: number of layers.
+        heads: number of query heads.
+        kv_heads: number of key and value heads.
+        head: numbers in a head.
+        vocabulary: rows of the output layer.
+    """
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Decoder:
+        """Shapes of a LLaVA config."""
+        text = config.text_config
+        return cls(
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            head_dimension(text),
+            text.vocab_size,
+        )
+
+    def layer_weights(self) -> int:
+        """q and output projections D H d, k and v projections D H_kv d, three of feed-forward D F."""
+        attention = 2 * self.hidden * self.heads * self.head + 2 * self.hidden * self.kv_heads * self.head
+        return attention + 3 * self.hidden * self.inner
+
+    def forward(self, batch: int, new: int, length: int, bytes_a_number: int) -> Work:
+        """One pass over `new` tokens a row that attend to `length` tokens, logits of the last one alone.
+
+        2 S W + 4 S K H d a layer and row for S new tokens and K attended ones, and 2 D V for the logits.
+        """
+        layer = 2 * new * self.layer_weights() + 4 * new * length * self.heads * self.head
+        logits = 2 * self.hidden * self.vocabulary
+        weights = self.layers * self.layer_weights() + self.hidden * self.vocabulary
+        cached = 2 * self.layers * self.kv_heads * self.head * length
+        return Work(
+            batch * (self.layers * layer + logits),
+            weights * bytes_a_number,
+            batch * cached * bytes_a_number,
+        )
+
+    def prefill(self, batch: int, length: int, bytes_a_number: int) -> Work:
+        """The prompt, up to the first new token."""
+        return self.forward(batch, length, length, bytes_a_number)
+
+    def decode(self, batch: int, length: int, new_tokens: int, bytes_a_number: int) -> Work:
+        """All new tokens but the first, one pass each."""
+        work = Work(0, 0)
+        for i in range(1, new_tokens):
+            work += self.forward(batch, 1, length + i, bytes_a_number)
+        return work

@@ -1,0 +1,266 @@
+"""One method on one model, timed: vision, first token, all tokens; and the arithmetic beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from hired_eval.dropping import TokenDropper
+from hired_eval.errors import UserError
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.memory import is_out_of_memory, kv_bytes
+from hired_eval.models.prefix import image_inputs, left_padded
+from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
+from hired_eval.runs.efficiency.machine import Machine, Peak, peak_memory, synchronize
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed.
+
+    Attributes:
+        width: of the picture, in pixels.
+        height: likewise.
+        text_tokens: tokens of the prompt beside the visual ones.
+        new_tokens: generated, neither more nor fewer.
+        warm_up: runs before the timed ones.
+        repeats: timed runs.
+
+    Raises:
+        UserError: a number that is too small.
+    """
+
+    width: int
+    height: int
+    text_tokens: int
+    new_tokens: int
+    warm_up: int
+    repeats: int
+
+    def __post_init__(self) -> None:
+        least = {"width": 1, "height": 1, "text_tokens": 2, "new_tokens": 1, "warm_up": 0, "repeats": 1}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise UserError(
+                    f"efficiency.{name} must be a whole number of at least {lowest}, got {value!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one run: until the visual tokens are there, the first new token, and the last one."""
+
+    vision: float
+    first_token: float
+    total: float
+
+
+class _Clock(StoppingCriteria):  # type: ignore[misc]
+    """Notes when the first new token is there; stops nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.first: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        if not self.first:
+            synchronize(self.device)
+            self.first.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class Efficiency:
+    """A model, a batch of pictures and a prompt of ids, ready to be timed.
+
+    Times start at pixel values in the host's memory and include their way to the device; image preprocessing
+    and text are left out, since they are the same for every method.
+
+    Args:
+        checkpoint: stock model and processor.
+        dropper: the method; None is stock `generate` on pixel values, with no code of this package.
+        workload: picture, prompt, tokens.
+        batch_size: pictures answered together, all different.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, dropper: TokenDropper | None, workload: Workload, batch_size: int
+    ) -> None:
+        self.model: Any = checkpoint.model
+        self.encoder = VisionEncoder(checkpoint.model)
+        self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
+        self.device: torch.device = checkpoint.model.device
+        self.size = (workload.height, workload.width)
+        self.layout = self.encoder.layout(self.size)
+        processor: Any = checkpoint.processor
+        pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
+        self.pixels: Tensor = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        self.kept: list[int] = []
+        self._projected = 0
+        self._images = list(self.pixels) if self.pixels.dim() == 5 else list(self.pixels.split(1))
+
+    @torch.inference_mode()
+    def visual_tokens(self) -> list[Tensor]:
+        """The visual tokens of each picture, (n_i, D): dropped and projected, or as stock makes them."""
+        if self.dropper is not None:
+            images = [self.encoder.visual_tokens(p, self.size, self.dropper) for p in self._images]
+            return [image.embeddings for image in images]
+        pixels = self.pixels.to(self.device, self.model.dtype)
+        options = {"image_sizes": self._image_sizes()} if pixels.dim() == 5 else {}
+        output = self.model.model.get_image_features(pixels, return_dict=True, **options).pooler_output
+        return list(output)
+
+    @torch.inference_mode()
+    def run(self) -> Times:
+        """Encode and generate once."""
+        clock = _Clock(self.device)
+        synchronize(self.device)
+        start = time.perf_counter()
+        if self.dropper is not None:
+            images = [self.encoder.visual_tokens(p, self.size, self.dropper) for p in self._images]
+            self.kept = [image.counts.kept for image in images]
+            self._projected = sum(len(image.packed.features) for image in images)
+            inputs = {**self._prompt(self.kept), **image_inputs(images)}
+            synchronize(self.device)
+            vision = time.perf_counter() - start
+        else:
+            vision = float("nan")
+            self.kept = [self.layout.stock_tokens] * self.batch_size
+            inputs = {
+                **self._prompt(self.kept),
+                "pixel_values": self.pixels.to(self.device, self.model.dtype),
+            }
+            if self.pixels.dim() == 5:
+                inputs["image_sizes"] = self._image_sizes()
+        self.model.generate(
+            **inputs,
+            max_new_tokens=self.workload.new_tokens,
+            min_new_tokens=self.workload.new_tokens,
+            do_sample=False,
+            stopping_criteria=StoppingCriteriaList([clock]),
+            # what a checkpoint says about sampling does not matter here, and makes transformers warn
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=0,
+        )
+        synchronize(self.device)
+        end = time.perf_counter()
+        if self.dropper is None:
+            before = time.perf_counter()
+            self.visual_tokens()
+            synchronize(self.device)
+            vision = time.perf_counter() - before
+        return Times(vision, clock.first[0] - start, end - start)
+
+    def phases(self) -> dict[str, Work]:
+        """Arithmetic and memory traffic of the vision tower, prefill and decode, for the whole batch."""
+        config = self.model.config
+        tower, decoder = Tower.of(config), Decoder.of(config)
+        number = self.model.dtype.itemsize
+        partitions = self.layout.partitions * self.batch_size
+        if self.dropper is None:
+            vision = tower.encode(partitions, tower.layers, number)
+            vision += tower.project(partitions * tower.tokens, number)
+        else:
+            layers = self.dropper.attention_layers(self.encoder.feature_layer)
+            run = self.encoder.feature_layer + 1
+            vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
+            if self.dropper.needs_keys and self.dropper.key_layer == "last" and run < tower.layers:
+                vision += tower.keys(partitions, number)
+            vision += tower.project(self._projected, number)
+        # a batch is padded to its longest prompt, which is computed like the others
+        length = self.workload.text_tokens + max(self.kept)
+        return {
+            "vision": vision,
+            "prefill": decoder.prefill(self.batch_size, length, number),
+            "decode": decoder.decode(self.batch_size, length, self.workload.new_tokens, number),
+        }
+
+    def kv_cache_bytes(self) -> int:
+        """KV cache of the batch when the last token is there."""
+        length = self.workload.text_tokens + max(self.kept) + self.workload.new_tokens - 1
+        return self.batch_size * kv_bytes(self.model.config, length, self.model.dtype)
+
+    def _image_sizes(self) -> Tensor:
+        return torch.tensor([self.size] * self.batch_size)
+
+    def _prompt(self, kept: Sequence[int]) -> dict[str, Tensor]:
+        """Half of the text, the placeholders, the other half: what the text says does not change the time."""
+        config = self.model.config
+        before = self.workload.text_tokens // 2
+        # an id that is neither special nor the placeholder
+        word = next(i for i in range(config.text_config.vocab_size - 1, -1, -1) if i != config.image_token_id)
+        rows = [
+            [word] * before + [config.image_token_id] * n + [word] * (self.workload.text_tokens - before)
+            for n in kept
+        ]
+        ids, mask = left_padded(rows, word)
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    """A picture with structure at several scales."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.zeros(1, 3, height, width)
+    for cells in (3, 12, 48):
+        coarse = torch.rand(1, 3, cells, cells, generator=generator)
+        pixels += torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear") / 3
+    return Image.fromarray((pixels[0].permute(1, 2, 0) * 255).byte().numpy())
+
+
+def efficiency_of(efficiency: Efficiency, machine: Machine) -> dict[str, Any]:
+    """Time the workload and count its arithmetic.
+
+    Returns:
+        What the record says under `efficiency`; {} where memory ran out.
+    """
+    workload = efficiency.workload
+    try:
+        for _ in range(workload.warm_up):
+            efficiency.run()
+        with peak_memory(efficiency.device) as peak:
+            times = [efficiency.run() for _ in range(workload.repeats)]
+        with peak_memory(efficiency.device) as vision_peak:
+            efficiency.visual_tokens()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
+    return _summary(efficiency, machine, times, peak, vision_peak)
+
+
+def _summary(
+    efficiency: Efficiency, machine: Machine, times: list[Times], peak: Peak, vision_peak: Peak
+) -> dict[str, Any]:
+    tokens = efficiency.workload.new_tokens * efficiency.batch_size
+    phases = efficiency.phases()
+    least = {name: machine.least_seconds(work) for name, work in phases.items()}
+    return {
+        "throughput_tokens_per_second": spread([tokens / t.total for t in times]),
+        "time_to_first_token_seconds": spread([t.first_token for t in times]),
+        "latency_seconds": spread([t.total for t in times]),
+        "vision_seconds": spread([t.vision for t in times]),
+        "memory_gigabytes": peak.bytes / 1e9,
+        "vision_memory_gigabytes": (vision_peak.bytes - vision_peak.start) / 1e9,
+        "kv_cache_bytes": efficiency.kv_cache_bytes(),
+        "flops": {name: work.flops for name, work in phases.items()},
+        "least_seconds": least,
+        "share_of_roofline": sum(least.values()) / median(t.total for t in times),
+        "machine": asdict(machine),
+        "workload": asdict(efficiency.workload),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest value."""
+    return {"median": median(values), "low": min(values), "high": max(values)}

@@ -1,0 +1,333 @@
+"""What makes two runs the same: what was asked for as it is resolved, and the content that it is asked of."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import MISSING, fields
+from enum import Enum
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+from hired_eval import dropping
+from hired_eval.code import code_reached, content_hash, public
+from hired_eval.dropping import TokenDropper
+from hired_eval.hub import commit
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.tasks import Benchmark, files_read, hub_dataset
+from hired_eval.mini import HASHES
+from hired_eval.paths import PACKAGE, with_tilde
+from hired_eval.records.record import FORMAT
+
+NOT_PART_OF_THE_RUN = (
+    "runs_dir",
+    "rerun",
+    "profile",
+    "on_error",
+    "encoding_cache",
+    "encoding_cache_gib",
+    "share_prefix",
+    "device",
+)
+"""Where and how a run is done. Every other option counts, also one that is added later."""
+RESOLVED = ("method", "budget", "model", "task", "data", "limit")
+"""Options that count by what they come to."""
+TIMED = ("batch_size", "efficiency")
+"""Options that count where time is measured: repeats too, since who asks for more wants a surer median."""
+NOT_PART_OF_THE_MODEL = (
+    "hub_id",
+    "path",
+    "revision",
+    "device_map",
+    "alpha",
+    "prompt",
+    "feature_layer",
+    "weights",
+)
+"""Of the model config: where the checkpoint lies and is put, what only fills in others, what is resolved."""
+LIBRARIES = (
+    "lmms_eval", "transformers", "tokenizers", "torch", "torchvision", "numpy", "pillow", "datasets"
+)  # fmt: skip
+"""They read documents and pictures, make tokens of them, compute answers, and score them."""
+READ_WHOLE = 64 << 20
+"""Bytes; of larger files, the hash is remembered while the process lasts."""
+
+
+def run_identity(
+    config: Mapping[str, Any],
+    checkpoint: str,
+    benchmark: Benchmark,
+    data: DataSource,
+    dropper: TokenDropper,
+    *,
+    limit: int | None,
+    machine: str | None = None,
+    feature_layer: int | None = None,
+) -> dict[str, Any]:
+    """What the record says about the origin of a run.
+
+    Args:
+        config: resolved.
+        checkpoint: a folder, or an id on the hub.
+        benchmark: the task and metric.
+        data: where the documents come from.
+        dropper: the method with the options that run.
+        limit: of the documents, None where it cuts off none.
+        machine: where speed is measured, what it is measured on.
+        feature_layer: that feeds the projector, counted from 0; None where it is not known before loading.
+
+    Returns:
+        `settings`: what was asked for, resolved; `code`: the code that decides, by module; `checkpoint`,
+        `documents`: their content; `versions`, `data`, `git_commit`; `config_sha256`: the same for the same
+        question, whatever came of it. What of it makes a run the same is in `run_name`.
+
+    Raises:
+        UserError: the data of a local copy is not there.
+    """
+    timed = machine is not None
+    model, weights = config["model"], Path(checkpoint)
+    documents: str | None = None
+    if data.path is not None:
+        documents = _combined([content_hash(file) for file in files_read(benchmark.lmms_task, data.path)])
+    elif data.source == "bundled":
+        documents = json.loads(HASHES.read_text()).get(benchmark.name)
+    else:
+        repository = hub_dataset(benchmark.lmms_task)
+        documents = commit(repository, "dataset") if repository else None
+    if weights.is_dir():
+        fetched: str | None = fingerprint(weights, "*")
+    else:
+        fetched = None if model["weights"] == "dummy" else commit(checkpoint, "model", model["revision"])
+    settings = {
+        **_other_options(config, timed),
+        "method": effective_options(dropper),
+        "method_version": type(dropper).VERSION,
+        "model": {k: v for k, v in model.items() if k not in NOT_PART_OF_THE_MODEL}
+        | {
+            "weights": "dummy" if model["weights"] == "dummy" else "trained",
+            "feature_layer": model["feature_layer"] if feature_layer is None else feature_layer,
+            # where its content is not known
+            **({"source": f"{checkpoint}@{model['revision']}"} if fetched is None else {}),
+        },
+    }
+    if timed:
+        settings |= {"machine": machine, "device_map": model["device_map"]}
+    else:
+        settings |= {
+            "prompt": model["prompt"],
+            "task": vars(benchmark),
+            "data": data.source if data.path is None else "local copy",
+            "limit": limit,
+        }
+    settings = normal(settings | {"method": _with_contents(dropper, settings["method"])})
+    places = [str(weights.resolve()) if weights.is_dir() else None, str(data.path and data.path.resolve())]
+    return {
+        "config_sha256": _sha256([settings, places]),
+        "settings": settings,
+        "code": code_of(dropper, config["measure"]),
+        "checkpoint": fetched,
+        "data": data.source,
+        "documents": documents,
+        "versions": versions(model),
+        "git_commit": git_commit(),
+    }
+
+
+def run_name(identity: Mapping[str, Any]) -> str:
+    """A name that tells the run, with a hash of all that makes it the same run."""
+    settings, full_versions = identity["settings"], identity["versions"]
+    timed = "machine" in settings
+    same = {
+        "format": FORMAT,
+        **{name: identity[name] for name in ("settings", "code", "checkpoint")},
+        # speed is measured on made-up pictures
+        "documents": None if timed else identity["documents"],
+        # of a measurement of speed the build for a device matters too; of Python, the patch level never does
+        "versions": {
+            name: version if timed else public(version)
+            for name, version in full_versions.items()
+            if name not in ("python", "hired-eval")
+        },
+        "python": ".".join(full_versions["python"].split(".")[:2]),
+    }
+    subject = settings["measure"] if timed else settings["task"]["name"]
+    method = settings["method"]["_target_"].rsplit(".", 1)[-1].lower()
+    budget = settings["method"].get("budget")
+    share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget)] if budget else []
+    parts = [subject, settings["model"]["name"], method, *share, _sha256(same)[:10]]
+    return re.sub(r"[^\w.-]", "_", "-".join(map(str, parts)))
+
+
+def _other_options(config: Mapping[str, Any], timed: bool) -> dict[str, Any]:
+    left_out = (*NOT_PART_OF_THE_RUN, *RESOLVED, *(() if timed else TIMED))
+    return {k: v for k, v in config.items() if k not in left_out}
+
+
+def effective_options(dropper: TokenDropper) -> dict[str, Any]:
+    """`_target_` and every option of a method with the value that runs, for JSON."""
+    return {"_target_": target_of(type(dropper))} | {
+        f.name: plain(getattr(dropper, f.name)) for f in fields(dropper) if f.init
+    }
+
+
+def default_options(method: type[TokenDropper]) -> dict[str, Any]:
+    """The default of every option of a method that has one, for JSON."""
+    defaults = {}
+    for f in fields(method):
+        if f.init and f.default is not MISSING:
+            defaults[f.name] = plain(f.default)
+        elif f.init and f.default_factory is not MISSING:
+            defaults[f.name] = plain(f.default_factory())
+    return defaults
+
+
+def target_of(method: type) -> str:
+    """The one name of a class: this package's own by the name that it is exported under, others in full."""
+    if getattr(dropping, method.__name__, None) is method:
+        return f"{dropping.__name__}.{method.__name__}"
+    return f"{method.__module__}.{method.__qualname__}"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; of an object its class and what it holds."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    if isinstance(value, Path):
+        return with_tilde(str(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(v) for v in value), key=str)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    held = getattr(value, "__dict__", None)
+    if held is not None:
+        return {"_target_": target_of(type(value))} | {k: plain(v) for k, v in held.items()}
+    return repr(value)
+
+
+def normal(value: Any) -> Any:
+    """A value of JSON in one spelling: 1.0 is 1."""
+    if isinstance(value, dict):
+        return {k: normal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [normal(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _with_contents(dropper: TokenDropper, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, files and folders that those of somebody else's method name replaced by their content."""
+    if type(dropper).__module__.partition(".")[0] == PACKAGE.name:
+        return options
+    try:
+        kinds = get_type_hints(type(dropper))
+    except NameError:  # an annotation that only a type checker can read
+        kinds = {}
+    return {
+        name: value if name == "_target_" or get_origin(kinds.get(name)) is Literal else _content_of(value)
+        for name, value in options.items()
+    }
+
+
+def _content_of(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _content_of(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_content_of(v) for v in value]
+    if not isinstance(value, str) or not value.strip("./") or not value.isprintable():
+        return value
+    place = Path(value).expanduser() if value.startswith("~/") else Path(value)
+    try:
+        if place.is_file():
+            return f"file {content_hash(place)}"
+        return f"folder {fingerprint(place, '*')}" if place.is_dir() else value
+    except OSError:  # too long for a name
+        return value
+
+
+def code_of(dropper: TokenDropper, measure: str) -> dict[str, str]:
+    """The code that decides what a measurement with a method finds, see `code_reached`.
+
+    Args:
+        dropper: the method; objects among its options are code too.
+        measure: as in the config.
+    """
+    values = [getattr(dropper, f.name) for f in fields(dropper)]
+    parts = {str(value.__module__) for value in values if hasattr(value, "__module__")}
+    return _code_of(type(dropper), tuple(sorted(parts)), measure)
+
+
+@cache
+def _code_of(method: type, parts: tuple[str, ...], measure: str) -> dict[str, str]:
+    """Once a process: what is edited while a sweep runs is not what the sweep runs."""
+    engine = {"accuracy": "accuracy", "efficiency": "efficiency", "efficiency_stock": "efficiency"}
+    modules = [*dict.fromkeys(base.__module__ for base in method.__mro__), *parts]
+    found = code_reached([f"{PACKAGE.name}.runs.{engine.get(measure, 'probes')}", *modules])
+    return {name: digest[:16] for name, digest in found.items()}
+
+
+def versions(model: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of this package, of Python, and of the libraries that matter for a model."""
+    needed = [*LIBRARIES]
+    needed += ["bitsandbytes"] if model["quantization"] != "none" else []
+    needed += ["flash_attn"] if model["attention"] == "flash_attention_2" else []
+    found = {"hired-eval": importlib.metadata.version("hired-eval")}
+    for package in needed:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"python": platform.python_version()}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _combined(digests: list[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def fingerprint(folder: Path, pattern: str) -> str:
+    """A hash of the files under a folder: their names and contents.
+
+    Left out are prose (.md) and hidden files, which are of the tools that fetched the others. Files above
+    64 MiB are read side by side, 26 GB in some seconds from memory, and once a process.
+    """
+    files = [f for f in folder.rglob(pattern) if f.is_file() and f.suffix != ".md"]
+    files = sorted(f for f in files if not any(p.startswith(".") for p in f.relative_to(folder).parts))
+    large = [f for f in files if f.stat().st_size > READ_WHOLE]
+    with ThreadPoolExecutor(4) as pool:
+        digests = dict(zip(large, pool.map(content_hash, large), strict=True))
+    content = hashlib.sha256()
+    for file in files:
+        content.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
+        content.update(digests[file].encode() if file in digests else file.read_bytes())
+    return content.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package runs from, '+changes' where it was edited; None elsewhere."""
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.strip() + ("+changes" if changed.stdout.strip() else "")

@@ -1,0 +1,80 @@
+"""The checkpoint and the vision encodings that the runs of a process share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hired_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from hired_eval.models.checkpoint import Checkpoint
+    from hired_eval.models.encoding_cache import EncodingStore
+
+LOADING = ("revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer")
+
+
+class Models:
+    """Keeps the last checkpoint and the last cache of vision encodings, so that a sweep loads them once."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[dict[str, Any], str | None] | None = None
+        self._named: dict[str, str] = {}
+        self._loaded: Checkpoint | None = None
+        self._cache: tuple[str, float] | None = None
+        self._encodings: EncodingStore | None = None
+
+    def get(
+        self, source: str, model: dict[str, Any], device: str, seed: int, content: str | None = None
+    ) -> Checkpoint:
+        """The checkpoint of a model config.
+
+        Args:
+            source: a folder, or an id on the hub.
+            model: the config's group `model`.
+            device: 'auto', or a torch device.
+            seed: of dummy weights.
+            content: a fingerprint of the checkpoint; where it is another one at the same place, it is loaded.
+
+        Raises:
+            UserError: `model.path` was another model in this sweep; or see `load_checkpoint`.
+        """
+        from hired_eval.models.checkpoint import load_checkpoint  # seconds, and not every command needs it
+
+        first = self._named.setdefault(source, model["name"])
+        if first != model["name"] and source == model["path"]:
+            raise UserError(
+                f"model.path={source} is {first} in this sweep, and cannot be {model['name']} too; run one "
+                "model at a time, each with its own model.path"
+            )
+
+        asked = {"source": source, "device": device, **{k: model[k] for k in LOADING}}
+        if model["weights"] == "dummy":
+            asked["seed"] = seed
+        if self._loaded is None or (asked, content) != self._asked:
+            self._loaded = None  # its memory is free before the next one needs it
+            self._loaded = load_checkpoint(**asked)
+            self._asked = asked, content
+        return self._loaded
+
+    def encodings(self, folder: str | None, gib: float) -> EncodingStore | None:
+        """The cache of vision encodings; None where no folder is named.
+
+        Args:
+            folder: where it lies on disk.
+            gib: its limit on disk in GiB.
+
+        Raises:
+            UserError: the limit is not a number above 0, or the folder is a file.
+        """
+        if folder is None:
+            return None
+        if isinstance(gib, bool) or not isinstance(gib, int | float) or not 0 < gib < math.inf:
+            raise UserError(f"encoding_cache_gib must be a number above 0, got {gib!r}")
+        from hired_eval.models.encoding_cache import GIB, EncodingStore
+
+        if self._encodings is None or self._cache != (folder, gib):
+            self._encodings = EncodingStore(Path(folder).expanduser(), int(gib * GIB))
+            self._cache = (folder, gib)
+        return self._encodings

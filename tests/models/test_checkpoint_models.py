@@ -1,0 +1,107 @@
+"""How a checkpoint is loaded: dtype, devices, attention backend, quantization, layouts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from hired_eval.dropping import HiRED
+from hired_eval.errors import UserError
+from hired_eval.mini import checkpoint_path
+from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.checkpoint import NOT_QUANTIZED, load_checkpoint
+from hired_eval.models.configs import checkpoint as loading
+from hired_eval.models.configs import model_configs
+from tests import tiny
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype(tiny_checkpoint: Path, dtype: str) -> None:
+    model = load_checkpoint(str(tiny_checkpoint), dtype=dtype, device="cpu").model
+    assert {p.dtype for p in model.parameters()} == {loading.DTYPES[dtype]}
+    assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def answer(checkpoint: loading.Checkpoint) -> tuple[str, float]:
+    llava = DroppingLlava(checkpoint, HiRED(budget=0.5), "{images}{question}:")
+    question = Question("What?", (tiny.picture(100, 60),))
+    (said,) = llava.answer([llava.prepare(question)], {"max_new_tokens": 6})
+    (scored,) = llava.likelihood([llava.prepare(question, "abc")])
+    return said.text, scored.loss
+
+
+@pytest.mark.parametrize(
+    "options", [{"attention": "eager"}, {"device_map": "auto"}, {"device_map": "sequential"}]
+)
+def test_same_answer_with_other_backend_or_placement(tiny_checkpoint: Path, options: dict[str, str]) -> None:
+    text, loss = answer(load_checkpoint(str(tiny_checkpoint), dtype="float32", device="cpu"))
+    other = load_checkpoint(str(tiny_checkpoint), dtype="float32", **options)
+    if "attention" in options:
+        assert other.model.config._attn_implementation == options["attention"]
+    other_text, other_loss = answer(other)
+    assert other_text == text
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"device": "gpu"}, "device 'gpu' is not known"),
+        ({"device_map": "cuda:0"}, "one device is chosen with device="),
+        ({"device_map": "every"}, "device_map must be one of auto"),
+        ({"attention": "fast"}, "attention must be one of sdpa, eager, flash_attention_2"),
+        ({"quantization": "2bit"}, "quantization must be one of none, 8bit, 4bit"),
+    ],
+)
+def test_bad_option_is_refused_by_name(tiny_checkpoint: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(str(tiny_checkpoint), **options)
+
+
+@pytest.mark.skipif(loading.is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_flash_attention_not_installed(tiny_checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="needs the package flash-attn"):
+        load_checkpoint(str(tiny_checkpoint), attention="flash_attention_2")
+
+
+@pytest.mark.skipif(loading.is_bitsandbytes_available(), reason="bitsandbytes is installed")
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_bitsandbytes_not_installed(tiny_checkpoint: Path, kind: str) -> None:
+    with pytest.raises(UserError, match=f"quantization={kind} needs bitsandbytes: pip install bitsandbytes"):
+        load_checkpoint(str(tiny_checkpoint), quantization=kind)
+
+
+def test_only_the_language_model_is_quantized() -> None:
+    model, _ = tiny.llava_next()
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = [name for name in linear if should_convert_module(name, list(NOT_QUANTIZED))]
+    assert quantized
+    assert all(name.startswith("model.language_model.") for name in quantized)
+    assert len(quantized) == sum(name.startswith("model.language_model.") for name in linear)
+
+
+def test_original_llava_layout_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "share4v", "mm_vision_tower": "tower"}))
+    with pytest.raises(UserError, match=r"original LLaVA layout; convert .*convert_sharegpt4v\.py"):
+        load_checkpoint(str(tmp_path))
+
+
+def test_every_model_config_has_the_same_options() -> None:
+    configs = model_configs()
+    for name, config in configs.items():
+        assert config.keys() == configs["mini"].keys()
+        assert config["name"] == name
+        assert (config["hub_id"] is None) == str(config["path"]).startswith("bundled:")
+
+
+def test_bundled_single_partition_model() -> None:
+    name = model_configs()["mini_1_5"]["path"].removeprefix("bundled:")
+    checkpoint = load_checkpoint(str(checkpoint_path(name)), dtype="float32", device="cpu")
+    llava = DroppingLlava(checkpoint, HiRED(budget=0.25), model_configs()["mini_1_5"]["prompt"])
+    prepared = llava.prepare(Question("What is shown?", (tiny.picture(224, 112),)))
+    (answered,) = llava.answer([prepared], {"max_new_tokens": 4})
+    full = checkpoint.model.config.image_seq_length
+    assert (answered.counts[0].full, answered.counts[0].kept) == (full, full // 4)
