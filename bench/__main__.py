@@ -13,7 +13,7 @@ from bench.harness import Comparison, table
 from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import load_checkpoint
-from hired_eval.runs.accuracy import machine
+from hired_eval.runs.accuracy import describe_machine
 from hired_eval.runs.efficiency.measure import Workload
 
 START, END = "<!-- made by make bench: start -->", "<!-- end -->"
@@ -77,8 +77,8 @@ def measured(options: argparse.Namespace) -> str:
             lines.append(f"(h) Peak memory that the vision side allocates: {memory}. Target: below stock.")
     rows.sort(key=lambda row: row.what[:3])
     conditions = (
-        f"{machine()}; PyTorch {torch.__version__}; median of {repeats} turns after one to warm up, lowest "
-        "and highest in brackets. "
+        f"{describe_machine()}; PyTorch {torch.__version__}; median of {repeats} turns after one to warm up, "
+        "lowest and highest in brackets. "
         f"a, e and f: {options.documents} documents a benchmark. "
         f"b, g and h: {options.shapes} in {options.dtype}, a picture of {options.side} x {options.side}."
     )

@@ -235,13 +235,13 @@ EDITS: list[tuple[str, str, dict[str, bool]]] = [
     ("dropping/base.py", "\nX = 1\n", {"hired": True, "full": True}),
     ("dropping/base.py", '\n"""Words."""\n' + COMMENT, {"hired": False, "full": False}),
     ("dropping/registry.py", "\nX = 1\n", {"hired": False}),
-    ("llava/encoder.py", "\nX = 1\n", {"hired": True, "full": True}),
-    ("llava/encoder.py", COMMENT, {"hired": False}),
-    ("lmms.py", "\nX = 1\n", {"hired": True}),
-    ("reporting/statistics.py", "\nX = 1\n", {"hired": True}),
+    ("models/encoder.py", "\nX = 1\n", {"hired": True, "full": True}),
+    ("models/encoder.py", COMMENT, {"hired": False}),
+    ("lmms/model.py", "\nX = 1\n", {"hired": True}),
+    ("records/statistics.py", "\nX = 1\n", {"hired": True}),
     ("reporting/figures.py", "\nX = 1\n", {"hired": False}),
-    ("efficiency/measure.py", "\nX = 1\n", {"hired": False}),
-    ("help.py", "\nX = 1\n", {"hired": False}),
+    ("runs/efficiency/measure.py", "\nX = 1\n", {"hired": False}),
+    ("cli/help.py", "\nX = 1\n", {"hired": False}),
 ]
 CHILD = """
 import json, sys

@@ -100,7 +100,7 @@ def test_what_decides_an_answer_or_a_score_makes_another_run(base: list[str], ch
 
 def test_a_machine_is_part_of_what_is_timed_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name(EFFICIENCY), name()
-    monkeypatch.setattr("hired_eval.runs.accuracy.machine", lambda: "another machine")
+    monkeypatch.setattr("hired_eval.runs.accuracy.describe_machine", lambda: "another machine")
     assert name(EFFICIENCY) != before[0]
     assert name() == before[1]
 

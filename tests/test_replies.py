@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hired_eval.errors import UserError
-from hired_eval.models.encoder import TokenCounts
 from hired_eval.records.record import RunFolder
-from hired_eval.records.replies import Reply, ReplyFile
+from hired_eval.records.replies import ImageTokens, Reply, ReplyFile
 
-COUNTS = st.builds(TokenCounts, st.integers(0, 9), st.none() | st.integers(0, 9), st.integers(0, 9))
+COUNTS = st.builds(ImageTokens, st.integers(0, 9), st.none() | st.integers(0, 9), st.integers(0, 9))
 REPLIES = st.builds(
     Reply,
     text=st.text(st.characters(exclude_categories=["Cs"])),

@@ -140,7 +140,7 @@ def checked(
 ) -> Any:
     """The task, after a look at its scorer."""
     manager = TaskManager(verbosity="ERROR", include_path=str(toy), include_defaults=False)
-    for place in ("benchmarks", "runs"):
+    for place in ("lmms.tasks", "runs.accuracy"):
         monkeypatch.setattr(f"hired_eval.{place}.task_manager", lambda: manager)
     benchmark = Benchmark("toy", "toy", metric, scale, scoring)
     task = load_task(benchmark, DataSource("hub", toy / "data"))

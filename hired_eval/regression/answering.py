@@ -19,7 +19,7 @@ from hired_eval.records.record import SAMPLES
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS, Scoring
-from hired_eval.runs.accuracy import machine, planned, run
+from hired_eval.runs.accuracy import describe_machine, planned, run
 from hired_eval.runs.loading import Models
 
 
@@ -47,7 +47,7 @@ def made_here(chosen: ChosenSet) -> Made:
         documents=documents,
         versions=versions,
         git_commit=commit,
-        machine=machine(),
+        machine=describe_machine(),
     )
 
 

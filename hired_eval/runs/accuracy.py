@@ -103,7 +103,7 @@ def planned(config: dict[str, Any]) -> Plan:
         data,
         dropper,
         limit=limit,
-        machine=f"{machine()}, {processor()}, {device_type(config['device'])}" if timed else None,
+        machine=f"{describe_machine()}, {processor()}, {device_type(config['device'])}" if timed else None,
         feature_layer=feature_layer_of(source, model["feature_layer"]),
     )
     folder = RunFolder(Path(config["runs_dir"]).expanduser(), run_name(identity))
@@ -235,7 +235,7 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
                 "encodings": asdict(llava.cache.use) if llava.cache else None,
                 "processes": processes.count,
                 "device": str(checkpoint.model.device),
-                "machine": machine(),
+                "machine": describe_machine(),
             },
         }
         folder.write(record, samples)
@@ -274,7 +274,7 @@ def token_statistics(samples: pd.DataFrame) -> dict[str, Any]:
     return statistics
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Processor and accelerator in one line."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads{gpu}"

@@ -26,7 +26,7 @@ from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pic
 from hired_eval.models.prefix import image_inputs
 from hired_eval.records.record import RunFolder, explained_disk_errors, replacing
 from hired_eval.records.store import ARRAYS, PICTURES
-from hired_eval.runs.accuracy import ATTENTION_SEEN, Outcome, machine, planned
+from hired_eval.runs.accuracy import ATTENTION_SEEN, Outcome, describe_machine, planned
 from hired_eval.runs.loading import Models
 
 GENERATED = 8
@@ -107,7 +107,7 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
             "documents": len(task.eval_docs),
             # one question a picture
             "partial": len(asked) < len(task.eval_docs),
-            "timings": {"machine": machine(), "device": str(checkpoint.model.device)},
+            "timings": {"machine": describe_machine(), "device": str(checkpoint.model.device)},
         }
         _keep(folder, findings)
         folder.write(record, pd.DataFrame(findings.rows))

@@ -10,9 +10,9 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from hired_eval.dropping import HiRED
 from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
+from hired_eval.models import checkpoint as loading
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import NOT_QUANTIZED, load_checkpoint
-from hired_eval.models.configs import checkpoint as loading
 from hired_eval.models.configs import model_configs
 from tests import tiny
 

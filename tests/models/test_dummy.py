@@ -8,9 +8,9 @@ import torch
 
 from hired_eval.dropping import HiRED
 from hired_eval.errors import UserError
+from hired_eval.models import checkpoint as loading
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import load_checkpoint
-from hired_eval.models.configs import checkpoint as loading
 from hired_eval.models.configs import model_configs
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
 from tests import tiny

@@ -8,9 +8,9 @@ import torch
 from hired_eval import Full
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
+from hired_eval.models import prefix
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.configs import prefix
 from tests import tiny
 
 PROMPT = "U:{images}\n{question} A:"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hired_eval.records.record import statistics
+from hired_eval.records import statistics
 from hired_eval.records.statistics import estimate, paired_difference
 
 

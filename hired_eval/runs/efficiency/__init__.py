@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from hired_eval.errors import UserError
-from hired_eval.runs.accuracy import Outcome, machine, planned
+from hired_eval.runs.accuracy import Outcome, describe_machine, planned
 from hired_eval.runs.efficiency.machine import Machine, measure_machine
 from hired_eval.runs.efficiency.measure import Efficiency, Workload, efficiency_of
 from hired_eval.runs.loading import Models
@@ -65,7 +65,7 @@ def efficiency(config: dict[str, Any], say: Callable[[str], None], models: Model
             "samples": config["batch_size"],
             "documents": config["batch_size"],
             "partial": False,
-            "timings": {"machine": machine(), "device": str(checkpoint.model.device)},
+            "timings": {"machine": describe_machine(), "device": str(checkpoint.model.device)},
         }
         rows = pd.DataFrame({"picture": range(len(timed.kept)), "kept": timed.kept})
         plan.folder.write(record, rows)
