@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from lmms_eval.api.instance import Instance
-from torch import Tensor
 
 from bench.harness import Comparison, agreement, in_turns, together
 from bench.stock import fresh, llava_hf
@@ -27,7 +26,9 @@ from hired_eval.lmms.tasks import Benchmark, load_task
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.models.encoding_cache import GIB, EncodingStore
+from hired_eval.models.family import Picture
 from hired_eval.models.prefix import Prefix, PrefixCaches
+from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.paths import config_folder
 from hired_eval.runs.efficiency.machine import timed
 
@@ -114,19 +115,18 @@ class Runner:
         come on top.
         """
         llava = DroppingLlava(self.checkpoint, build("full"), self.prompt)
-        images: dict[Any, tuple[Prefix, Tensor, tuple[int, int]]] = {}
+        images: dict[Any, tuple[Prefix, Picture]] = {}
         for request in work.requests:
             context, _, doc_to_visual, doc_id, task, split = request.args
             (picture,) = doc_to_visual(work.documents[task][split][doc_id])
             prefix = llava.prepare(Question(context, (picture,))).prefix
-            size = (picture.height, picture.width)
-            images[prefix.key] = prefix, llava.pixel_values(picture), size
+            images[prefix.key] = prefix, llava.read(picture)
 
         @torch.inference_mode()
         def run() -> None:
-            for prefix, pixel_values, size in images.values():
-                llava.encoder.visual_tokens(pixel_values, size, llava.dropper)
-                PrefixCaches(self.checkpoint.model).batch([prefix], pad=0)
+            for prefix, read in images.values():
+                make_visual_tokens(llava.family, read, llava.dropper.vision)
+                PrefixCaches(llava.family).batch([prefix], pad=0)
 
         return run
 

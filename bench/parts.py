@@ -12,7 +12,8 @@ from bench.prumerge_loop import drop_in_loops
 from hired_eval.dropping import KeptTokens, PartitionLayout, VisionEncoding
 from hired_eval.dropping.registry import build
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoder import VisionEncoder, cls_attention
+from hired_eval.models.families import family_of
+from hired_eval.models.signals import cls_attention
 from hired_eval.runs.efficiency.machine import peak_memory, synchronize
 from hired_eval.runs.efficiency.measure import Efficiency, Workload, picture
 
@@ -109,21 +110,19 @@ def prumerge(device: torch.device, repeats: int, layout: PartitionLayout = LAYOU
 
 def selection(checkpoint: Checkpoint, workload: Workload, repeats: int) -> list[Comparison]:
     """(g) HiRED's CLS rows, selection and packing as a share of the vision tower's time."""
-    encoder = VisionEncoder(checkpoint.model)
-    size = (workload.height, workload.width)
-    layout = encoder.layout(size)
+    family = family_of(checkpoint.model)
     image = picture(workload.width, workload.height, 0)
-    pixels = checkpoint.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
-    full, hired = build("full"), build("hired", budget=0.2)
+    read = family.read(image, checkpoint.processor.image_processor)
+    partitions, layout = read.pixels, read.layout
+    full, hired = build("full").vision, build("hired", budget=0.2).vision
     device = checkpoint.model.device
     with torch.inference_mode():
-        partitions = encoder.partitions(pixels, size)
-        encoding = encoder.encode(partitions, hired)
-        heads, channels = encoder.tower.config.num_attention_heads, encoder.tower.config.hidden_size
+        encoding = family.encode(partitions, hired)
+        heads, channels = family.tower.config.num_attention_heads, family.tower.config.hidden_size
         keys = torch.randn(layout.partitions, 1 + layout.tokens_per_partition, channels, device=device)
 
         def tower() -> None:
-            encoder.encode(partitions, full)
+            family.encode(partitions, full)
             synchronize(device)
 
         def select() -> None:

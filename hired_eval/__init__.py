@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TokenDropper,
         TopKCLS,
         VisionEncoding,
+        VisionStage,
         VisionZip,
     )
 
@@ -44,6 +45,7 @@ __all__ = [
     "TokenDropper",
     "TopKCLS",
     "VisionEncoding",
+    "VisionStage",
     "VisionZip",
     "__version__",
 ]

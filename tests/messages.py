@@ -17,7 +17,7 @@ from hired_eval.dropping.types import refuse_nan
 from hired_eval.lmms.tasks import Benchmark
 from hired_eval.models.answering import Question
 from hired_eval.models.checkpoint import load_checkpoint, refuse_offloading
-from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.families import family_of
 from hired_eval.models.images import as_rgb
 from hired_eval.models.prompt import check_template
 from hired_eval.paths import expanded
@@ -331,8 +331,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
     (
         lambda place: p.with_config(place, '{"model_type": "bert"}'),
-        "{tmp} holds a 'bert' model; supported are llava, llava_next (LLaVA-1.5, ShareGPT4V and LLaVA-Next "
-        "checkpoints in the layout of transformers)",
+        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision (LLaVA-1.5, "
+        "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)",
     ),
     (
         lambda place: p.with_config(place, '{"model_type": "llava", "mm_vision_tower": "x"}'),
@@ -351,11 +351,20 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "safetensors, or set model.weights=pickle if you trust their origin",
     ),
     (
-        lambda place: VisionEncoder(torch.nn.Linear(2, 2)),
-        "Linear is not a LLaVA model; token dropping works on LlavaNextForConditionalGeneration and "
-        "LlavaForConditionalGeneration",
+        lambda place: family_of(torch.nn.Linear(2, 2)),
+        "token dropping does not work on Linear; it works on LlavaForConditionalGeneration, "
+        "LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration",
     ),
-    (p.siglip, "the vision tower is Identity, and token dropping needs the CLS token of a CLIP vision tower"),
+    (
+        p.siglip,
+        "the vision tower is Identity, and token dropping in LlavaForConditionalGeneration needs "
+        "CLIPVisionModel",
+    ),
+    (
+        p.without_cls,
+        "HiRED needs the CLS token, which SiglipVisionModel of LlavaOnevisionForConditionalGeneration does "
+        "not have; methods that need none: full, …",
+    ),
     (
         tower(vision_feature_layer=[-2, -1]),
         "vision_feature_layer=[-2, -1]: features of several layers are not supported; set one layer, e.g. "
@@ -363,7 +372,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         tower(vision_feature_select_strategy="full"),
-        "only vision_feature_select_strategy='default' (CLS removed) is supported",
+        "vision_feature_select_strategy='full' is not supported: visual tokens are the patches, without the "
+        "CLS token",
     ),
     # dropping methods
     (
@@ -406,7 +416,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "CLS-attention of layer 2 is not there; recorded layers: 0",
     ),
     (
-        lambda place: build("prumerge").drop(encoding(), p.LAYOUT),
+        lambda place: build("prumerge").vision.drop(encoding(), p.LAYOUT),
         "this dropping method needs keys and the CLS query, and the encoding lacks them",
     ),
     (applied(p.embeds), "token dropping needs input_ids beside pixel_values, not inputs_embeds"),
@@ -434,7 +444,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         applied(lambda inputs: inputs.pop("image_sizes")),
-        "LLaVA-Next needs image_sizes beside pixel_values; pass all that its processor made",
+        "LlavaNext needs image_sizes beside pixel_values; pass all that its processor made",
     ),
     (
         applied(lambda inputs: inputs.update(image_sizes=inputs["image_sizes"][:1])),
@@ -503,8 +513,9 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "model.generate(...) inside a `with method(model)` block, or without the cache",
     ),
     (
-        lambda place: VisionEncoder(torch.nn.Sequential(p.tiny.llava()[0])),
-        "Sequential holds a LLaVA model; apply token dropping to that one, then call the Sequential",
+        lambda place: family_of(torch.nn.Sequential(p.tiny.llava()[0])),
+        "Sequential holds a model that token dropping works on; apply it to that one, then call the "
+        "Sequential",
     ),
     # the plugin of lmms-eval
     (hired_llava(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),

@@ -257,6 +257,16 @@ def siglip(place: Place) -> None:
     place.llava(lambda model, _: setattr(model.model, "vision_tower", torch.nn.Identity()))
 
 
+def without_cls(place: Place) -> None:
+    model, _ = tiny.llava_onevision()
+    with HiRED()(model):
+        model(
+            input_ids=torch.tensor([[4]]),
+            pixel_values=torch.zeros(1, 2, 3, tiny.SIZE, tiny.SIZE),
+            image_sizes=torch.tensor([[9, 9]]),
+        )
+
+
 def applied(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
     def provoke(place: Place) -> None:
         model, processor = tiny.llava_next()

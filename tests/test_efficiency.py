@@ -55,7 +55,7 @@ def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: i
         assert 0.9 * total <= mine <= total
     else:
         # the CLS row is a product and a sum, which FlopCounterMode does not see: it counts matrix products
-        layers = timed.dropper.attention_layers(timed.encoder.feature_layer)
+        layers = timed.dropper.vision.attention_layers(timed.family.feature_layer)
         rows = Tower.of(eager.model.config).cls_rows(timed.layout.partitions * batch_size, len(layers))
         assert mine == total + rows.flops
 

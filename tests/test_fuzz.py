@@ -13,7 +13,8 @@ from lmms_eval.tasks import TaskManager
 
 from hired_eval.models.answering import DroppingLlava, Prepared
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.families import family_of
+from hired_eval.models.family import Family
 from hired_eval.models.images import digest
 from hired_eval.runs.accuracy import run
 from hired_eval.runs.loading import Models
@@ -74,7 +75,7 @@ def outcomes(
 
     def watched(llava: DroppingLlava, *arguments: Any) -> Prepared:
         prepared = prepare(llava, *arguments)
-        placeholders = prepared.input_ids.count(llava.encoder.config.image_token_id)
+        placeholders = prepared.input_ids.count(llava.family.config.image_token_id)
         watch.wrong_placeholders += placeholders != sum(count.kept for count in prepared.counts)
         return prepared
 
@@ -95,7 +96,7 @@ def outcomes(
 
 
 def test_every_case_is_right_or_refused_by_name(outcomes: list[Any], llava_next: tuple[Any, Any]) -> None:
-    encoder, wrong, tally = VisionEncoder(llava_next[0]), [], Counter[str]()
+    encoder, wrong, tally = family_of(llava_next[0]), [], Counter[str]()
     for case, row, method in outcomes:
         fault = refused_wrongly(case, row) if row["error"] else answered_wrongly(case, row, method, encoder)
         tally["refused" if row["error"] else "right"] += fault is None
@@ -118,9 +119,7 @@ def refused_wrongly(case: Case, row: dict[str, Any]) -> str | None:
     return None if row["error"].count("\n") == 0 else "more than one line"
 
 
-def answered_wrongly(
-    case: Case, row: dict[str, Any], method: list[str], encoder: VisionEncoder
-) -> str | None:
+def answered_wrongly(case: Case, row: dict[str, Any], method: list[str], encoder: Family) -> str | None:
     """What is wrong with an answer, if anything."""
     if case.refused:
         return "it was answered"

@@ -14,14 +14,23 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
 )
 from transformers.models.clip import CLIPImageProcessor
 
 SIZE, PATCH = 56, 14
 SIDE = SIZE // PATCH
 PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+QWEN = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+        "max_position_embeddings pad_token_id bos_token_id eos_token_id").split()  # fmt: skip
 WORDS = [chr(c) for c in range(33, 127)] + ["Ġ"]
 
 
@@ -107,6 +116,33 @@ def llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
+    return model, processor
+
+
+def llava_onevision(seed: int = 0) -> tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]:
+    """With grids of up to 3 x 3 partitions, those of more than four partitions' worth of tokens shrunk."""
+    torch.manual_seed(seed)
+    pinpoints = [[SIZE * i, SIZE * j] for i in range(1, 4) for j in range(1, 4)]
+    parts = _parts()
+    parts["vision_config"] = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
+        patch_size=PATCH, vision_use_head=False,
+    )  # fmt: skip
+    parts["text_config"] = Qwen2Config(
+        **{k: v for k, v in parts["text_config"].to_dict().items() if k in QWEN}
+    )
+    config = LlavaOnevisionConfig(
+        **parts | {"vision_feature_layer": -1}, vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_4", image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    _spread(model)
+    size = {"height": SIZE, "width": SIZE}
+    images = LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints)
+    processor = LlavaOnevisionProcessor(
+        images, tokenizer(), LlavaOnevisionVideoProcessor(), num_image_tokens=SIDE**2,
+        vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4",
+    )  # fmt: skip
     return model, processor
 
 

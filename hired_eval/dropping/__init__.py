@@ -1,6 +1,6 @@
 """Visual-token dropping methods: pure tensor code, one small file each."""
 
-from hired_eval.dropping.base import BudgetedDropper, TokenDropper
+from hired_eval.dropping.base import BudgetedDropper, TokenDropper, VisionStage
 from hired_eval.dropping.divprune import DivPrune
 from hired_eval.dropping.downsample import Downsample
 from hired_eval.dropping.even_split import EvenSplit
@@ -40,5 +40,6 @@ __all__ = [
     "TokenDropper",
     "TopKCLS",
     "VisionEncoding",
+    "VisionStage",
     "VisionZip",
 ]

@@ -1,4 +1,4 @@
-"""What all dropping methods share: the interface and the token budget."""
+"""What all dropping methods share: their stages, and the token budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens, pack
-from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.types import KeptTokens, Signal, VisionEncoding
 from hired_eval.typed import Share, checked, types_of
 
 
@@ -30,7 +30,7 @@ def even_counts(budget: int, partitions: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenDropper(ABC):
-    """A dropping method: a vision encoding in, the kept tokens out.
+    """A dropping method: where visual tokens are dropped, and which ones stay.
 
     Subclasses are frozen dataclasses whose fields are the method's options, checked against their
     annotations. `with dropper(model): ...` applies the method to a stock transformers model.
@@ -38,15 +38,11 @@ class TokenDropper(ABC):
 
     VERSION: ClassVar[int] = 1
     """Of what the method does; one more whenever the same encoding gives other tokens than before."""
-    needs_keys: ClassVar[bool] = False
-    """Whether `drop` reads keys and the CLS query."""
-    key_layer: ClassVar[Literal["last", "feature"]] = "last"
-    """Where keys are read: in the vision tower's last layer, or in the layer that feeds the projector."""
-    grid_order: ClassVar[bool] = True
-    """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens, which
-    keep their own order, and are put in raster order only where newline tokens mark its rows)."""
-    newline: Literal["none", "rows"] = "none"
-    """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
+
+    @property
+    @abstractmethod
+    def vision(self) -> VisionStage:
+        """The stage before the language model."""
 
     def __post_init__(self) -> None:
         """Give every option its declared type.
@@ -56,6 +52,36 @@ class TokenDropper(ABC):
         """
         for name, kind in types_of(type(self)).items():
             object.__setattr__(self, name, checked(name, kind, getattr(self, name)))
+
+    def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
+        """Apply the method to a stock model of transformers for the length of a `with` block.
+
+        Raises:
+            UserError: the model is of no family that token dropping works on.
+        """
+        from hired_eval.models.apply import Applied  # the methods themselves need torch alone
+
+        return Applied(self, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionStage(TokenDropper):
+    """A stage before the language model: a vision encoding in, the kept tokens out. Alone it is a method."""
+
+    reads: ClassVar[frozenset[Signal]] = frozenset()
+    """Signals of the vision tower that `drop` reads."""
+    key_layer: ClassVar[Literal["last", "feature"]] = "last"
+    """Where keys are read: in the vision tower's last layer, or in the layer that feeds the projector."""
+    grid_order: ClassVar[bool] = True
+    """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens, which
+    keep their own order, and are put in raster order only where newline tokens mark its rows)."""
+    newline: Literal["none", "rows"] = "none"
+    """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
+
+    @property
+    def vision(self) -> VisionStage:
+        """The method is this one stage."""
+        return self
 
     @abstractmethod
     def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
@@ -67,12 +93,12 @@ class TokenDropper(ABC):
         """
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
-        """Vision-tower layers whose CLS-attention `drop` reads, counted from 0.
+        """Vision-tower layers whose CLS-attention `drop` reads, counted from 0; the feature layer by default.
 
         Args:
             feature_layer: the layer whose output feeds the projector (22 for CLIP-L/14-336).
         """
-        return frozenset()
+        return frozenset({feature_layer}) if "cls_attention" in self.reads else frozenset()
 
     def allowed(self, layout: PartitionLayout) -> int | None:
         """The token budget of one image, newline tokens included; None for a method without a budget."""
@@ -83,20 +109,10 @@ class TokenDropper(ABC):
         newline = self.newline == "rows"
         return pack(kept, layout, newline=newline, grid_order=self.grid_order or newline)
 
-    def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
-        """Apply the method to a stock LLaVA model of transformers for the length of a `with` block.
-
-        Raises:
-            UserError: the model is not a LLaVA model with a CLIP vision tower.
-        """
-        from hired_eval.models.apply import Applied  # the methods themselves need torch alone
-
-        return Applied(self, model)
-
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetedDropper(TokenDropper):
-    """A method held to a token budget; subclasses say what they keep within a number of tokens."""
+class BudgetedDropper(VisionStage):
+    """A stage held to a token budget; subclasses say what they keep within a number of tokens."""
 
     budget: Share = 0.2
     """Token budget as a share of P * N, above 0 and at most 1."""

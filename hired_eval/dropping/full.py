@@ -7,14 +7,14 @@ from typing import Literal
 
 import torch
 
-from hired_eval.dropping.base import TokenDropper
+from hired_eval.dropping.base import VisionStage
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(TokenDropper):
+class Full(VisionStage):
     """Every token, packed as the stock model packs them, newline tokens included."""
 
     newline: Literal["none", "rows"] = "rows"

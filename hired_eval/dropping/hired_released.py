@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class HiREDReleased(BudgetedDropper):
     truncated and clamped to N, and what is left over is not spent. The selection runs at budget 1 as well,
     where the released forward pass skips it.
     """
+
+    reads: ClassVar = frozenset({"cls_attention"})
 
     alpha: Proportion = 0.5
     """Share of the budget that goes to the full-image, 0 to 1; it also bends the sub-images' split."""

@@ -20,6 +20,9 @@ class PartitionLayout:
         side: tokens per side of a partition, N = side * side.
         image_size: original (height, width) in pixels; the sub-images tile the image scaled into the
             grid and padded on both sides.
+        shrunk: (rows, columns) of LLM tokens that the stock model makes of the unpadded grid, where that is
+            too large for it; None where it gives the grid as it is.
+        newline_behind: a newline token stands behind the only partition.
 
     Raises:
         ValueError: a negative or half-empty grid, or a size that is not positive.
@@ -29,6 +32,8 @@ class PartitionLayout:
     cols: int
     side: int
     image_size: tuple[int, int]
+    shrunk: tuple[int, int] | None = None
+    newline_behind: bool = False
 
     def __post_init__(self) -> None:
         if min(self.rows, self.cols) < 0 or (self.rows == 0) != (self.cols == 0):
@@ -53,19 +58,17 @@ class PartitionLayout:
 
     @property
     def total_tokens(self) -> int:
-        """P * N, what a token budget is a share of."""
+        """What a token budget is a share of: P * N; with a shrunk grid, the tokens that it has then."""
+        if self.shrunk is not None:
+            return self.tokens_per_partition + self.shrunk[0] * self.shrunk[1]
         return self.partitions * self.tokens_per_partition
 
     @property
     def stock_tokens(self) -> int:
-        """Visual tokens that stock LLaVA-Next gives to the LLM: full-image, unpadded grid, newline tokens.
-
-        An image with one partition counts N; the single newline token that LLaVA-Next would add to it never
-        occurs, since its grids start at two sub-images.
-        """
+        """Visual tokens that the stock model gives to the LLM: full-image, unpadded grid, newline tokens."""
         top, bottom, left, right = self.unpadded()
-        height, width = bottom - top, right - left
-        return self.tokens_per_partition + height * width + height
+        height, width = self.shrunk or (bottom - top, right - left)
+        return self.tokens_per_partition + height * width + height + self.newline_behind
 
     def unpadded(self) -> tuple[int, int, int, int]:
         """The part of the assembled sub-image grid that is left after padding is removed.

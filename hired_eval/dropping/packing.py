@@ -58,6 +58,8 @@ def pack(kept: KeptTokens, layout: PartitionLayout, *, newline: bool, grid_order
             newlines_after = (last_of_row & (row >= 0)).long()
         else:
             newlines_after = newlines_after[order]
+    elif newline and layout.newline_behind and len(index):
+        newlines_after[-1] = 1
     return PackedTokens(features, partition, index, newlines_after)
 
 
@@ -73,7 +75,7 @@ def _grid_order(partition: Tensor, index: Tensor, layout: PartitionLayout) -> tu
     top, bottom, left, right = layout.unpadded()
     in_full_image, of_many = partition == 0, index < 0
     survives = in_full_image | of_many | ((y >= top) & (y < bottom) & (x >= left) & (x < right))
-    behind = layout.total_tokens
+    behind = layout.partitions * layout.tokens_per_partition
     key = torch.where(of_many, behind + partition, y * layout.cols * layout.side + x)
     key = torch.where(in_full_image, torch.where(of_many, behind, index) - 2 * behind, key)
     row = torch.where(in_full_image | of_many, -1, y)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from hired_eval.dropping.base import BudgetedDropper, TokenDropper, even_counts
+from hired_eval.dropping.base import BudgetedDropper, VisionStage, even_counts
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
 
@@ -17,14 +17,14 @@ NEIGHBOURS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruMerge(TokenDropper):
+class PruMerge(VisionStage):
     """PruMerge: as many tokens as the CLS-attention has outliers, and one that gathers the rest.
 
     Attention is that of the vision tower's last layer from un-split heads, features are those of the layer
     that feeds the projector. Adapted to LLaVA-Next partition by partition. It has no token budget.
     """
 
-    needs_keys: ClassVar[bool] = True
+    reads: ClassVar = frozenset({"keys"})
     grid_order: ClassVar[bool] = False
 
     def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
@@ -67,7 +67,7 @@ class PruMergeBudget(BudgetedDropper):
     A partition with n tokens keeps n - 1 by attention and one that gathers the rest.
     """
 
-    needs_keys: ClassVar[bool] = True
+    reads: ClassVar = frozenset({"keys"})
     grid_order: ClassVar[bool] = False
 
     def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:

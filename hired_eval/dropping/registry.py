@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hired_eval.dropping.base import TokenDropper
+from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.divprune import DivPrune
 from hired_eval.dropping.downsample import Downsample
 from hired_eval.dropping.even_split import EvenSplit
@@ -19,6 +19,7 @@ from hired_eval.dropping.prumerge import PruMerge, PruMergeBudget, PruMergePlus
 from hired_eval.dropping.random_tokens import Random
 from hired_eval.dropping.spatial import Spatial
 from hired_eval.dropping.topk_cls import TopKCLS
+from hired_eval.dropping.types import Signal
 from hired_eval.dropping.visionzip import VisionZip
 from hired_eval.errors import UserError
 from hired_eval.typed import checked, read, types_of
@@ -51,6 +52,15 @@ def available_methods() -> dict[str, type[TokenDropper]]:
     """
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     return BUILT_IN | {name: _load(point) for name, point in plugins.items() if name not in BUILT_IN}
+
+
+def methods_that_read(signals: frozenset[Signal]) -> list[str]:
+    """The methods that make do with some signals of the vision tower, by name."""
+    return [
+        name
+        for name, method in available_methods().items()
+        if issubclass(method, VisionStage) and method.reads <= signals
+    ]
 
 
 def build(name: str, **options: Any) -> TokenDropper:

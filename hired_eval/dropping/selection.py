@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import floor
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ class SelectingDropper(BudgetedDropper):
 @dataclass(frozen=True, kw_only=True)
 class CLSAttentionDropper(SelectingDropper):
     """A method whose score is CLS-attention, summed over heads (HiRED, Eq. 2)."""
+
+    reads: ClassVar = frozenset({"cls_attention"})
 
     final_layer: Natural | None = None
     """Layer of the CLS-attention; None: the layer whose output feeds the projector."""

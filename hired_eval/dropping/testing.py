@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import TokenDropper, floor_share
+from hired_eval.dropping.base import VisionStage, floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
@@ -36,7 +36,7 @@ LAYOUTS = (
 
 
 def synthetic_encoding(
-    dropper: TokenDropper, layout: PartitionLayout, *, dtype: torch.dtype = torch.float32, seed: int = 0
+    dropper: VisionStage, layout: PartitionLayout, *, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> VisionEncoding:
     """A random encoding with all that the method reads: two heads of four channels.
 
@@ -61,13 +61,13 @@ def synthetic_encoding(
     return VisionEncoding(
         features=random(partitions, count, channels).to(dtype),
         cls_attention=attention,
-        keys=random(partitions, 1 + count, channels).to(dtype) if dropper.needs_keys else None,
-        cls_query=3 * random(partitions, channels).to(dtype) if dropper.needs_keys else None,
+        keys=random(partitions, 1 + count, channels).to(dtype) if "keys" in dropper.reads else None,
+        cls_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
         feature_layer=FEATURE_LAYER,
     )
 
 
-def check_dropper(dropper: TokenDropper, layouts: Sequence[PartitionLayout] = LAYOUTS) -> None:
+def check_dropper(dropper: VisionStage, layouts: Sequence[PartitionLayout] = LAYOUTS) -> None:
     """Run a method through the contracts of every method.
 
     Over all layouts, float32 and bfloat16, with and without newline tokens, and, where it has a budget, over
@@ -93,7 +93,7 @@ def check_dropper(dropper: TokenDropper, layouts: Sequence[PartitionLayout] = LA
                     raise
 
 
-def _variants(dropper: TokenDropper) -> Iterator[TokenDropper]:
+def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
     """The method as it is, and with other newline options and budgets."""
     for newline in ("none", "rows"):
         variant = replace(dropper, newline=newline)
@@ -103,7 +103,7 @@ def _variants(dropper: TokenDropper) -> Iterator[TokenDropper]:
                 yield replace(variant, budget=budget)  # type: ignore[call-arg]
 
 
-def _check(dropper: TokenDropper, layout: PartitionLayout, dtype: torch.dtype) -> None:
+def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> None:
     encoding = synthetic_encoding(dropper, layout, dtype=dtype)
     before = [t.clone() for t in _tensors(encoding)]
     random_state = torch.random.get_rng_state()
@@ -140,7 +140,7 @@ def _check_kept(kept: KeptTokens, encoding: VisionEncoding, layout: PartitionLay
 
 
 def _check_packed(
-    dropper: TokenDropper, packed: PackedTokens, kept: KeptTokens, layout: PartitionLayout
+    dropper: VisionStage, packed: PackedTokens, kept: KeptTokens, layout: PartitionLayout
 ) -> None:
     """What the language model gets keeps the budget and the order."""
     allowed = dropper.allowed(layout)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hired_eval.errors import UserError
+
+Signal = Literal["cls_attention", "keys"]
+"""What a stage may read of the vision tower beside features: CLS rows, or keys and the CLS query."""
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,12 @@ class VisionZip(BudgetedDropper):
     dominant tokens come first, then its contextual tokens, each in raster order.
     """
 
-    needs_keys: ClassVar[bool] = True
+    reads: ClassVar = frozenset({"cls_attention", "keys"})
     key_layer: ClassVar = "feature"
     grid_order: ClassVar[bool] = False
 
     contextual: Proportion = 0.15625
     """Share of the kept tokens that are contextual, 0 to 1; the paper's 10 of 64, 20 of 128 and 30 of 192."""
-
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
-        """The layer whose output feeds the projector."""
-        return frozenset({feature_layer})
 
     def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
         """The same number of tokens in each partition, give or take one.

@@ -25,9 +25,9 @@ from hired_eval.models.batching import batches, windows
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import decoding
-from hired_eval.models.encoder import TokenCounts
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.models.memory import is_out_of_memory
+from hired_eval.models.visual_tokens import TokenCounts
 from hired_eval.processes import Processes
 from hired_eval.records.replies import ImageTokens, Reply, ReplyFile, RequestKey
 from hired_eval.typed import types_of

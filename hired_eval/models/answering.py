@@ -17,11 +17,12 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, decoding, sampled
-from hired_eval.models.encoder import TokenCounts, VisionEncoder, VisualTokens
 from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
+from hired_eval.models.families import family_of
+from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest
-from hired_eval.models.prefix import Prefix, PrefixCaches, image_inputs, left_padded, positions
+from hired_eval.models.prefix import Prefix, PrefixCaches, left_padded, positions
 from hired_eval.models.prompt import (
     check_template,
     continued,
@@ -30,6 +31,7 @@ from hired_eval.models.prompt import (
     special_tokens,
     token_ids,
 )
+from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens
 
 IMAGES_REMEMBERED = 16
 
@@ -133,19 +135,19 @@ class DroppingLlava:
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
-        self.encoder = VisionEncoder(checkpoint.model)
+        self.family = family_of(checkpoint.model)
         self.cache = None
         if encodings is not None:
-            self.cache = CachedEncoder(self.encoder, self.processor.image_processor, encodings)
+            self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         config = checkpoint.model.config
         self.share_prefix = share_prefix and can_share_prefixes(config)
         self._together = can_answer_together(config)
         special = special_tokens(self.tokenizer, self.processor.image_token)
-        of_text = {self.tokenizer.unk_token_id, self.encoder.config.image_token_id}
+        of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
         self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
         self._control_tokens: dict[int, list[int]] = {}
         self._told_of_marks = False
-        self._prefixes = PrefixCaches(checkpoint.model)
+        self._prefixes = PrefixCaches(self.family)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
 
     @torch.inference_mode()
@@ -160,8 +162,9 @@ class DroppingLlava:
             UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
                 the prompt is longer than the model's context.
         """
-        encoded = [self._visual_tokens(as_rgb(image)) for image in question.images]
-        image_token, image_token_id = self.processor.image_token, self.encoder.config.image_token_id
+        among = len(question.images)
+        encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
+        image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
         text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
         ids = token_ids(self.tokenizer, continued(text, continuation, self.tokenizer, image_token))
         self._check_text(question, ids)
@@ -184,8 +187,8 @@ class DroppingLlava:
             behind_images = expanded[::-1].index(image_token_id)
             # the last token of the shared part must not be the one whose logits are wanted
             shared = len(expanded) - behind_images if behind_images > scored else 0
-        context = self.encoder.config.get_text_config().max_position_embeddings
-        if len(expanded) > context:
+        context = getattr(self.family.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and len(expanded) > context:
             raise UserError(
                 f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
@@ -226,31 +229,36 @@ class DroppingLlava:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def pixel_values(self, image: Image.Image) -> Tensor:
-        """(P, 3, S, S) the partitions of an RGB image as the vision tower gets them, on its device."""
-        values: Tensor = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        values = values[0] if values.dim() == 5 else values
-        return self.encoder.partitions(values, (image.height, image.width))
+    def read(self, image: Image.Image, among: int = 1) -> Picture:
+        """An RGB image as the vision tower gets it, where its prompt has that many images."""
+        return self.family.read(image, self.processor.image_processor, among)
 
-    def _visual_tokens(self, image: Image.Image) -> tuple[str, VisualTokens]:
+    def _visual_tokens(self, image: Image.Image, among: int) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.
 
         Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
         remembered, since questions about one image come together.
+
+        Args:
+            image: upright, RGB.
+            among: number of images in the prompt.
         """
-        key = digest(image)
+        name = digest(image)
+        key = name if among == 1 else f"{name}-of-several"
         if key in self._remembered:
             self._remembered.move_to_end(key)
-            return key, self._remembered[key]
+            return name, self._remembered[key]
+        stage = self.dropper.vision
         if self.cache is None:
-            encoding = self.encoder.encode(self.pixel_values(image), self.dropper)
+            encoding = self.family.encode(self.read(image, among).pixels, stage)
         else:
-            encoding = self.cache.encode(key, partial(self.pixel_values, image), self.dropper)
-        tokens = self.encoder.select(encoding, (image.height, image.width), self.dropper)
+            encoding = self.cache.encode(key, partial(self.read, image, among), stage)
+        layout = self.family.layout((image.height, image.width), among)
+        tokens = drop_tokens(self.family, encoding, layout, stage)
         self._remembered[key] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)
-        return key, tokens
+        return name, tokens
 
     @property
     def _pad(self) -> int:
@@ -268,8 +276,8 @@ class DroppingLlava:
         prefixes = [p.prefix for p in prepared]
         if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
             ids, mask = left_padded([p.input_ids for p in prepared], self._pad)
-            images = [image for p in prepared for image in p.images]
-            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **image_inputs(images)}
+            images = self.family.inputs([image.embeddings for p in prepared for image in p.images])
+            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **images}
         cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
         own_ids, own_mask = left_padded([p.input_ids[p.shared :] for p in prepared], self._pad)
         return {

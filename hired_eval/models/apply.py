@@ -15,18 +15,20 @@ from transformers import Cache
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
-from hired_eval.models.encoder import VisionEncoder, VisualTokens
+from hired_eval.models.families import family_of
+from hired_eval.models.family import Family
 from hired_eval.models.patching import Contexts, close_context, open_context
 from hired_eval.models.shortened_cache import ShortenedCache, adding_to, mark
-from hired_eval.models.shortened_inputs import VISION, Call, columns_in, encode_images, has_images
+from hired_eval.models.shortened_inputs import Call, columns_in, encode_images, has_images
 from hired_eval.models.shortening import Shortening
+from hired_eval.models.visual_tokens import VisualTokens
 
 FORWARD = frozenset(
-    "input_ids pixel_values image_sizes attention_mask position_ids past_key_values vision_feature_layer "
-    "vision_feature_select_strategy labels use_cache logits_to_keep output_attentions output_hidden_states "
-    "return_dict num_items_in_batch".split()
+    "input_ids attention_mask position_ids past_key_values labels use_cache logits_to_keep output_attentions "
+    "output_hidden_states return_dict num_items_in_batch".split()
 )
-"""Arguments of `forward` that do what they do on the stock model; all others are refused."""
+"""Arguments of `forward` that do what they do on the stock model, as do those of its vision side; all others
+are refused."""
 REFUSED_SETTINGS: Mapping[str, Any] = {
     "assistant_early_exit": None,
     "constraints": None,
@@ -52,10 +54,12 @@ class EncodedImages:
     """The images of a call of `generate`, on their way through it.
 
     Attributes:
+        family: of the model, as the call has it.
         images: in reading order over the batch.
         batch: rows of the batch, before `generate` repeats them for beams or several answers.
     """
 
+    family: Family
     images: list[VisualTokens]
     batch: int
 
@@ -80,10 +84,10 @@ class Applied(AbstractContextManager[nn.Module]):
 
     Args:
         dropper: the dropping method.
-        model: stock LLaVA or LLaVA-Next.
+        model: stock model of one of the families.
 
     Raises:
-        UserError: on entering: see `VisionEncoder`, or another thread is inside such a block; on a call: an
+        UserError: on entering: see `family_of`, or another thread is inside such a block; on a call: an
             argument is not supported, or the inputs do not fit together.
     """
 
@@ -93,7 +97,7 @@ class Applied(AbstractContextManager[nn.Module]):
         self._entered: list[Contexts] = []
 
     def __enter__(self) -> nn.Module:
-        model: nn.Module = VisionEncoder(self.model).model
+        model: nn.Module = family_of(self.model).model
         self._entered.append(open_context(self, self._targets()))
         return model
 
@@ -132,10 +136,10 @@ class Applied(AbstractContextManager[nn.Module]):
         if not given or arguments.get("inputs_embeds") is not None:
             raise _without_ids()
         with torch.no_grad():
-            visual = encode_images(self.model, self.dropper, arguments)
-        for name in VISION:
+            family, visual = encode_images(self.model, self.dropper, arguments)
+        for name in family.vision_arguments:
             arguments.pop(name, None)
-        arguments["mm_encoder_outputs"] = {"image": EncodedImages(visual, len(given[0]))}
+        arguments["mm_encoder_outputs"] = {"image": EncodedImages(family, visual, len(given[0]))}
         return stock(**arguments)
 
     def _refuse_settings(self, arguments: Mapping[str, Any]) -> None:
@@ -156,19 +160,25 @@ class Applied(AbstractContextManager[nn.Module]):
                 if setting(name):
                     raise _refusal(f"{name} of assisted decoding")
 
+    def _refuse_unknown(self, arguments: Mapping[str, Any]) -> None:
+        known = FORWARD | {"inputs_embeds", *family_of(self.model).vision_arguments}
+        for name in arguments.keys() - known:
+            if arguments[name] is not None and not (name == "mm_encoder_outputs" and not arguments[name]):
+                raise _refusal(name)
+
     def _prepare(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In place of `prepare_inputs_for_generation`, through which each forward pass of `generate` goes."""
         arguments = _named(stock, args, kwargs)
         cache = arguments.get("past_key_values")
         first = bool(arguments.get("is_first_iteration"))
         encoded = (arguments.get("mm_encoder_outputs") or {}).get("image")
-        images: list[VisualTokens] = []
+        family, images = family_of(self.model), list[VisualTokens]()
         batch = len(arguments["input_ids"])
         if isinstance(encoded, EncodedImages):
             arguments["mm_encoder_outputs"] = {}
             # stock, too, reads images in the first pass alone, if there is a cache to keep them in
             if first or not arguments.get("use_cache", True):
-                images, batch = encoded.images, encoded.batch
+                family, images, batch = encoded.family, encoded.images, encoded.batch
         if not images and not isinstance(cache, ShortenedCache):
             return stock(**arguments)
         input_ids: Tensor = arguments["input_ids"]
@@ -178,7 +188,7 @@ class Applied(AbstractContextManager[nn.Module]):
         call = Call(input_ids, fresh, cache, arguments.get("attention_mask"), arguments.get("position_ids"))
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
-            ready.shortening, short = call.shortened(images, batch, self.model.config.image_token_id)
+            ready.shortening, short = call.shortened(family, images, batch)
             if images and ready.shortening.changes and call.padded_behind():
                 raise UserError("generate goes on behind the last column; pad the prompts on the left")
             arguments.update(short)
@@ -194,7 +204,7 @@ class Applied(AbstractContextManager[nn.Module]):
         cache = arguments.get("past_key_values")
         ready = arguments.get("mm_encoder_outputs")
         if isinstance(ready, ShortenedInputs):
-            _refuse_unknown({**arguments, "mm_encoder_outputs": None})
+            self._refuse_unknown({**arguments, "mm_encoder_outputs": None})
         elif ready or has_images(arguments) or isinstance(cache, ShortenedCache):
             ready = self._make_ready(arguments)
         else:
@@ -210,7 +220,7 @@ class Applied(AbstractContextManager[nn.Module]):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _make_ready(self, arguments: dict[str, Any]) -> ShortenedInputs:
         """Shorten the arguments of a caller's own forward pass, in place."""
-        _refuse_unknown(arguments)
+        self._refuse_unknown(arguments)
         if arguments.get("input_ids") is None or arguments.get("inputs_embeds") is not None:
             raise _without_ids()
         if isinstance(arguments.get("logits_to_keep"), Tensor):
@@ -234,10 +244,12 @@ class Applied(AbstractContextManager[nn.Module]):
                     "position_ids count what is in the KV cache, not the prompt as it was given; leave them "
                     "out"
                 )
-            visual = encode_images(self.model, self.dropper, arguments) if images else []
-            for name in VISION:
+            family, visual = family_of(self.model), list[VisualTokens]()
+            if images:
+                family, visual = encode_images(self.model, self.dropper, arguments)
+            for name in family.vision_arguments:
                 arguments.pop(name, None)
-            ready.shortening, short = call.shortened(visual, len(input_ids), self.model.config.image_token_id)
+            ready.shortening, short = call.shortened(family, visual, len(input_ids))
             ready.update(short.pop("mm_encoder_outputs", {}))
             mask = short.pop("attention_mask")
             labels = arguments.get("labels")
@@ -261,12 +273,6 @@ def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _without_ids() -> UserError:
     return UserError("token dropping needs input_ids beside pixel_values, not inputs_embeds")
-
-
-def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
-    for name in arguments.keys() - FORWARD - {"inputs_embeds"}:
-        if arguments[name] is not None and not (name == "mm_encoder_outputs" and not arguments[name]):
-            raise _refusal(name)
 
 
 def _refusal(name: str) -> UserError:

@@ -16,8 +16,6 @@ from transformers import (
     AutoConfig,
     AutoProcessor,
     BitsAndBytesConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -27,9 +25,9 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 from hired_eval.errors import UserError, first_line
 from hired_eval.hub import unreachable
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.models.families import FAMILIES
 from hired_eval.processes import Processes
 
-ARCHITECTURES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
 WEIGHTS = ("pretrained", "pickle", "dummy")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -90,14 +88,14 @@ def load_checkpoint(
     # a local folder's own config comes first; the published architectures need no hub
     published = published_config(source) if weights == "dummy" else None
     config = published or _config(source, revision)
-    if config.model_type not in ARCHITECTURES:
+    if config.model_type not in FAMILIES:
         raise UserError(
-            f"{source} holds a {config.model_type!r} model; supported are {', '.join(ARCHITECTURES)} "
-            "(LLaVA-1.5, ShareGPT4V and LLaVA-Next checkpoints in the layout of transformers)"
+            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (LLaVA-1.5, "
+            "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)"
         )
     if feature_layer is not None:
         config.vision_feature_layer = feature_layer
-    architecture = ARCHITECTURES[config.model_type]
+    architecture = FAMILIES[config.model_type].stock
     where = _device(device)
     processor: Any = (
         _explained(source, AutoProcessor.from_pretrained, source, revision=revision)

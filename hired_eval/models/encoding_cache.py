@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hired_eval.code import code_reached
-from hired_eval.dropping import TokenDropper, VisionEncoding
+from hired_eval.dropping import VisionEncoding, VisionStage
 from hired_eval.errors import UserError
-from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.family import Family, Picture
 
 GIB = 2**30
 LOOK_AGAIN = 32  # times in the folder's limit that a process counts what others have written to it
-CODE_THAT_ENCODES = ("hired_eval.models.encoder", "hired_eval.models.images")
+CODE_THAT_ENCODES = ("hired_eval.models.families", "hired_eval.models.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
@@ -150,85 +150,83 @@ class CachedEncoder:
     """A vision encoder that looks an image up before it encodes it.
 
     Args:
-        encoder: the vision side of a model.
+        family: of the model.
         image_processor: stock; its settings are part of the key.
         store: where encodings are kept; may be shared with other models.
     """
 
-    def __init__(self, encoder: VisionEncoder, image_processor: Any, store: EncodingStore) -> None:
-        self.encoder, self.store = encoder, store
+    def __init__(self, family: Family, image_processor: Any, store: EncodingStore) -> None:
+        self.family, self.store = family, store
         self.use = CacheUse()
-        self._source = fingerprint(encoder, image_processor)
+        self._source = fingerprint(family, image_processor)
 
-    def encode(
-        self, digest: str, pixel_values: Callable[[], Tensor], dropper: TokenDropper
-    ) -> VisionEncoding:
-        """The encoding of an image, from the cache where it holds all that the method reads.
+    def encode(self, key: str, read: Callable[[], Picture], stage: VisionStage) -> VisionEncoding:
+        """The encoding of an image, from the cache where it holds all that the stage reads.
 
         HiRED's CLS rows, of the first and the feature layer, are recorded along with what is asked for,
         since they cost next to nothing and most methods of a sweep read them.
 
         Args:
-            digest: of the image.
-            pixel_values: makes the partitions (P, 3, S, S) of the image, on the tower's device.
-            dropper: says what is read.
+            key: of the image.
+            read: makes its partitions.
+            stage: says what is read.
         """
-        key = f"{self._source}/{digest}"
-        layers = self.encoder.layers_read(dropper)
+        key = f"{self._source}/{key}"
+        layers = self.family.layers_read(stage)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
-        if dropper.needs_keys:
-            wanted |= {f"keys.{dropper.key_layer}", f"query.{dropper.key_layer}"}
+        if "keys" in stage.reads:
+            wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
         known = self.store.in_memory(key)
         if known is not None and wanted <= known.keys():
             self.use.memory += 1
-            return self._encoding(known, dropper)
+            return self._encoding(known, stage)
         known = self.store.on_disk(key)
         if known is not None and wanted <= known.keys():
             self.use.disk += 1
-            return self._encoding(known, dropper)
+            return self._encoding(known, stage)
         self.use.computed += 1
-        also = frozenset({0, self.encoder.feature_layer})
-        encoding = self.encoder.encode(pixel_values(), dropper, also=also)
-        tensors = _tensors(encoding, dropper)
+        also = frozenset({0, self.family.feature_layer} if self.family.class_token else ())
+        encoding = self.family.encode(read().pixels, stage, also=also)
+        tensors = _tensors(encoding, stage)
         self.store.keep(key, {**(known or {}), **tensors})
         # what was recorded for others is not shown to this method
-        return self._encoding(tensors, dropper)
+        return self._encoding(tensors, stage)
 
-    def _encoding(self, tensors: Tensors, dropper: TokenDropper) -> VisionEncoding:
-        """What the method asks for, as copies: a method that works in place does not change the cache."""
-        where = dropper.key_layer
+    def _encoding(self, tensors: Tensors, stage: VisionStage) -> VisionEncoding:
+        """What the stage asks for, as copies: a method that works in place does not change the cache."""
+        where = stage.key_layer
 
         def on_device(name: str) -> Tensor:
-            return tensors[name].to(self.encoder.tower.device, copy=True)
+            return tensors[name].to(self.family.tower.device, copy=True)
 
-        layers = sorted(self.encoder.layers_read(dropper))
+        layers = sorted(self.family.layers_read(stage))
         return VisionEncoding(
             features=on_device("features"),
             cls_attention={layer: on_device(f"attention.{layer}") for layer in layers},
-            keys=on_device(f"keys.{where}") if dropper.needs_keys else None,
-            cls_query=on_device(f"query.{where}") if dropper.needs_keys else None,
-            feature_layer=self.encoder.feature_layer,
+            keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
+            cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
+            feature_layer=self.family.feature_layer,
         )
 
 
-def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
+def fingerprint(family: Family, image_processor: Any) -> str:
     """A hash of all that an image's encoding depends on.
 
     These are weights, processor, places of the tiles, libraries, the code that encodes, attention backend,
     kind of device, and how exact its products of matrices are.
     """
     content = hashlib.blake2b(digest_size=12)
-    for name, weight in encoder.tower.state_dict().items():
+    for name, weight in family.tower.state_dict().items():
         content.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         content.update(_content(weight))
-    content.update(encoder.tower.config.to_json_string().encode())
+    content.update(family.tower.config.to_json_string().encode())
     content.update(image_processor.to_json_string().encode())
     versions = [importlib.metadata.version(package) for package in VERSIONS_THAT_MATTER]
-    device = encoder.tower.device
+    device = family.tower.device
     settings = [
-        encoder.feature_layer,
-        getattr(encoder.config, "image_grid_pinpoints", None),
-        encoder.tower.config._attn_implementation,
+        family.feature_layer,
+        getattr(family.config, "image_grid_pinpoints", None),
+        family.tower.config._attn_implementation,
         device.type,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         torch.get_float32_matmul_precision(),
@@ -239,12 +237,12 @@ def fingerprint(encoder: VisionEncoder, image_processor: Any) -> str:
     return content.hexdigest()
 
 
-def _tensors(encoding: VisionEncoding, dropper: TokenDropper) -> Tensors:
+def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     if encoding.keys is not None and encoding.cls_query is not None:
-        tensors |= {f"keys.{dropper.key_layer}": encoding.keys}
-        tensors |= {f"query.{dropper.key_layer}": encoding.cls_query}
+        tensors |= {f"keys.{stage.key_layer}": encoding.keys}
+        tensors |= {f"query.{stage.key_layer}": encoding.cls_query}
     # a copy, since some are views of larger tensors
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from hired_eval.models.encoder import VisualTokens
+from hired_eval.models.family import Family
 from hired_eval.models.memory import kv_bytes, spare_bytes
+from hired_eval.models.visual_tokens import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class PrefixCaches:
     """The KV caches of the prefixes used last, kept within a share of the free memory.
 
     Args:
-        model: stock LLaVA model.
+        family: of the model.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, family: Family) -> None:
+        self.family, self.model = family, family.model
         self._kept: OrderedDict[Any, LayerCaches] = OrderedDict()
 
     def clear(self) -> None:
@@ -96,7 +96,7 @@ class PrefixCaches:
             position_ids=positions(mask).to(device),
             past_key_values=cache,
             use_cache=True,
-            **image_inputs([image for p in prefixes for image in p.images]),
+            **self.family.inputs([image.embeddings for p in prefixes for image in p.images]),
         )
         return {
             p.key: [
@@ -134,14 +134,6 @@ def left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 def positions(mask: Tensor) -> Tensor:
     """Position of each token (B, L) among the tokens of its row that are no padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def image_inputs(images: Sequence[VisualTokens]) -> dict[str, Any]:
-    """The model's argument for images that are encoded already; none for a prompt without an image."""
-    if not images:
-        return {}
-    output = BaseModelOutputWithPooling(pooler_output=[image.embeddings for image in images])
-    return {"mm_encoder_outputs": {"image": output}}
 
 
 def _stacked(rows: list[Tensor], length: int) -> Tensor:

@@ -8,16 +8,14 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
-from hired_eval.models.encoder import VisionEncoder, VisualTokens
+from hired_eval.models.families import family_of
+from hired_eval.models.family import Family
 from hired_eval.models.shortened_cache import ShortenedCache
 from hired_eval.models.shortening import Shortening, nothing_dropped, shorten
-
-VISION = ("pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy")
-"""Arguments of the stock model's vision side."""
+from hired_eval.models.visual_tokens import VisualTokens, make_visual_tokens
 
 
 def has_images(arguments: Mapping[str, Any]) -> bool:
@@ -26,42 +24,21 @@ def has_images(arguments: Mapping[str, Any]) -> bool:
     return pixel_values is not None and len(pixel_values) > 0
 
 
-def encode_images(model: Any, dropper: TokenDropper, arguments: Mapping[str, Any]) -> list[VisualTokens]:
-    """The images of a call, in reading order over the batch.
+def encode_images(
+    model: Any, dropper: TokenDropper, arguments: Mapping[str, Any]
+) -> tuple[Family, list[VisualTokens]]:
+    """The model's family, and the images of a call in reading order over the batch.
 
     Args:
         model: stock model.
         dropper: the dropping method.
-        arguments: of the call; those of `VISION` count.
+        arguments: of the call; those of the family's `vision_arguments` count.
 
     Raises:
-        UserError: see `VisionEncoder`; or `image_sizes` and `pixel_values` do not fit together.
+        UserError: see `family_of` and `Family.pictures`.
     """
-    values: list[Any] = [arguments.get(name) for name in VISION]
-    pixel_values, image_sizes, layer, strategy = values
-    encoder = VisionEncoder(model, feature_layer=layer, select_strategy=strategy)
-    if model.config.model_type != "llava_next":
-        if image_sizes is not None:
-            raise UserError("image_sizes belongs to LLaVA-Next; leave it out")
-        sizes = [(int(p.shape[-2]), int(p.shape[-1])) for p in pixel_values]
-    else:
-        if image_sizes is None:
-            raise UserError(
-                "LLaVA-Next needs image_sizes beside pixel_values; pass all that its processor made"
-            )
-        sizes = [(int(height), int(width)) for height, width in image_sizes]
-    partitions = [encoder.layout(size).partitions for size in sizes]
-    if pixel_values.dim() == 4:
-        fits = sum(partitions) == len(pixel_values)
-    else:
-        fits = len(sizes) == len(pixel_values) and max(partitions) <= pixel_values.shape[1]
-    if not fits:
-        raise UserError(
-            f"pixel_values of shape {tuple(pixel_values.shape)} are not those of {len(sizes)} images of "
-            f"{partitions} partitions, as image_sizes has it; pass both as the processor made them"
-        )
-    pixels = pixel_values.split(partitions) if pixel_values.dim() == 4 else pixel_values
-    return [encoder.visual_tokens(p, size, dropper) for p, size in zip(pixels, sizes, strict=True)]
+    family = family_of(model, arguments)
+    return family, [make_visual_tokens(family, p, dropper.vision) for p in family.pictures(arguments)]
 
 
 def images_by_row(placeholders: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
@@ -165,18 +142,19 @@ class Call:
         return True
 
     def shortened(
-        self, images: Sequence[VisualTokens], batch: int, image_token: int
+        self, family: Family, images: Sequence[VisualTokens], batch: int
     ) -> tuple[Shortening, dict[str, Any]]:
         """How all columns are shortened, and the model's inputs for them.
 
         Args:
+            family: of the model.
             images: of the new columns, in reading order over the batch.
             batch: rows before beams or several answers repeated them.
-            image_token: id of the placeholders.
 
         Raises:
             UserError: see `images_by_row`, `shorten` and `refuse_positions`.
         """
+        image_token = family.config.image_token_id
         shortening, embeddings = self.before, []
         if images:
             placeholders = self.input_ids[:, -self.fresh :] == image_token
@@ -195,10 +173,7 @@ class Call:
         }
         if self.positions is not None:
             inputs["position_ids"] = shortening.positions(self.widened(self.positions))
-        if embeddings:
-            output = BaseModelOutputWithPooling(pooler_output=embeddings)
-            inputs["mm_encoder_outputs"] = {"image": output}
-        return shortening, inputs
+        return shortening, inputs | family.inputs(embeddings)
 
     def padded_behind(self) -> bool:
         """Whether a row ends with padding."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hired_eval.errors import UserError
-from hired_eval.models.encoder import TokenCounts
+from hired_eval.models.visual_tokens import TokenCounts
 
 
 @dataclass(frozen=True)

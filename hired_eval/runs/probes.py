@@ -23,7 +23,6 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
-from hired_eval.models.prefix import image_inputs
 from hired_eval.records.record import RunFolder, explained_disk_errors, replacing
 from hired_eval.records.store import ARRAYS, PICTURES
 from hired_eval.runs.accuracy import ATTENTION_SEEN, Outcome, describe_machine, planned
@@ -177,7 +176,7 @@ def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     for one in asked:
         prepared = llava.prepare(Question(one.text, (one.picture,)))
         attention, answer = attended(llava, prepared)
-        visual = np.array(prepared.input_ids) == llava.encoder.config.image_token_id
+        visual = np.array(prepared.input_ids) == llava.family.config.image_token_id
         first = int(visual.argmax())
         partition = np.full(len(visual), -1)
         partition[visual] = partition_of_placeholders(prepared)
@@ -224,7 +223,12 @@ def attended(llava: DroppingLlava, prepared: Prepared) -> tuple[np.ndarray, str]
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([prepared.input_ids], device=device)
     mask = torch.ones_like(ids)
-    output = model(input_ids=ids, attention_mask=mask, use_cache=True, **image_inputs(list(prepared.images)))
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        use_cache=True,
+        **llava.family.inputs([image.embeddings for image in prepared.images]),
+    )
     total = torch.zeros(ids.shape[1])
     generated: list[int] = []
     for _ in range(GENERATED):
@@ -251,14 +255,14 @@ def partition_of_placeholders(prepared: Prepared) -> np.ndarray:
 def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     """CLS-attention of the full-image, layer by layer (the paper's Figure 3)."""
     found = Findings()
-    count = len(llava.encoder.tower.encoder.layers)
-    final = llava.encoder.feature_layer
+    count = len(llava.family.layers)
+    final = llava.family.feature_layer
     layers = sorted({0, 1, count // 2, final, count - 1}) if count > SHALLOW else list(range(count))
     maps = []
     for i, one in enumerate(asked):
         size = (one.picture.height, one.picture.width)
-        pixels = llava.pixel_values(one.picture)[:1]
-        encoding = llava.encoder.encode(pixels, llava.dropper, also=frozenset(layers))
+        pixels = llava.read(one.picture).pixels[:1]
+        encoding = llava.family.encode(pixels, llava.dropper.vision, also=frozenset(layers))
         maps.append([encoding.attention_at(layer)[0].sum(dim=0).cpu().numpy() for layer in layers])
         found.pictures[f"{i}.png"] = one.picture
         found.rows.append({"doc_id": one.doc_id, "question": one.text, "height": size[0], "width": size[1]})
@@ -290,7 +294,7 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
 def partitions_of(llava: DroppingLlava, picture: Image.Image) -> np.ndarray:
     """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
-    values = llava.pixel_values(picture).float().cpu()
+    values = llava.read(picture).pixels.float()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
     pixels: np.ndarray = (
         ((values * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

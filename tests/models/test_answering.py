@@ -45,7 +45,7 @@ def test_the_budget_holds_on_every_shape(llava_next: tuple[Any, Any], size: tupl
     (counts,) = prepared.counts
     assert counts.allowed is not None
     assert 0 < counts.kept <= counts.allowed
-    assert prepared.input_ids.count(llava.encoder.config.image_token_id) == counts.kept
+    assert prepared.input_ids.count(llava.family.config.image_token_id) == counts.kept
 
 
 def test_documents_of_all_kinds_share_a_batch(llava_next: tuple[Any, Any]) -> None:

@@ -17,7 +17,7 @@ from hired_eval.lmms.model import HiredLlava, OutOfMemory
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import BATCHES_A_WINDOW, batches, windows
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoder import TokenCounts, VisualTokens
+from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 from tests import tiny
 
 PROMPT = "U:{images}\n{question} A:"

@@ -15,8 +15,8 @@ from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoder import VisionEncoder
 from hired_eval.models.encoding_cache import EncodingStore, fingerprint
+from hired_eval.models.families import family_of
 from tests import tiny
 
 MIB = 2**20
@@ -94,7 +94,7 @@ class Seeing(SelectingDropper):
 
 @dataclass(frozen=True, kw_only=True)
 class SeeingKeys(Seeing):
-    needs_keys: ClassVar[bool] = True
+    reads: ClassVar = frozenset({"keys"})
 
 
 @pytest.mark.parametrize("kind", [Seeing, SeeingKeys])
@@ -270,18 +270,18 @@ def test_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_other_weights_layers_processors_or_code_have_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny.llava_next()
-    keys = {fingerprint(VisionEncoder(model), processor.image_processor)}
-    assert fingerprint(VisionEncoder(tiny.llava_next()[0]), processor.image_processor) in keys
+    keys = {fingerprint(family_of(model), processor.image_processor)}
+    assert fingerprint(family_of(tiny.llava_next()[0]), processor.image_processor) in keys
     with torch.no_grad():
         model.model.vision_tower.embeddings.class_embedding[0] += 1
-    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    keys.add(fingerprint(family_of(model), processor.image_processor))
     model.config.vision_feature_layer = -3
-    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    keys.add(fingerprint(family_of(model), processor.image_processor))
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
-    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
-    keys.add(fingerprint(VisionEncoder(model.half()), processor.image_processor))
+    keys.add(fingerprint(family_of(model), processor.image_processor))
+    keys.add(fingerprint(family_of(model.half()), processor.image_processor))
     model.config.image_grid_pinpoints = [[56, 112]]
-    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    keys.add(fingerprint(family_of(model), processor.image_processor))
     monkeypatch.setattr("hired_eval.models.encoding_cache.code_reached", lambda roots: {"other": "code"})
-    keys.add(fingerprint(VisionEncoder(model), processor.image_processor))
+    keys.add(fingerprint(family_of(model), processor.image_processor))
     assert len(keys) == 7

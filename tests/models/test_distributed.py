@@ -10,9 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hired_eval.models.encoder import TokenCounts
 from hired_eval.records.record import RunFolder
-from hired_eval.records.replies import Reply, ReplyFile
+from hired_eval.records.replies import ImageTokens, Reply, ReplyFile
 from tests.spine import run_quietly
 
 
@@ -51,7 +50,7 @@ def test_two_processes_give_what_one_gives(
 def test_replies_of_all_processes_are_known_to_the_next_attempt(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "run")
     for rank in (0, 1):
-        reply = Reply(text=f"by {rank}", counts=(TokenCounts(1, 2, 3),))
+        reply = Reply(text=f"by {rank}", counts=(ImageTokens(1, 2, 3),))
         ReplyFile(folder, rank).add({("task", rank, 0): reply})
     with (folder.path / "replies-1.jsonl").open("a") as cut:
         cut.write('[["task", 2')

@@ -13,6 +13,7 @@ from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import model_configs
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.models.families import FAMILIES
 from tests import tiny
 
 # parameters of the published checkpoints, in millions
@@ -36,7 +37,7 @@ def test_every_hub_model_has_its_published_shape() -> None:
         config = published_config(hub_id)
         assert config is not None
         with torch.device("meta"):
-            model = loading.ARCHITECTURES[config.model_type](config)
+            model = FAMILIES[config.model_type].stock(config)
         assert round(sum(p.numel() for p in model.parameters()) / 1e6) == PARAMETERS[name]
         assert model.model.vision_tower.config.image_size == 336
 
@@ -97,9 +98,7 @@ def test_weights_follow_the_seed_and_nothing_is_left_unfilled() -> None:
 def test_buffers_are_those_of_a_model_built_the_usual_way() -> None:
     config = small("llava-hf/llava-v1.6-mistral-7b-hf")
     dummy = dict(dummy_model(config, torch.bfloat16, torch.device("cpu"), "sdpa", 0).named_buffers())
-    usual = dict(
-        loading.ARCHITECTURES["llava_next"]._from_config(config, dtype=torch.bfloat16).named_buffers()
-    )
+    usual = dict(FAMILIES["llava_next"].stock._from_config(config, dtype=torch.bfloat16).named_buffers())
     assert dummy.keys() == usual.keys()
     for name, buffer in usual.items():
         assert buffer.dtype == dummy[name].dtype

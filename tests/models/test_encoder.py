@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hired_eval import DivPrune, HiRED, HiREDReleased, PruMerge, VisionEncoding, VisionZip
-from hired_eval.models.encoder import VisionEncoder, cls_attention
+from hired_eval.models.families import family_of
+from hired_eval.models.signals import cls_attention
 from tests import tiny
 from tests.reference_inputs import arrays, cases, digest, mask_of, unpack_mask, unpadded_layout
 
@@ -46,7 +47,7 @@ def pixels(partitions: int = 3) -> torch.Tensor:
 @torch.no_grad()
 def test_every_layer_equals_the_stock_towers_attention(llava_next: tuple[Any, Any]) -> None:
     model, _ = llava_next
-    encoder = VisionEncoder(model)
+    encoder = family_of(model)
     tower = model.model.vision_tower
     implementation = tower.config._attn_implementation
     tower.set_attn_implementation("eager")
@@ -69,7 +70,7 @@ def test_keys_are_those_of_the_layer_that_the_method_names(
     tower = model.model.vision_tower
     hidden = tower(pixels(), output_hidden_states=True).hidden_states[layer]
     normed = tower.encoder.layers[layer].layer_norm1(hidden)
-    keys, query = VisionEncoder(model).encode(pixels(), method).keys_and_query()
+    keys, query = family_of(model).encode(pixels(), method).keys_and_query()
     attention = tower.encoder.layers[layer].self_attn
     torch.testing.assert_close(keys, attention.k_proj(normed), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(query, attention.q_proj(normed)[:, 0], atol=1e-4, rtol=1e-4)
@@ -77,7 +78,7 @@ def test_keys_are_those_of_the_layer_that_the_method_names(
 
 def test_a_method_without_attention_records_nothing(llava_next: tuple[Any, Any]) -> None:
     with torch.no_grad():
-        encoding = VisionEncoder(llava_next[0]).encode(pixels(), DivPrune())
+        encoding = family_of(llava_next[0]).encode(pixels(), DivPrune())
     assert (dict(encoding.cls_attention), encoding.keys, encoding.cls_query) == ({}, None, None)
 
 
@@ -100,7 +101,7 @@ def test_no_attention_matrix_is_formed(llava_next: tuple[Any, Any]) -> None:
     """The tower's own attention is fused; CLS rows are read without the other rows."""
     length = tiny.SIDE**2 + 1
     with Shapes() as shapes:
-        VisionEncoder(llava_next[0]).encode(pixels(), HiRED())
+        family_of(llava_next[0]).encode(pixels(), HiRED())
     assert (3, 4, 1, length) in shapes.seen or (3, 4, length) in shapes.seen
     assert not [s for s in shapes.seen if s[-2:] == (length, length)]
     with Shapes() as shapes:

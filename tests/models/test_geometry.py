@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hired_eval.models.geometry import layout_of, stock_token_count
+from hired_eval.models.families import family_of
 from tests import tiny
 
 
@@ -17,10 +17,10 @@ def test_llava_next_has_the_partitions_and_tokens_of_the_processor(
 ) -> None:
     model, processor = llava_next
     inputs = processor(images=tiny.picture(width, height), text="<image>", return_tensors="pt")
-    layout = layout_of(model.config, (height, width))
+    layout = family_of(model).layout((height, width))
     assert layout.partitions == inputs["pixel_values"].shape[1]
     placeholders = int((inputs["input_ids"] == model.config.image_token_id).sum())
-    assert stock_token_count(model.config, (height, width)) == placeholders
+    assert family_of(model).layout((height, width)).stock_tokens == placeholders
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10000, 20), (20, 10000)])
@@ -28,10 +28,10 @@ def test_extreme_pictures_have_a_layout(llava_next: tuple[Any, Any], size: tuple
     model, processor = llava_next
     inputs = processor(images=tiny.picture(*size), text="<image>", return_tensors="pt")
     placeholders = int((inputs["input_ids"] == model.config.image_token_id).sum())
-    assert stock_token_count(model.config, (size[1], size[0])) == placeholders
+    assert family_of(model).layout((size[1], size[0])).stock_tokens == placeholders
 
 
 def test_llava_has_one_partition(llava: tuple[Any, Any]) -> None:
-    layout = layout_of(llava[0].config, (30, 500))
+    layout = family_of(llava[0]).layout((30, 500))
     assert (layout.partitions, layout.rows, layout.cols) == (1, 0, 0)
-    assert stock_token_count(llava[0].config, (30, 500)) == layout.total_tokens == tiny.SIDE**2
+    assert family_of(llava[0]).layout((30, 500)).stock_tokens == layout.total_tokens == tiny.SIDE**2

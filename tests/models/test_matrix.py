@@ -9,7 +9,7 @@ import torch
 
 from hired_eval import TokenDropper
 from hired_eval.dropping.registry import BUILT_IN, build
-from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models import shortened_inputs
 from tests import tiny
 
 SIZES = [(112, 112), (60, 200), (100, 75)]
@@ -46,14 +46,14 @@ def answers(model: Any, processor: Any, chosen: list[int]) -> torch.Tensor:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What each image is given as visual tokens while the block runs."""
     seen: list[Any] = []
-    original = VisionEncoder.visual_tokens
+    original = shortened_inputs.make_visual_tokens
 
-    def visual_tokens(self: VisionEncoder, *args: Any) -> Any:
-        seen.append(original(self, *args))
+    def make_visual_tokens(*args: Any) -> Any:
+        seen.append(original(*args))
         return seen[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(VisionEncoder, "visual_tokens", visual_tokens)
+        patch.setattr(shortened_inputs, "make_visual_tokens", make_visual_tokens)
         yield seen
 
 

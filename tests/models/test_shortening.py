@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hired_eval.models.encoder import TokenCounts
 from hired_eval.models.shortening import Shortening, nothing_dropped, shorten
+from hired_eval.models.visual_tokens import TokenCounts
 
 Row = list[tuple[int, int, int]]
 """Text tokens, then an image's placeholders, then how many of its tokens are kept; one for each image."""

@@ -16,9 +16,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoder import VisionEncoder
+from hired_eval.models.families import family_of
 from hired_eval.models.memory import is_out_of_memory, kv_bytes
-from hired_eval.models.prefix import image_inputs, left_padded
+from hired_eval.models.prefix import left_padded
+from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
 from hired_eval.runs.efficiency.machine import Machine, Peak, peak_memory, synchronize
 
@@ -96,27 +97,25 @@ class Efficiency:
         self, checkpoint: Checkpoint, dropper: TokenDropper | None, workload: Workload, batch_size: int
     ) -> None:
         self.model: Any = checkpoint.model
-        self.encoder = VisionEncoder(checkpoint.model)
+        self.family = family_of(checkpoint.model)
         self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
         self.device: torch.device = checkpoint.model.device
         self.size = (workload.height, workload.width)
-        self.layout = self.encoder.layout(self.size)
+        self.layout = self.family.layout(self.size)
         processor: Any = checkpoint.processor
         pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
-        self.pixels: Tensor = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        self.inputs: dict[str, Tensor] = processor.image_processor(images=pictures, return_tensors="pt")
         self.kept: list[int] = []
         self._projected = 0
-        self._images = list(self.pixels) if self.pixels.dim() == 5 else list(self.pixels.split(1))
+        self._pictures = self.family.pictures(self.inputs)
 
     @torch.inference_mode()
     def visual_tokens(self) -> list[Tensor]:
         """The visual tokens of each picture, (n_i, D): dropped and projected, or as stock makes them."""
         if self.dropper is not None:
-            images = [self.encoder.visual_tokens(p, self.size, self.dropper) for p in self._images]
+            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
             return [image.embeddings for image in images]
-        pixels = self.pixels.to(self.device, self.model.dtype)
-        options = {"image_sizes": self._image_sizes()} if pixels.dim() == 5 else {}
-        output = self.model.model.get_image_features(pixels, return_dict=True, **options).pooler_output
+        output = self.model.model.get_image_features(**self._vision_inputs(), return_dict=True).pooler_output
         return list(output)
 
     @torch.inference_mode()
@@ -126,21 +125,16 @@ class Efficiency:
         synchronize(self.device)
         start = time.perf_counter()
         if self.dropper is not None:
-            images = [self.encoder.visual_tokens(p, self.size, self.dropper) for p in self._images]
+            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
             self.kept = [image.counts.kept for image in images]
             self._projected = sum(len(image.packed.features) for image in images)
-            inputs = {**self._prompt(self.kept), **image_inputs(images)}
+            inputs = {**self._prompt(self.kept), **self.family.inputs([i.embeddings for i in images])}
             synchronize(self.device)
             vision = time.perf_counter() - start
         else:
             vision = float("nan")
             self.kept = [self.layout.stock_tokens] * self.batch_size
-            inputs = {
-                **self._prompt(self.kept),
-                "pixel_values": self.pixels.to(self.device, self.model.dtype),
-            }
-            if self.pixels.dim() == 5:
-                inputs["image_sizes"] = self._image_sizes()
+            inputs = {**self._prompt(self.kept), **self._vision_inputs()}
         self.model.generate(
             **inputs,
             max_new_tokens=self.workload.new_tokens,
@@ -172,10 +166,11 @@ class Efficiency:
             vision = tower.encode(partitions, tower.layers, number)
             vision += tower.project(partitions * tower.tokens, number)
         else:
-            layers = self.dropper.attention_layers(self.encoder.feature_layer)
-            run = self.encoder.feature_layer + 1
+            stage = self.dropper.vision
+            layers = stage.attention_layers(self.family.feature_layer)
+            run = self.family.feature_layer + 1
             vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
-            if self.dropper.needs_keys and self.dropper.key_layer == "last" and run < tower.layers:
+            if "keys" in stage.reads and stage.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
             vision += tower.project(self._projected, number)
         # a batch is padded to its longest prompt, which is computed like the others
@@ -191,8 +186,10 @@ class Efficiency:
         length = self.workload.text_tokens + max(self.kept) + self.workload.new_tokens - 1
         return self.batch_size * kv_bytes(self.model.config, length, self.model.dtype)
 
-    def _image_sizes(self) -> Tensor:
-        return torch.tensor([self.size] * self.batch_size)
+    def _vision_inputs(self) -> dict[str, Tensor]:
+        """Arguments of the stock model's vision side, pixels on the device."""
+        pixels = self.inputs["pixel_values"].to(self.device, self.model.dtype)
+        return {**self.inputs, "pixel_values": pixels}
 
     def _prompt(self, kept: Sequence[int]) -> dict[str, Tensor]:
         """Half of the text, the placeholders, the other half: what the text says does not change the time."""

@@ -1,0 +1,77 @@
+"""LLaVA-Next: CLIP with CLS, the full-image and a grid of sub-images, padding removed, newline tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from transformers import CLIPVisionModel, LlavaNextForConditionalGeneration
+from transformers.image_processing_utils import select_best_resolution
+
+from hired_eval.dropping import PartitionLayout
+from hired_eval.errors import UserError
+from hired_eval.models.family import Family, Picture
+
+
+class LlavaNext(Family):
+    """LLaVA-Next (Liu et al., 2024): the grid of sub-images that fits the picture best."""
+
+    stock: ClassVar = LlavaNextForConditionalGeneration
+    tower_class: ClassVar = CLIPVisionModel
+    class_token: ClassVar = True
+    vision_arguments: ClassVar = (
+        "pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy",
+    )  # fmt: skip
+
+    def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
+        """The full-image and the grid of best resolution."""
+        partition = self.config.vision_config.image_size
+        height, width = select_best_resolution(image_size, self.config.image_grid_pinpoints)
+        side = partition // self.config.vision_config.patch_size
+        return PartitionLayout(height // partition, width // partition, side, image_size)
+
+    def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
+        """Each picture's partitions, by its size.
+
+        Raises:
+            UserError: no sizes, or sizes that do not fit the pixels.
+        """
+        layouts = [self.layout(size) for size in picture_sizes(self, arguments)]
+        return split_pictures(arguments["pixel_values"], layouts)
+
+
+def picture_sizes(family: Family, arguments: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(height, width) of each picture of a call.
+
+    Raises:
+        UserError: there are none.
+    """
+    if arguments.get("image_sizes") is None:
+        raise UserError(
+            f"{type(family).__name__} needs image_sizes beside pixel_values; pass all that its processor made"
+        )
+    return [(int(height), int(width)) for height, width in arguments["image_sizes"]]
+
+
+def split_pictures(pixel_values: Any, layouts: list[PartitionLayout]) -> list[Picture]:
+    """Pixels of a call, divided among its pictures.
+
+    Args:
+        pixel_values: (pictures, P', 3, S, S), P' >= P where a batch was padded; or (sum of P, 3, S, S).
+        layouts: of each picture.
+
+    Raises:
+        UserError: another number of pictures or partitions.
+    """
+    partitions = [layout.partitions for layout in layouts]
+    if pixel_values.dim() == 4:
+        fits = sum(partitions) == len(pixel_values)
+    else:
+        fits = len(layouts) == len(pixel_values) and max(partitions) <= pixel_values.shape[1]
+    if not fits:
+        raise UserError(
+            f"pixel_values of shape {tuple(pixel_values.shape)} are not those of {len(layouts)} images of "
+            f"{partitions} partitions, as image_sizes has it; pass both as the processor made them"
+        )
+    pixels = pixel_values.split(partitions) if pixel_values.dim() == 4 else pixel_values
+    return [Picture(p[: layout.partitions], layout) for p, layout in zip(pixels, layouts, strict=True)]

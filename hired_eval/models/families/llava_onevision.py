@@ -1,0 +1,103 @@
+"""LLaVA-OneVision: SigLIP without CLS, grids up to nine partitions' worth of tokens, larger ones shrunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from transformers import LlavaOnevisionForConditionalGeneration, SiglipVisionModel
+from transformers.image_processing_utils import select_best_resolution
+
+from hired_eval.dropping import PackedTokens, PartitionLayout
+from hired_eval.models.families.llava_next import picture_sizes, split_pictures
+from hired_eval.models.family import Family, Picture
+
+SHRINKS_ABOVE = 1.1
+"""How much longer the sides of a grid may be than those of the largest one that is not shrunk."""
+
+
+class LlavaOnevision(Family):
+    """LLaVA-OneVision (Li et al., 2024).
+
+    A picture that is alone in its prompt is divided like one of LLaVA-Next. Of a larger grid than
+    `anyres_max_9` allows, the stock model shrinks the projected tokens (bilinear). A method that drops tokens
+    chooses among those before the shrink, and its budget is a share of those behind it. A picture among
+    several is one partition with a newline token.
+    """
+
+    stock: ClassVar = LlavaOnevisionForConditionalGeneration
+    tower_class: ClassVar = SiglipVisionModel
+    class_token: ClassVar = False
+    vision_arguments: ClassVar = (
+        "pixel_values", "image_sizes", "batch_num_images", "vision_aspect_ratio", "vision_feature_layer",
+        "vision_feature_select_strategy",
+    )  # fmt: skip
+
+    def __init__(self, model: Any, arguments: Mapping[str, Any] | None = None) -> None:
+        super().__init__(model, arguments)
+        allowed = (arguments or {}).get("vision_aspect_ratio") or self.config.vision_aspect_ratio
+        self.most = int(allowed.removeprefix("anyres_max_"))
+
+    def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
+        """The full-image and the grid of best resolution, shrunk where it has too many tokens."""
+        partition = self.config.vision_config.image_size
+        side = partition // self.config.vision_config.patch_size
+        if among > 1:
+            return PartitionLayout(0, 0, side, image_size, newline_behind=True)
+        height, width = select_best_resolution(image_size, self.config.image_grid_pinpoints)
+        layout = PartitionLayout(height // partition, width // partition, side, image_size)
+        top, bottom, left, right = layout.unpadded()
+        ratio = math.sqrt((bottom - top) * (right - left) / (self.most * side**2))
+        if ratio <= SHRINKS_ABOVE:
+            return layout
+        return replace(layout, shrunk=(int((bottom - top) // ratio), int((right - left) // ratio)))
+
+    def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
+        """Each picture's partitions, by its size and by how many its prompt has.
+
+        Raises:
+            UserError: no sizes, or sizes that do not fit the pixels.
+        """
+        sizes = picture_sizes(self, arguments)
+        counts = arguments.get("batch_num_images")
+        numbers = [1] * len(sizes) if counts is None else [int(n) for n in counts for _ in range(int(n))]
+        layouts = [self.layout(size, number) for size, number in zip(sizes, numbers, strict=True)]
+        return split_pictures(arguments["pixel_values"], layouts)
+
+    def read(self, image: Image.Image, image_processor: Any, among: int = 1) -> Picture:
+        """Divided where it is alone in its prompt, and whole among several."""
+        prompt = [image] * min(among, 2)
+        return self.pictures(image_processor(images=[prompt], return_tensors="pt"))[0]
+
+    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+        """As in every family; a whole grid that is too large is shrunk as the stock model does it."""
+        top, bottom, left, right = layout.unpadded()
+        everything = layout.tokens_per_partition + (bottom - top) * (right - left)
+        if layout.shrunk is None or len(packed.features) < everything:
+            return super().embed(packed, layout)
+        embeddings = self.model.model.multi_modal_projector(packed.features)
+        rows, cols = layout.shrunk
+        first = layout.tokens_per_partition
+
+        def shrink(tokens: Tensor) -> Tensor:
+            grid = tokens[first:].view(1, bottom - top, right - left, -1).permute(0, 3, 1, 2)
+            small = interpolate(grid, [rows, cols], mode="bilinear")[0].flatten(1).T
+            return torch.cat([tokens[:first], small])
+
+        made_of_many = packed.index.new_full((rows * cols,), -1)
+        newlines = packed.newlines_after.new_zeros(first + rows * cols)
+        if bool(packed.newlines_after.any()):
+            newlines[first + cols - 1 :: cols] = 1
+        small = PackedTokens(
+            shrink(packed.features),
+            torch.cat([packed.partition[:first], made_of_many + 2]),
+            torch.cat([packed.index[:first], made_of_many]),
+            newlines,
+        )
+        return small, self.put_newlines(small, shrink(embeddings))

@@ -1,0 +1,112 @@
+"""What a vision tower can tell of its tokens: CLS rows, keys and the CLS query, read while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """The CLS row of multi-head self-attention, without the other rows.
+
+    softmax(q_cls K^T / sqrt(d)) per head over CLS and patches (HiRED, section on CLS-attention).
+
+    Args:
+        query: (P, C) query projection of CLS.
+        keys: (P, 1 + N, C) key projections, CLS first.
+        heads: number of heads; d = C / heads.
+
+    Returns:
+        (P, heads, N) float32, the CLS column removed.
+    """
+    partitions, length, channels = keys.shape
+    per_head = channels // heads
+    q = query.float().view(partitions, 1, heads, per_head) * per_head**-0.5
+    k = keys.float().view(partitions, length, heads, per_head)
+    # a product and a sum read the keys where they are; a matrix product would copy them head by head first
+    logits: Tensor = (k * q).sum(dim=-1).transpose(1, 2)
+    return logits.softmax(dim=-1)[..., 1:]
+
+
+class Projections:
+    """What a layer's projections give while the vision tower runs: its CLS row, or its keys and CLS query.
+
+    Args:
+        heads: number of attention heads.
+        row: the CLS row is wanted; it is made as soon as the keys are there, so that they need not stay in
+            memory.
+        keep: keys and CLS query are wanted.
+    """
+
+    query: Tensor
+    keys: Tensor
+    cls_attention: Tensor
+
+    def __init__(self, heads: int, *, row: bool, keep: bool) -> None:
+        self.heads, self.row, self.keep = heads, row, keep
+
+    def record_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Forward hook of the query projection, which runs before the key projection."""
+        # a copy, so that the other rows need not stay in memory
+        self.query = output[:, 0].detach().clone()
+
+    def record_keys(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Forward hook of the key projection."""
+        # without gradients: a layer that is run again for them is run without hooks, and must be the same
+        output = output.detach()
+        if self.row:
+            self.cls_attention = cls_attention(self.query, output, self.heads)
+        if self.keep:
+            self.keys = output
+
+
+class _LeftEarlyError(Exception):
+    """Raised inside the tower's own forward where nothing more is wanted of it."""
+
+
+def run_tower(
+    tower: nn.Module,
+    layers: nn.ModuleList,
+    pixel_values: Tensor,
+    feature_layer: int,
+    recorded: Mapping[int, Projections],
+) -> Tensor:
+    """The tower's own forward, left as soon as all that is wanted has been seen.
+
+    Args:
+        tower: stock vision tower.
+        layers: its layers, each with `self_attn.q_proj` and `self_attn.k_proj`.
+        pixel_values: (P, 3, S, S), on its device, in its dtype.
+        feature_layer: whose output is wanted, counted from 0.
+        recorded: by layer, takes what its projections give.
+
+    Returns:
+        (P, tokens, C) output of the feature layer, CLS included where there is one.
+    """
+    features: list[Tensor] = []
+    deepest = max([feature_layer, *recorded])
+
+    def leave(module: nn.Module, *args: Any) -> None:
+        raise _LeftEarlyError
+
+    handles = [layers[feature_layer].register_forward_hook(lambda m, a, output: features.append(output))]
+    for layer, projections in recorded.items():
+        attention: Any = layers[layer].self_attn
+        handles.append(attention.q_proj.register_forward_hook(projections.record_query))
+        handles.append(attention.k_proj.register_forward_hook(projections.record_keys))
+    if deepest > feature_layer:
+        behind: Any = layers[deepest].self_attn
+        handles.append(behind.k_proj.register_forward_hook(leave))
+    elif deepest + 1 < len(layers):
+        # before the next layer, not behind this one, which may be run again for gradients
+        handles.append(layers[deepest + 1].register_forward_pre_hook(leave))
+    try:
+        tower(pixel_values)
+    except _LeftEarlyError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return features[0]

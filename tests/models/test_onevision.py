@@ -1,0 +1,138 @@
+"""LLaVA-OneVision: full execution is the stock model, on every shape of picture, in mixed batches."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hired_eval.dropping import PartitionLayout
+from hired_eval.dropping.registry import build
+from hired_eval.errors import UserError
+from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.families import family_of
+from tests import tiny
+
+SHRUNK = [(500, 500), (400, 300), (170, 160)]
+SIZES = [(56, 56), (112, 112), (60, 200), (200, 60), (31, 500), (1, 1), (2, 400), *SHRUNK]
+WITHOUT_CLS = ["random", "spatial", "downsample", "divprune"]
+
+
+def generate(model: Any, inputs: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        answers: torch.Tensor = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    return answers[:, -6:]
+
+
+def inputs_of(processor: Any, prompts: list[list[tuple[int, int]]]) -> dict[str, torch.Tensor]:
+    """A batch of prompts with a picture of each size."""
+    images = [[tiny.picture(w, h, seed=w + h) for w, h in sizes] for sizes in prompts]
+    text = ["a:" + "<image>" * len(sizes) + "b" * i + "?" for i, sizes in enumerate(prompts)]
+    return dict(
+        processor(images=[row for row in images if row], text=text, padding=True, return_tensors="pt")
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(width=st.integers(1, 900), height=st.integers(1, 900))
+def test_layouts_are_those_of_the_processor(
+    llava_onevision: tuple[Any, Any], width: int, height: int
+) -> None:
+    model, processor = llava_onevision
+    inputs = processor(images=tiny.picture(width, height), text="<image>", return_tensors="pt")
+    layout = family_of(model).layout((height, width))
+    assert layout.partitions == inputs["pixel_values"].shape[1]
+    assert layout.stock_tokens == int((inputs["input_ids"] == model.config.image_token_id).sum())
+
+
+def test_large_grids_are_shrunk(llava_onevision: tuple[Any, Any]) -> None:
+    layouts = [family_of(llava_onevision[0]).layout((h, w)) for w, h in SIZES]
+    assert [layout.shrunk is not None for layout in layouts] == [size in SHRUNK for size in SIZES]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_full_is_stock_for_each_shape(llava_onevision: tuple[Any, Any], size: tuple[int, int]) -> None:
+    model, processor = llava_onevision
+    inputs = inputs_of(processor, [[size]])
+    stock = generate(model, inputs)
+    with torch.inference_mode():
+        logits = model(**inputs).logits
+    with build("full")(model):
+        assert generate(model, inputs).equal(stock)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(**inputs).logits, logits)
+
+
+def test_full_is_stock_in_a_mixed_batch(llava_onevision: tuple[Any, Any]) -> None:
+    model, processor = llava_onevision
+    inputs = inputs_of(processor, [[size] for size in SIZES])
+    stock = generate(model, inputs)
+    assert len(set(map(tuple, stock.tolist()))) > 1, "answers must depend on the picture"
+    with build("full")(model):
+        assert generate(model, inputs).equal(stock)
+
+
+def test_full_is_stock_with_several_pictures_and_none(llava_onevision: tuple[Any, Any]) -> None:
+    model, processor = llava_onevision
+    inputs = inputs_of(processor, [[(60, 200), (500, 500)], [], [(112, 112)], [(1, 1), (9, 8), (70, 70)]])
+    stock = generate(model, inputs)
+    with build("full")(model):
+        assert generate(model, inputs).equal(stock)
+
+
+@pytest.mark.parametrize("sizes", [*([size] for size in SIZES), [(60, 200), (500, 500)], []], ids=str)
+def test_answers_of_the_evaluation_are_stock(
+    llava_onevision: tuple[Any, Any], sizes: list[tuple[int, int]]
+) -> None:
+    model, processor = llava_onevision
+    pictures = tuple(tiny.picture(w, h, seed=w + h) for w, h in sizes)
+    answering = DroppingLlava(Checkpoint(model, processor), build("full"), "a:{images}{question}")
+    prepared = answering.prepare(Question("b?", pictures))
+    pixels = processor.image_processor(images=[list(pictures)], return_tensors="pt") if pictures else {}
+    # which refuses another number of placeholders than its own
+    stock = generate(model, {"input_ids": torch.tensor([prepared.input_ids]), **pixels})
+    answer = answering.answer([prepared], {"max_new_tokens": 6})[0].text
+    assert answer == processor.tokenizer.decode(stock[0], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("method", WITHOUT_CLS)
+def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
+    llava_onevision: tuple[Any, Any], method: str
+) -> None:
+    model, processor = llava_onevision
+    family, answers = family_of(model), []
+    for newline in ("none", "rows"):
+        dropper = build(method, budget=0.3, newline=newline)
+        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        prompts = [[size] for size in SIZES] + [[(60, 200), (500, 500)]]
+        batch = []
+        for sizes in prompts:
+            pictures = tuple(tiny.picture(w, h, seed=w + h) for w, h in sizes)
+            batch.append(answering.prepare(Question("b?", pictures)))
+            for (width, height), counts in zip(sizes, batch[-1].counts, strict=True):
+                layout = family.layout((height, width), len(sizes))
+                assert counts.kept <= counts.allowed == int(0.3 * layout.total_tokens + 1e-9)
+                assert counts.kept < counts.full == layout.stock_tokens
+        together = answering.answer(batch, {"max_new_tokens": 4})
+        alone = [answering.answer([one], {"max_new_tokens": 4})[0] for one in batch]
+        assert together == alone
+        answers.append([answer.text for answer in together])
+    assert answers[0] != answers[1], "newline tokens must matter"
+
+
+@pytest.mark.parametrize("method", ["hired", "visionzip", "prumerge"])
+def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, Any], method: str) -> None:
+    model, processor = llava_onevision
+    inputs = inputs_of(processor, [[(112, 112)]])
+    names = ", ".join(["full", "spatial", "random", "downsample", "divprune"])
+    needs = "needs the CLS token, which SiglipVisionModel"
+    with pytest.raises(UserError, match=needs) as refused, build(method)(model):
+        generate(model, inputs)
+    assert set(str(refused.value).rpartition(": ")[2].split(", ")) == set(names.split(", "))
+
+
+def test_a_newline_token_stands_behind_a_picture_among_several() -> None:
+    layout = PartitionLayout(0, 0, 4, (9, 9), newline_behind=True)
+    assert (layout.stock_tokens, layout.total_tokens) == (17, 16)
