@@ -22,7 +22,7 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredLlava
-from hired_eval.lmms.tasks import Benchmark, load_task
+from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.models.encoding_cache import GIB, EncodingStore
@@ -30,6 +30,7 @@ from hired_eval.models.family import Picture
 from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.paths import config_folder
+from hired_eval.records.record import Benchmark
 from hired_eval.runs.efficiency.machine import timed
 
 TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")

@@ -14,6 +14,7 @@ from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
 if TYPE_CHECKING:
+    from hired_eval.records.record import Record
     from hired_eval.runs.loading import Models
 
 
@@ -78,7 +79,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     from hired_eval.runs.loading import Models
 
     problems: list[str] = []
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     models = Models()
     started_in = os.getpid()
 
@@ -114,9 +115,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     return problems
 
 
-def _run(
-    config: dict[str, Any], models: Models, records: list[dict[str, Any]], several_methods: bool
-) -> str | None:
+def _run(config: dict[str, Any], models: Models, records: list[Record], several_methods: bool) -> str | None:
     """One run and its table; what went wrong, if anything.
 
     Args:
@@ -155,7 +154,7 @@ def _run(
     records.append(outcome.record)
     print(run_table([outcome.record, *([full] if full else [])]))
     print(f"record: {outcome.folder}")
-    failed = outcome.record["failed_samples"]
+    failed = outcome.record.failed_samples
     if failed:
         return f"{failed} samples failed; see the column error of {outcome.folder / 'samples.parquet'}"
     return None

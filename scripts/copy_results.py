@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MINI, help="folder the files go to")
     options = parser.parse_args()
     store = Store(options.runs)
-    gallery = [r for r in store.measuring("gallery") if r["benchmark"]["name"] == "docvqa"]
+    gallery = [r for r in store.measuring("gallery") if r.benchmark.name == "docvqa"]
     shown = HIRED_20.of(gallery)
     try:
         check(options.reports)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hired_eval.errors import UserError
-from hired_eval.records.store import Record, Store, best
+from hired_eval.records.record import Record
+from hired_eval.records.store import Store, best
 from hired_eval.reporting.rows import budget_of, options_of, target_of
 
 ROOT = Path(__file__).parents[1]
@@ -74,21 +75,19 @@ def renew(runs: Path) -> None:
     """Write what the tables are made of from the run records of the bundled model."""
     store = Store(runs)
     records = [
-        r
-        for r in store.accuracy()
-        if r["model"] == "mini" and r["benchmark"]["name"] == BENCHMARK and not r["partial"]
+        r for r in store.accuracy() if r.model == "mini" and r.benchmark.name == BENCHMARK and not r.partial
     ]
     rows = []
     for name, (target, options) in METHODS.items():
         r = chosen(records, target, options)
-        score, tokens = r["score"], r["tokens"]
+        score, tokens = r.score, r.tokens
         rows.append(
             {
                 "method": name,
-                "kept": f"{tokens['kept']['mean']:.0f}",
-                "full": f"{tokens['full']['mean']:.0f}",
-                **{k: f"{score[k]:.1f}" for k in ("value", "low", "high")},
-                "run": r["run"],
+                "kept": f"{tokens.kept.mean:.0f}",
+                "full": f"{tokens.full.mean:.0f}",
+                **{k: f"{getattr(score, k):.1f}" for k in ("value", "low", "high")},
+                "run": r.run,
             }
         )
     write_rows(MEASURED / "methods.csv", rows)
@@ -100,10 +99,10 @@ def renew(runs: Path) -> None:
         rows.append(
             {
                 "what": what,
-                "kept": f"{first['tokens']['kept']['mean']:.0f}",
-                "kept_other": f"{second['tokens']['kept']['mean']:.0f}",
-                "score": f"{first['score']['value']:.1f}",
-                "score_other": f"{second['score']['value']:.1f}",
+                "kept": f"{first.tokens.kept.mean:.0f}",
+                "kept_other": f"{second.tokens.kept.mean:.0f}",
+                "score": f"{first.score.value:.1f}",
+                "score_other": f"{second.score.value:.1f}",
                 **{k: f"{getattr(difference, k):+.1f}" for k in ("value", "low", "high")},
                 "beyond_noise": str(difference.beyond_noise),
             }

@@ -14,7 +14,6 @@ from hired_eval import HiREDReleased
 from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
-from hired_eval.lmms.tasks import Benchmark
 from hired_eval.models.answering import Question
 from hired_eval.models.checkpoint import load_checkpoint, refuse_offloading
 from hired_eval.models.families import family_of
@@ -219,14 +218,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
     (["task.scale=x"], "task.scale must be a number, got 'x'"),
     (["task.scoring=x"], "task.scoring must be 'mean' or 'mme', got 'x'"),
-    (
-        lambda place: Benchmark("a", "b", "c", 100, "x"),  # type: ignore[arg-type]
-        "task.scoring must be mean or mme, got 'x'",
-    ),
-    (
-        lambda place: Benchmark("a", "b", "c", "x", "mean"),  # type: ignore[arg-type]
-        "task.scale must be a number, got 'x'",
-    ),
     (
         lambda place: hired_eval.mini.data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
@@ -553,30 +544,23 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (record("record.json", b"{{"), f"{{tmp}}/run/record.json is damaged (…); {RUN_AGAIN}"),
     (record("record.json", None), "{tmp}/run/record.json cannot be read: Is a directory"),
     (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 2; {RUN_AGAIN}"),
-    (
-        record(
-            "record.json",
-            b'{"format": 2, "run": "run", "status": "complete", "identity": {}, "finished": "", '
-            b'"samples_sha256": "0"}',
-        ),
-        f"{{tmp}}/run/samples.parquet is damaged; {RUN_AGAIN}",
-    ),
+    (p.damaged_samples, f"{{tmp}}/run/samples.parquet is damaged; {RUN_AGAIN}"),
     (
         p.damaged_reply,
         "line 1 of {tmp}/run/replies.jsonl is damaged; delete the file to answer all questions again",
     ),
     (
         p.unreported,
-        "{tmp}/run/record.json is of no use to reports: it lacks benchmark, method, model, weights, data, "
-        "config",
+        "{tmp}/run/record.json is not a record of format 2: it lacks benchmark, method, method_label, "
+        f"method_defaults, method_version, model, weights, data, identity, config, finished; {RUN_AGAIN}",
     ),
     (
-        lambda place: Store(place.tmp).samples({"run": "x"}),
-        "{tmp}/x/samples.parquet cannot be read (…); run it again with rerun=true",
+        lambda place: Store(place.tmp).samples(p.RECORD),
+        "{tmp}/run/samples.parquet cannot be read (…); run it again with rerun=true",
     ),
     (
-        lambda place: Store(place.tmp).arrays({"run": "x"}),
-        "{tmp}/x/arrays.npz cannot be read (…); run it again with rerun=true",
+        lambda place: Store(place.tmp).arrays(p.RECORD),
+        "{tmp}/run/arrays.npz cannot be read (…); run it again with rerun=true",
     ),
     (
         reported("table6"),

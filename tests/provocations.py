@@ -3,12 +3,13 @@
 import fcntl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -22,12 +23,11 @@ from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredLlava
-from hired_eval.lmms.tasks import Benchmark, load_task
+from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.records.record import RunFolder, explained_disk_errors
+from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
 from hired_eval.records.replies import ReplyFile
-from hired_eval.records.store import read
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.paper_tables import table2
 from hired_eval.runs.efficiency.__main__ import main as efficiency
@@ -37,12 +37,14 @@ from hired_eval.runs.options import build_dropper, checked_config, method_class
 from hired_eval.runs.probes import questions
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
+from tests.reporting.synthetic import METHODS, identity, unfinished
 from tests.spine import config
 
 IMAGE = 4
 """Id of the tiny tokenizer's image token."""
 PROMPT = "{images}\n{question}"
 DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", 100, "mean")
+RECORD = unfinished(METHODS["full"], "docvqa", "mini", "run", identity())
 LAYOUT = PartitionLayout(1, 2, 4, (56, 112))
 
 
@@ -369,6 +371,13 @@ def record(name: str, content: bytes | None) -> Callable[[Place], Any]:
     return provoke
 
 
+def damaged_samples(place: Place) -> None:
+    folder = RunFolder(place.tmp, "run")
+    folder.write(replace(RECORD, status="complete"), pd.DataFrame({"doc_id": [0]}))
+    (folder.path / "samples.parquet").write_bytes(b"")
+    folder.record()
+
+
 def held(place: Place) -> None:
     (place.tmp / ".locks").mkdir()
     with (place.tmp / ".locks" / "run.lock").open("w") as stream:
@@ -423,8 +432,9 @@ def efficiency_records(place: Place) -> None:
 
 def unreported(place: Place) -> None:
     """A record without what reports read."""
-    RunFolder(place.tmp, "run").fail({"run": "run", "identity": {}, "finished": ""})
-    read(place.tmp / "run")
+    (place.tmp / "run").mkdir()
+    (place.tmp / "run" / "record.json").write_text('{"format": 2, "run": "run", "status": "failed"}')
+    read_record(place.tmp / "run")
 
 
 def reported(*arguments: str) -> Callable[[Place], Any]:

@@ -11,8 +11,9 @@ from lmms_eval.utils import load_yaml_config
 
 from hired_eval.errors import UserError
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import Benchmark, load_task, task_manager, whole_pairs
+from hired_eval.lmms.tasks import load_task, task_manager, whole_pairs
 from hired_eval.paths import config_folder
+from hired_eval.records.record import Benchmark
 from tests.data import write_docvqa
 
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in (config_folder() / "task").glob("*.yaml")}

@@ -15,7 +15,8 @@ from PIL import Image
 from hired_eval.errors import UserError
 from hired_eval.lmms.documents import Documents
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import Benchmark, load_task
+from hired_eval.lmms.tasks import load_task
+from hired_eval.records.record import Benchmark
 from tests import tiny
 from tests.data import write_docvqa, write_mme, write_ocrbench
 from tests.spine import run_quietly

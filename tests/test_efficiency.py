@@ -1,5 +1,6 @@
 """Counted FLOPs are PyTorch's own count; measured times and memory make sense; the record holds them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.memory import kv_bytes
 from hired_eval.models.prefix import Prefix, PrefixCaches
+from hired_eval.records.record import Record
 from hired_eval.runs.accuracy import planned
 from hired_eval.runs.efficiency import efficiency, summary
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
@@ -162,7 +164,7 @@ def config(tiny_checkpoint: Path) -> dict[str, Any]:
     return dict(resolved)
 
 
-def records(config: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def records(config: dict[str, Any], folder: Path) -> list[Record]:
     said: list[str] = []
     models = Models()
     full = {"_target_": "hired_eval.dropping.Full", "newline": "rows"}
@@ -179,15 +181,16 @@ def records(config: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Path) -> None:
     made = records(config, tmp_path)
     for record in made:
-        measured = record["efficiency"]
-        assert record["status"] == "complete"
-        assert not record["out_of_memory"]
-        assert set(measured["flops"]) == {"vision", "prefill", "decode"}
+        measured = record.efficiency
+        assert record.status == "complete"
+        assert not record.out_of_memory
+        assert measured is not None
+        assert set(measured.flops) == {"vision", "prefill", "decode"}
         for name in ("throughput_tokens_per_second", "time_to_first_token_seconds", "latency_seconds"):
-            low, median, high = (measured[name][k] for k in ("low", "median", "high"))
-            assert 0 < low <= median <= high
-        assert 0 < measured["share_of_roofline"] < 1
-        assert measured["memory_gigabytes"] > 0.05
+            found = getattr(measured, name)
+            assert 0 < found.low <= found.median <= found.high
+        assert 0 < measured.share_of_roofline < 1
+        assert measured.memory_gigabytes > 0.05
         assert "tokens/s" in summary(record)
     text = table(made)
     rows = [line.split("|")[3].strip() for line in text.splitlines()[2:5]]
@@ -197,8 +200,12 @@ def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Pat
     hired = text.splitlines()[4].split("|")
     assert float(hired[HEAD.index("FLOPs allow") + 1]) > 1
     assert hired[HEAD.index("vision GB") + 1].strip() == "-", "a resident set does not tell it"
-    on_gpu = {**made[2], "timings": {**made[2]["timings"], "device": "cuda"}}
-    on_gpu["efficiency"] = {**made[2]["efficiency"], "vision_memory_gigabytes": 0.25}
+    assert made[2].efficiency is not None
+    on_gpu = replace(
+        made[2],
+        timings=replace(made[2].timings, device="cuda"),
+        efficiency=replace(made[2].efficiency, vision_memory_gigabytes=0.25),
+    )
     assert table([on_gpu]).splitlines()[2].split("|")[HEAD.index("vision GB") + 1].strip() == "0.25"
     again = efficiency({**config, "runs_dir": str(tmp_path), "budget": 0.2}, print, Models())
     assert again.reused
@@ -218,8 +225,8 @@ def test_out_of_memory_is_a_result(
         record = efficiency({**config, "runs_dir": str(tmp_path)}, print, models).record
     finally:
         handle.remove()
-    assert record["status"] == "complete"
-    assert record["out_of_memory"]
+    assert record.status == "complete"
+    assert record.out_of_memory
     assert "OOM" in table([record])
     assert "out of memory" in summary(record)
 

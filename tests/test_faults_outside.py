@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_what_was_answered(
         assert file.name in ("record.json", "samples.parquet"), "no half file is left"
     for folder in (tmp_path / "runs").glob("docvqa-*"):
         record = read_record(folder)
-        assert record is None or record["status"] == "failed"
+        assert record is None or record.status == "failed"
     assert start() == 0
     pd.testing.assert_frame_equal(samples(tmp_path / "runs"), undisturbed)
 
@@ -212,7 +212,7 @@ def test_a_hub_that_goes_away_while_a_checkpoint_is_fetched(
         assert start(*options) == 0, "the next start fetches what was missing"
     record = read_record(only_run(tmp_path / "runs"))
     assert record is not None
-    assert record["status"] == "complete"
+    assert record.status == "complete"
 
 
 def test_a_hub_that_goes_away_while_data_are_fetched(

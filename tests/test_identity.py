@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hired_eval import HiRED, hub
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import Benchmark
+from hired_eval.records.record import Benchmark, Method
 from hired_eval.runs.accuracy import Outcome, Plan, planned, run
 from hired_eval.runs.identity import READ_WHOLE, fingerprint, normal, run_identity, run_name
 from hired_eval.runs.loading import Models
@@ -113,11 +114,11 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
         "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
         "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0,
     }  # fmt: skip
-    assert record["method"] == {"_target_": "hired_eval.dropping.HiRED", **options}
-    assert record["method_defaults"] == options | {"budget": 0.2}
-    assert record["method_version"] == HiRED.VERSION
-    assert record["identity"]["settings"]["method"]["budget"] == 0.4
-    assert record["identity"]["settings"]["limit"] == 1
+    assert record.method == Method("hired_eval.dropping.HiRED", options)
+    assert record.method_defaults == options | {"budget": 0.2}
+    assert record.method_version == HiRED.VERSION
+    assert record.identity.settings["method"]["budget"] == 0.4
+    assert record.identity.settings["limit"] == 1
 
 
 def linked(folder: Path, target: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pyt
                 config("model=llava_next_7b", "data=hub", "model.revision=main"),
             )
         ]
-        assert (of_run[0]["checkpoint"], of_run[0]["documents"]) == (weights, documents)
+        assert (of_run[0].checkpoint, of_run[0].documents) == (weights, documents)
         assert run_name(of_run[0]) == run_name(of_run[1])
         names.append(run_name(of_run[0]))
     hub.commit.cache_clear()
@@ -260,15 +261,15 @@ def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_build_for_a_device_is_no_other_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = plan().facts["identity"]
+    identity = plan().record.identity
 
     def with_version(package: str, version: str) -> str:
-        return run_name({**identity, "versions": identity["versions"] | {package: version}})
+        return run_name(replace(identity, versions=identity.versions | {package: version}))
 
-    torch = identity["versions"]["torch"].partition("+")[0]
+    torch = identity.versions["torch"].partition("+")[0]
     assert (
         with_version("torch", f"{torch}+cu128") == with_version("torch", f"{torch}+cpu") == run_name(identity)
     )
     assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == run_name(identity)
-    for package in identity["versions"].keys() - {"hired-eval", "python"}:
+    for package in identity.versions.keys() - {"hired-eval", "python"}:
         assert with_version(package, "0.0.1") != run_name(identity)

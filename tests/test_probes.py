@@ -1,6 +1,5 @@
 """Measurements inside the model, on a tiny one: what they record agrees with the model itself."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from hired_eval.dropping import Full, HiRED
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
+from hired_eval.records.record import read_record
 from hired_eval.records.store import Store
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
@@ -87,8 +87,8 @@ def test_a_measurement_leaves_a_record_that_reports_read(
     overrides = [*tiny_run, f"runs_dir={tmp_path}", f"measure={kind}", "limit=3"]
     models = Models()
     outcome = measure(config(*overrides, "method=full"), say, models)
-    assert outcome.record["status"] == "complete"
-    assert outcome.record["samples"] == 3
+    assert outcome.record.status == "complete"
+    assert outcome.record.samples == 3
     store = Store(tmp_path)
     arrays = store.arrays(outcome.record)
     if kind == "generation_attention":
@@ -124,9 +124,10 @@ def test_a_failed_run_leaves_a_record_that_says_so(tiny_run: list[str], tmp_path
     with pytest.raises(UserError, match="layer 9"):
         measure(wrong, say, Models())
     (file,) = tmp_path.glob("*/record.json")
-    record = json.loads(file.read_text())
-    assert record["status"] == "failed"
-    assert "layer 9" in record["error"]
+    record = read_record(file.parent)
+    assert record is not None
+    assert record.status == "failed"
+    assert "layer 9" in (record.error or "")
     assert Store(tmp_path).failed() == [record]
     assert Store(tmp_path).accuracy() == []
 

@@ -1,8 +1,10 @@
 """Records on disk: whole or not there, one process at a time, damage named."""
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,20 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.records.record import FORMAT, RunFolder, read_record, replacing
+from hired_eval.records.record import FORMAT, RunFolder, Score, Timings, read_record, replacing
 from hired_eval.records.store import Store
+from tests.reporting.synthetic import METHODS, SPEED, identity, unfinished
 from tests.spine import held_elsewhere
 
 SAMPLES = pd.DataFrame({"doc_id": range(2000), "prediction": [f"answer {i}" for i in range(2000)]})
-COMPLETE: dict[str, Any] = {
-    "run": "a-run", "status": "complete", "identity": {}, "finished": "2026-01-01", "score": 1.0,
-    "benchmark": {}, "method": {}, "model": "mini", "weights": "pretrained", "data": "bundled", "config": {},
-}  # fmt: skip
+COMPLETE = replace(
+    unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
+    status="complete",
+    finished="2026-01-01",
+    score=Score(1.0, 0.5, 1.5, 20, 10, 0.5, 1.5),
+    efficiency=SPEED,
+    timings=Timings(machine="synthetic", out_of_memory=[{"batch_size": 8, "retried_with": 4}]),
+)
 
 
 @contextmanager
@@ -37,19 +44,18 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     assert folder.record() is None
     folder.write(COMPLETE, SAMPLES)
     record = folder.record()
-    assert record is not None
-    assert record["score"] == 1.0
+    assert record == COMPLETE
     pd.testing.assert_frame_equal(pd.read_parquet(folder.path / "samples.parquet"), SAMPLES)
     assert sorted(file.name for file in folder.path.iterdir()) == ["record.json", "samples.parquet"]
 
 
 def test_a_failed_run_is_no_record_to_reuse(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "a-run")
-    folder.write({**COMPLETE, "status": "failed"}, SAMPLES)
+    folder.write(replace(COMPLETE, status="failed"), SAMPLES)
     assert folder.record() is None
     record = read_record(folder.path)
     assert record is not None
-    assert record["status"] == "failed"
+    assert record.status == "failed"
 
 
 @pytest.mark.parametrize("room", [0, 100, 5000])
@@ -90,9 +96,45 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
         folder.record()
 
 
+@pytest.mark.parametrize(("change", "said"), [
+    ({"benchmark": None}, "its benchmark is None"), ({"score": 1.0}, r"its score is 1\.0"),
+    ({"samples": True}, "its samples is True"), ({"timings": {"machine": 3}}, r"its timings\.machine is 3"),
+    ({"tokens": {"kept": {"mean": 2.5}}}, r"it lacks tokens\.kept\.max"),
+    ({"method": {"budget": 0.2}}, r"its method\.target is None"), ("config", "it lacks config"),
+    ("status", "it lacks status"),
+])  # fmt: skip
+def test_a_record_without_a_part_is_named_with_it(tmp_path: Path, change: Any, said: str) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(COMPLETE, SAMPLES)
+    file = folder.path / "record.json"
+    content = json.loads(file.read_text())
+    if isinstance(change, str):
+        del content[change]
+    else:
+        content |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"record\.json is not a record of format 2: {said}; delete its"):
+        folder.record()
+
+
+def test_what_a_record_says_beside_is_left_out_and_a_label_is_made_of_the_class(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "a-run")
+    folder.write(replace(COMPLETE, method_label="All of them"), SAMPLES)
+    file = folder.path / "record.json"
+    content = json.loads(file.read_text())
+    assert content.keys() == {"format", *asdict(COMPLETE)}
+    assert content["method"] == {"_target_": COMPLETE.method.target, **COMPLETE.method.options}
+    record = folder.record()
+    assert record is not None
+    assert record.method_label == "All of them"
+    del content["method_label"]
+    file.write_text(json.dumps(content | {"of_a_later_version": 1}))
+    assert folder.record() == COMPLETE
+
+
 def written_by_an_earlier_version(runs: Path, name: str) -> Path:
     folder = RunFolder(runs, name)
-    folder.write(COMPLETE | {"run": name}, SAMPLES)
+    folder.write(replace(COMPLETE, run=name), SAMPLES)
     file = folder.path / "record.json"
     file.write_text(file.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'))
     (folder.path / "replies.jsonl").write_text("answers of an earlier version\n")
@@ -113,9 +155,9 @@ def test_a_run_that_meets_a_record_of_an_earlier_version_starts_anew(tmp_path: P
 def test_all_records_of_an_earlier_version_are_one_line(tmp_path: Path, count: int, said: str) -> None:
     for i in range(count):
         written_by_an_earlier_version(tmp_path, f"old-{i}")
-    RunFolder(tmp_path, "new").write(COMPLETE | {"run": "new"}, SAMPLES)
+    RunFolder(tmp_path, "new").write(replace(COMPLETE, run="new"), SAMPLES)
     store = Store(tmp_path)
-    assert [r["run"] for r in store.records] == ["new"]
+    assert [r.run for r in store.records] == ["new"]
     (line,) = store.damaged
     assert line.startswith(said)
     assert "run again to renew" in line
@@ -161,5 +203,5 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
 def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "a-run")
     with pytest.raises(ValueError, match="JSON"):
-        folder.write({**COMPLETE, "score": float("nan")}, SAMPLES)
+        folder.write(replace(COMPLETE, tokens_kept=float("nan")), SAMPLES)
     assert folder.record() is None

@@ -14,6 +14,7 @@ import pytest
 
 from hired_eval.errors import UserError
 from hired_eval.models.answering import Answer, DroppingLlava, Prepared
+from hired_eval.records.record import Count
 from hired_eval.runs.accuracy import Outcome, run
 from hired_eval.runs.loading import Models
 from tests import tiny
@@ -51,20 +52,20 @@ class CountedAnswers:
 
 def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
     record, samples = finished.record, samples_of(finished)
-    assert record["status"] == "complete"
-    assert not record["partial"]
-    assert record["samples"] == record["documents"] == len(samples) == 12
-    assert record["benchmark"]["lmms_task"] == "docvqa_val"
-    assert (
-        record["config"]["method"]["_target_"] == record["method"]["_target_"] == "hired_eval.dropping.HiRED"
-    )
-    assert record["score"]["value"] == pytest.approx(100 * samples["score"].mean())
-    assert record["score"]["low"] <= record["score"]["value"] <= record["score"]["high"]
-    assert record["score"]["clusters"] == 6, "two questions a picture"
-    assert record["identity"]["versions"].keys() >= {"torch", "transformers", "lmms_eval", "python"}
-    assert record["seed"] == 0
-    assert record["timings"]["seconds"] > 0
-    assert record["timings"]["questions_timed"] == 12
+    assert record.status == "complete"
+    assert not record.partial
+    assert record.samples == record.documents == len(samples) == 12
+    assert record.benchmark.lmms_task == "docvqa_val"
+    assert record.config["method"]["_target_"] == record.method.target == "hired_eval.dropping.HiRED"
+    assert record.method_label == "HiRED"
+    assert record.score is not None
+    assert record.score.value == pytest.approx(100 * samples["score"].mean())
+    assert record.score.low <= record.score.value <= record.score.high
+    assert record.score.clusters == 6, "two questions a picture"
+    assert record.identity.versions.keys() >= {"torch", "transformers", "lmms_eval", "python"}
+    assert record.seed == 0
+    assert record.timings.seconds > 0
+    assert record.timings.questions_timed == 12
     assert list(samples["doc_id"]) == list(range(12))
     assert samples["question"][3].startswith("what is number 3?")
     assert json.loads(samples["target"][3]) == ["3", "a"]
@@ -72,10 +73,10 @@ def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
     assert (samples["kept"] <= samples["allowed"]).all()
     assert (samples["allowed"] < samples["full"]).all()
     for name in ("kept", "allowed", "full"):
-        assert record["tokens"][name] == {
-            "mean": pytest.approx(samples[name].mean()),
-            "max": samples[name].max(),
-        }
+        assert getattr(record.tokens, name) == Count(
+            pytest.approx(samples[name].mean()),  # type: ignore[arg-type]
+            samples[name].max(),
+        )
 
 
 def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str], tmp_path: Path) -> None:
@@ -84,9 +85,7 @@ def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str
     assert not first.reused
     again = run_quietly(*base, "profile=mini")
     assert again.reused
-    assert again.record == json.loads(json.dumps(first.record | {"format": 2})) | {
-        "samples_sha256": again.record["samples_sha256"]
-    }
+    assert again.record == first.record
     folders = {first.folder}
     for change in ("budget=0.4", "method=full", "seed=1", "limit=3"):
         other = run_quietly(
@@ -129,9 +128,9 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(
     rest = CountedAnswers(monkeypatch)
     outcome = run_quietly(*options)
     assert rest.given == 12 - fail_at
-    assert outcome.record["timings"]["questions_timed"] == 12 - fail_at
+    assert outcome.record.timings.questions_timed == 12 - fail_at
     pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
-    assert outcome.record["score"] == finished.record["score"]
+    assert outcome.record.score == finished.record.score
     assert not (outcome.folder / "replies.jsonl").exists()
 
 
@@ -175,7 +174,7 @@ def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
 
     def sources(models: Models, budget: float) -> dict[str, int]:
         outcome = run(config(*cached, f"budget={budget}"), lambda line: None, models)
-        use: dict[str, int] = outcome.record["timings"]["encodings"]
+        use = outcome.record.timings.encodings or {}
         return {source: count for source, count in use.items() if count}
 
     models = Models()
@@ -209,9 +208,9 @@ def test_a_failed_sample_is_recorded_and_tried_again(
     outcome = run_quietly(*options, "on_error=record")
     assert first.given == 2, "the two questions before the damaged picture were answered already"
     samples = samples_of(outcome)
-    assert outcome.record["status"] == "failed"
-    assert outcome.record["failed_samples"] == 2
-    assert outcome.record["score"] is None
+    assert outcome.record.status == "failed"
+    assert outcome.record.failed_samples == 2
+    assert outcome.record.score is None
     assert list(samples["error"].notna()) == [False, False, True, True, False, False]
     assert samples["score"].isna().equals(samples["error"].notna())
     again = CountedAnswers(monkeypatch)
@@ -224,12 +223,12 @@ def test_a_limit_is_marked_and_cuts_no_pair_of_mme(tiny_checkpoint: Path, tmp_pa
     options.append(f"data.path={write_mme(tmp_path / 'data', 4)}")
     for limit, answered in ((1, 2), (2, 2), (3, 4)):
         record = run_quietly(*options, f"limit={limit}").record
-        assert (record["samples"], record["documents"]) == (answered, 8)
-        assert record["partial"]
-        assert record["score"]["n"] == answered // 2
+        assert (record.samples, record.documents) == (answered, 8)
+        assert record.partial
+        assert record.score.n == answered // 2
     whole = run_quietly(*options)
-    assert not whole.record["partial"]
-    assert whole.record["score"]["n"] == 2, "the other two pairs are of the cognition part"
+    assert not whole.record.partial
+    assert whole.record.score.n == 2, "the other two pairs are of the cognition part"
     assert samples_of(whole)["score"].notna().sum() == 4
 
 
@@ -241,11 +240,11 @@ def test_ocrbench_is_scored_right_in_every_run_of_a_process(
     options.append(f"data.path={write_ocrbench(tmp_path / 'data', right=3, wrong=1)}")
     for repeated in (["method=full"], ["method=hired"], ["method=hired", "rerun=true"]):
         record = run_quietly(*options, *repeated).record
-        assert record["score"]["value"] == 750
-        assert record["lmms_eval_metrics"]["ocrbench_accuracy,none"] == 0.003
+        assert record.score.value == 750
+        assert record.lmms_eval_metrics["ocrbench_accuracy,none"] == 0.003
     limited = run_quietly(*options, "limit=2").record
-    assert limited["score"]["value"] == 100, "a share of what was asked in percent, not points of 1000"
-    assert limited["partial"]
+    assert limited.score.value == 100, "a share of what was asked in percent, not points of 1000"
+    assert limited.partial
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"
 
 
@@ -258,7 +257,7 @@ def test_records_hold_no_home_folder_and_no_token(
         (tmp_path / name).symlink_to(target)
     paths = [f"{name}={tmp_path}/{name.split('.')[0]}" for name in ("model.path", "data.path", "runs_dir")]
     outcome = run_quietly(*paths, "limit=2")
-    assert outcome.record["config"]["data"]["path"] == "~/data"
+    assert outcome.record.config["data"]["path"] == "~/data"
     for file in outcome.folder.iterdir():
         assert str(tmp_path).encode() not in file.read_bytes()
         assert b"hf_secret" not in file.read_bytes()

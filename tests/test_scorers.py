@@ -10,7 +10,8 @@ from lmms_eval.tasks import TaskManager
 from hired_eval.errors import UserError
 from hired_eval.lmms.guards import network_of, unchanged
 from hired_eval.lmms.scorers import check_scorer
-from hired_eval.lmms.tasks import Benchmark, DataSource, load_task, task_config, task_manager
+from hired_eval.lmms.tasks import DataSource, load_task, task_config, task_manager
+from hired_eval.records.record import Benchmark
 from hired_eval.runs.accuracy import run
 from tests import tiny
 from tests.spine import config

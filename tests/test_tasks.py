@@ -214,8 +214,8 @@ def test_a_task_is_scored_as_lmms_eval_does_or_refused(
         assert not list(tmp_path.glob("runs/*/replies*"))
         return
     record = run(config(*options), lambda line: None, models).record
-    (theirs,) = (v for k, v in record["lmms_eval_metrics"].items() if k.startswith(f"{case.metric},"))
-    assert record["score"]["value"] == pytest.approx(theirs * case.scale)
+    (theirs,) = (v for k, v in record.lmms_eval_metrics.items() if k.startswith(f"{case.metric},"))
+    assert record.score.value == pytest.approx(theirs * case.scale)
     # a letter is no box
-    assert task.startswith("refcoco") or 0 < record["score"]["value"] < 100
+    assert task.startswith("refcoco") or 0 < record.score.value < 100
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"

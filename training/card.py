@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.mini.vocabulary import BENCHMARKS
-from hired_eval.records.store import Record
+from hired_eval.records.record import Record
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import budget_of, label_of, percent
 
@@ -71,7 +71,7 @@ def write_card(
         weight_bytes: size of its weights' file.
         history: how the weights were made.
     """
-    cells = {(r["benchmark"]["name"], _column(r)): _cell(r) for r in records}
+    cells = {(r.benchmark.name, _column(r)): _cell(r) for r in records}
     random = sorted({b for r in records if label_of(r).startswith("Random") and (b := budget_of(r))})
     columns = ["all tokens", *(f"Random {percent(b)}" for b in reversed(random)), "full-image alone"]
     rows = [["benchmark", "target", *columns]]
@@ -94,10 +94,10 @@ def write_card(
 
 def _column(record: Record) -> str:
     if budget_of(record) is None:
-        return "full-image alone" if record["model"] == "mini_1_5" else "all tokens"
+        return "full-image alone" if record.model == "mini_1_5" else "all tokens"
     return label_of(record)
 
 
 def _cell(record: Record) -> str:
-    score = record["score"]
-    return f"{score['value']:.1f} [{score['low']:.1f}, {score['high']:.1f}]"
+    score = record.score
+    return "-" if score is None else f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"

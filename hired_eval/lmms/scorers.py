@@ -23,8 +23,9 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import asked, shown
 from hired_eval.lmms.guards import FAULTS, comes_from, network_of, unchanged
 from hired_eval.lmms.scoring import agrees, described, number_of, read_value, value_of
-from hired_eval.lmms.tasks import Benchmark, whole_pairs
+from hired_eval.lmms.tasks import whole_pairs
 from hired_eval.models.decoding import decoding
+from hired_eval.records.record import Benchmark
 
 DOCUMENTS_TRIED = 60
 """A few, since a scorer may take long; enough that a mean of means is another number than the mean."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from lmms_eval.api.task import Task
 
 from hired_eval.errors import UserError
-from hired_eval.lmms.tasks import Benchmark
+from hired_eval.records.record import Benchmark, Score
 from hired_eval.records.replies import Reply, RequestKey
 from hired_eval.records.statistics import estimate
 
@@ -146,7 +146,7 @@ def scores(
     if not failed:
         measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
         if measured.n:
-            summary["score"] = {k: v for k, v in asdict(measured).items() if k != "seeds"}
+            summary["score"] = Score(**{f.name: getattr(measured, f.name) for f in fields(Score)})
     return summary
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from datasets import Features
@@ -29,6 +29,7 @@ from hired_eval.lmms.local_data import DataSource, Wanted, known_data_sets, loca
 from hired_eval.lmms.parquet_files import documents_in
 from hired_eval.mini import data_files
 from hired_eval.paths import config_folder
+from hired_eval.records.record import Benchmark
 
 FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
 """What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
@@ -41,36 +42,6 @@ SUBMISSION = "submission"
 """What tasks call a metric that is none, but a file for a test server."""
 MEMBERS_NAMED = 8
 """Of a group or tag in an error."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One column of the paper's tables.
-
-    Attributes:
-        name: as in `configs/task/`.
-        lmms_task: the task of lmms-eval.
-        metric: the metric of lmms-eval that the paper reports.
-        scale: factor from a sample's score to the paper's scale.
-        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
-    """
-
-    name: str
-    lmms_task: str
-    metric: str
-    scale: float
-    scoring: Literal["mean", "mme"]
-
-    def __post_init__(self) -> None:
-        """Refuse what a score cannot be computed with.
-
-        Raises:
-            UserError: naming the option.
-        """
-        if self.scoring not in ("mean", "mme"):
-            raise UserError(f"task.scoring must be mean or mme, got {self.scoring!r}")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float):
-            raise UserError(f"task.scale must be a number, got {self.scale!r}")
 
 
 @cache

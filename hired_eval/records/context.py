@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Record = dict[str, Any]
+from hired_eval.records.record import Record
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
 ELSEWHERE = {"method", "method_version", "budget", "task", "model", "data", "measure", "limit", "seed"}
@@ -28,22 +28,18 @@ LONGEST = 48
 def context_of(record: Record) -> dict[str, str]:
     """All settings of a run that its method, benchmark, budget and seed do not name, by name.
 
-    Of the settings in the record's identity, which are resolved (of an earlier record, of its config),
-    whatever they hold but what is known to decide no answer: a setting that is new keeps runs apart.
+    Of the settings in the record's identity, which are resolved, whatever they hold but what is known to
+    decide no answer: a setting that is new keeps runs apart.
     """
-    config, resolved = record["config"], record["identity"].get("settings")
-    asked = resolved or config
+    asked, versions = record.identity.settings, record.identity.versions
     settings = {k: v for k, v in asked.items() if k not in ELSEWHERE | NO_REASON}
     settings |= {k: v for k, v in asked.get("model", {}).items() if k not in NOT_OF_A_MODEL}
-    if not resolved and record["identity"].get("checkpoint") is None:
-        # the content is not known, so its name must do
-        settings |= {k: config.get("model", {}).get(k) for k in ("path", "hub_id", "revision")}
-    versions = record["identity"].get("versions", {})
     settings |= {name: _two_numbers(versions[name]) for name in VERSIONS if name in versions}
-    if record.get("measure", "accuracy").startswith("efficiency"):
-        timed = config.get("efficiency", {}).items()
+    if record.measure.startswith("efficiency"):
+        timed = asked.get("efficiency", {}).items()
         settings |= {f"efficiency.{k}": v for k, v in timed if k not in OF_EFFICIENCY}
-        settings |= {k: record["timings"].get(k) for k in ("device", "machine") if "timings" in record}
+        if record.timings.machine:
+            settings |= {"device": record.timings.device, "machine": record.timings.machine}
     return {k: _text(v) for k, v in sorted(settings.items()) if v is not None}
 
 
@@ -110,7 +106,7 @@ def blocks_of(records: Iterable[Record]) -> list[Block]:
     """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record["model"], record["weights"], record["data"]), []).append(record)
+        groups.setdefault((record.model, record.weights, record.data), []).append(record)
     result = []
     for key in sorted(groups):
         contexts: dict[str, list[Record]] = {}
@@ -123,9 +119,9 @@ def blocks_of(records: Iterable[Record]) -> list[Block]:
 
 
 def _weight(records: list[Record]) -> tuple[int, bool, str]:
-    full = any(r["method"]["_target_"].startswith("hired_eval.") and
-               r["method"]["_target_"].endswith(".Full") for r in records)  # fmt: skip
-    return len(records), full, max(str(r["finished"]) for r in records)
+    targets = [r.method.target for r in records]
+    full = any(target.startswith("hired_eval.") and target.endswith(".Full") for target in targets)
+    return len(records), full, max(r.finished for r in records)
 
 
 def left_out(blocks: Sequence[Block], what: str) -> list[str]:
@@ -138,7 +134,7 @@ def versions_note(records: Sequence[Record]) -> list[str]:
     """One line that names the packages whose versions differ among runs that are compared; [] for none."""
     counts: dict[str, Counter[str]] = {}
     for record in records:
-        for package, version in record["identity"].get("versions", {}).items():
+        for package, version in record.identity.versions.items():
             counts.setdefault(package, Counter())[version] += 1
     named = [
         f"{package} {', '.join(f'{v} ({n} runs)' for v, n in sorted(found.items()))}"

@@ -7,8 +7,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -19,6 +22,244 @@ RECORD, SAMPLES, REPLIES, LOCKS = "record.json", "samples.parquet", "replies*.js
 FORMAT = 2
 """1: `method` held the options of the config, and `identity` a hash of the config as it was written."""
 NEEDED = {"run", "status", "identity", "finished"}
+"""What a record of any format has."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One column of the paper's tables.
+
+    Attributes:
+        name: as in `configs/task/`.
+        lmms_task: the task of lmms-eval.
+        metric: the metric of lmms-eval that the paper reports.
+        scale: factor from a sample's score to the paper's scale.
+        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
+    """
+
+    name: str
+    lmms_task: str
+    metric: str
+    scale: float
+    scoring: Literal["mean", "mme"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The method that ran.
+
+    Attributes:
+        target: its class, as a config's `_target_` names it.
+        options: every option with the value that ran, `budget` put in.
+    """
+
+    target: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run this run and no other; see docs/records.md.
+
+    Attributes:
+        config_sha256: the same for the same question about the same places.
+        settings: what was asked for, as it comes to, by name.
+        code: module that decides what is answered -> hash of it.
+        checkpoint: fingerprint of the model's files, or its commit on the hub; None where it is not known.
+        data: where the documents come from.
+        documents: fingerprint of the documents, or their commit on the hub; None where it is not known.
+        versions: package -> version.
+        git_commit: of the checkout that the package ran from; None elsewhere.
+    """
+
+    config_sha256: str
+    settings: dict[str, Any]
+    code: dict[str, str]
+    checkpoint: str | None
+    data: str
+    documents: str | None
+    versions: dict[str, str]
+    git_commit: str | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95 % interval; see `hired_eval.records.statistics.Estimate`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    shown_low: float | None
+    shown_high: float | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """Visual tokens of a document: mean and maximum over documents with a picture."""
+
+    mean: float
+    max: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Visual tokens given to the language model, allowed by a budget, and given by the stock model."""
+
+    kept: Count | None = None
+    allowed: Count | None = None
+    full: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """When and where a measurement was made.
+
+    Attributes:
+        machine: processor and accelerator in one line.
+        device: of torch.
+        seconds: that answering took.
+        questions_timed: how many were answered in them.
+        questions_per_second: likewise.
+        batch_size: as asked for.
+        out_of_memory: each time that memory ran out, the batch size that did not fit and the next.
+        encodings: where vision encodings came from, with how many.
+        processes: that answered.
+    """
+
+    machine: str = ""
+    device: str = ""
+    seconds: float = 0.0
+    questions_timed: int = 0
+    questions_per_second: float = 0.0
+    batch_size: int | None = None
+    out_of_memory: list[dict[str, int]] = field(default_factory=list)
+    encodings: dict[str, int] | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of repetitions."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Time, memory and arithmetic of one batch.
+
+    Attributes:
+        throughput_tokens_per_second: new tokens of the whole batch.
+        time_to_first_token_seconds: from the start of a run.
+        latency_seconds: until the last token.
+        vision_seconds: until the visual tokens are there.
+        memory_gigabytes: peak of a whole run.
+        vision_memory_gigabytes: what the vision tower takes at its peak.
+        kv_cache_bytes: when the last token is there.
+        flops: of vision, prefill and decode.
+        least_seconds: that these take on this machine.
+        share_of_roofline: their sum over the measured latency.
+        machine: the best that was measured here.
+        workload: what was timed.
+    """
+
+    throughput_tokens_per_second: Spread
+    time_to_first_token_seconds: Spread
+    latency_seconds: Spread
+    vision_seconds: Spread
+    memory_gigabytes: float
+    vision_memory_gigabytes: float
+    kv_cache_bytes: int
+    flops: dict[str, float]
+    least_seconds: dict[str, float]
+    share_of_roofline: float
+    machine: dict[str, float]
+    workload: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a run says of itself.
+
+    Attributes:
+        run: name of its folder.
+        measure: accuracy, or another measurement.
+        benchmark: the task and metric.
+        method: what ran.
+        method_label: the method's name in tables.
+        method_defaults: the default of each of its options.
+        method_version: `VERSION` of its class.
+        model: name.
+        weights: pretrained, pickle or dummy.
+        data: where the documents come from.
+        seed: of everything random.
+        identity: what makes it this run.
+        config: every option as it was asked for, the home folder as ~.
+        status: complete where there is a result, of all samples.
+        finished: time; '' while it has not.
+        error: why there is none.
+        samples: documents that were answered, or pictures that were looked at.
+        documents: of the benchmark.
+        partial: whether some were left out.
+        failed_samples: of an accuracy.
+        score: of an accuracy; None where a sample failed.
+        score_scale: factor from a sample's score to `score`.
+        lmms_eval_metrics: what lmms-eval itself computed.
+        tokens: of an accuracy.
+        batch_size: of an efficiency.
+        tokens_kept: of an efficiency, mean over its pictures.
+        out_of_memory: of an efficiency, whether it ended so.
+        efficiency: what was measured; None where memory ran out.
+        timings: time and place.
+        samples_sha256: of the file of samples; written with it.
+    """
+
+    run: str
+    measure: str = "accuracy"
+    benchmark: Benchmark
+    method: Method
+    method_label: str
+    method_defaults: dict[str, Any]
+    method_version: int
+    model: str
+    weights: str
+    data: str
+    seed: int = 0
+    identity: Identity
+    config: dict[str, Any]
+    status: Literal["complete", "failed"]
+    finished: str
+    error: str | None = None
+    samples: int = 0
+    documents: int = 0
+    partial: bool = False
+    failed_samples: int = 0
+    score: Score | None = None
+    score_scale: float | None = None
+    lmms_eval_metrics: dict[str, float | None] = field(default_factory=dict)
+    tokens: Tokens = Tokens()
+    batch_size: int | None = None
+    tokens_kept: float | None = None
+    out_of_memory: bool = False
+    efficiency: Speed | None = None
+    timings: Timings = Timings()
+    samples_sha256: str = field(default="", compare=False)
+
+    @property
+    def budget(self) -> float | None:
+        """Token budget of the method; None for a method without one."""
+        budget: float | None = self.method.options.get("budget")
+        return budget
+
+    @property
+    def kept_share(self) -> float | None:
+        """Mean visual tokens kept over those of the stock model; None where they are not counted."""
+        kept, full = self.tokens.kept, self.tokens.full
+        return kept.mean / full.mean if kept and full else None
 
 
 class OldRecordError(UserError):
@@ -34,7 +275,7 @@ class RunFolder:
     def __init__(self, runs: Path, name: str) -> None:
         self.path = runs / name
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> Record | None:
         """The record of an earlier, complete run; None where there is none or it failed.
 
         One of an earlier version is removed with all that it left: it is run again.
@@ -47,10 +288,10 @@ class RunFolder:
         except OldRecordError:
             self.clear()
             return None
-        if record is None or record["status"] != "complete":
+        if record is None or record.status != "complete":
             return None
         samples = self.path / SAMPLES
-        if not samples.is_file() or _sha256(samples) != record["samples_sha256"]:
+        if not samples.is_file() or _sha256(samples) != record.samples_sha256:
             raise UserError(f"{samples} is damaged; delete its folder or set rerun=true to run it again")
         return record
 
@@ -83,7 +324,7 @@ class RunFolder:
         finally:
             lock.release()
 
-    def write(self, record: dict[str, Any], samples: pd.DataFrame) -> None:
+    def write(self, record: Record, samples: pd.DataFrame) -> None:
         """Put samples and record in place, the record last, and drop the replies kept on the way.
 
         Raises:
@@ -93,14 +334,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / SAMPLES) as temporary:
                 samples.to_parquet(temporary, index=False)
-            record = {"format": FORMAT, **record, "samples_sha256": _sha256(self.path / SAMPLES)}
-            with replacing(self.path / RECORD) as temporary:
-                temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-            if record["status"] == "complete":
+            self._put(replace(record, samples_sha256=_sha256(self.path / SAMPLES)))
+            if record.status == "complete":
                 for file in self.replies():
                     file.unlink()
 
-    def fail(self, record: dict[str, Any]) -> None:
+    def fail(self, record: Record) -> None:
         """Leave a record that says the run failed; what was answered stays for the next attempt.
 
         Raises:
@@ -108,9 +347,14 @@ class RunFolder:
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path / RECORD) as temporary:
-                failed = {"format": FORMAT, **record, "status": "failed"}
-                temporary.write_text(json.dumps(failed, indent=2, allow_nan=False) + "\n")
+            self._put(replace(record, status="failed"))
+
+    def _put(self, record: Record) -> None:
+        """Put record.json in place."""
+        method = {"_target_": record.method.target, **record.method.options}
+        content = {"format": FORMAT, **asdict(record), "method": method}
+        with replacing(self.path / RECORD) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def clear(self) -> None:
         """Forget an earlier attempt."""
@@ -123,8 +367,8 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder, None where there is none yet.
+def read_record(folder: Path) -> Record | None:
+    """The record in a run's folder, named as the folder is, which may be a copy; None where there is none.
 
     Raises:
         OldRecordError: it is of an earlier version.
@@ -135,16 +379,58 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     again = "delete its folder or set rerun=true to run it again"
     try:
-        record: Any = json.loads(file.read_text())
+        content: Any = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); {again}") from error
-    if isinstance(record, dict) and record.keys() >= NEEDED and record.get("format") in range(1, FORMAT):
+    if isinstance(content, dict) and content.keys() >= NEEDED and content.get("format") in range(1, FORMAT):
         raise OldRecordError(f"{file} is a record of an earlier version; run again to renew it")
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= NEEDED:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file} is not a record of format {FORMAT}; {again}")
-    return record
+    if isinstance(content.get("method"), dict):
+        options = {**content["method"]}
+        target = options.pop("_target_", None)
+        # records from before methods had labels go by the name of the class
+        label = {"method_label": str(target).rpartition(".")[2]}
+        content = label | content | {"method": {"target": target, "options": options}}
+    try:
+        record: Record = _typed(Record, content, "")
+    except _UnfitError as error:
+        raise UserError(f"{file} is not a record of format {FORMAT}: {error}; {again}") from error
+    return replace(record, run=folder.name)
+
+
+class _UnfitError(Exception):
+    """A part of a record is missing, or of another type."""
+
+
+_types = cache(get_type_hints)
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """A value of JSON as its type says, objects as dataclasses; what these do not know is left out.
+
+    Raises:
+        _UnfitError: naming the part.
+    """
+    if isinstance(kind, UnionType):
+        if value is None and NoneType in get_args(kind):
+            return None
+        kind = get_args(kind)[0]
+    plain = get_origin(kind) or kind
+    plain = dict if is_dataclass(kind) else {Literal: str, float: float | int}.get(plain, plain)
+    if not isinstance(value, plain) or isinstance(value, bool) != (kind is bool):
+        raise _UnfitError(f"its {name} is {value!r}")
+    if not (is_dataclass(kind) and isinstance(kind, type)):
+        return value
+    prefix = f"{name}." * bool(name)
+    given = [f.name for f in fields(kind) if f.name in value]
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if lacking := [f"{prefix}{part}" for part in needed if part not in given]:
+        raise _UnfitError(f"it lacks {', '.join(lacking)}")
+    types = _types(kind)
+    return kind(**{part: _typed(types[part], value[part], f"{prefix}{part}") for part in given})
 
 
 @contextmanager

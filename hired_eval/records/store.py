@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,15 +13,12 @@ import numpy as np
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records.context import VERSIONS, Record, context_of
-from hired_eval.records.record import RECORD, SAMPLES, OldRecordError, read_record
+from hired_eval.records.context import VERSIONS, context_of
+from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
 from hired_eval.records.statistics import Difference, Estimate, difference_of_seeds, estimate_seeds
 
-__all__ = ["ARRAYS", "PICTURES", "Record", "Store", "best", "measure_of", "score_scale"]
 ARRAYS = "arrays.npz"
 PICTURES = "pictures"
-NEEDED = ("benchmark", "method", "model", "weights", "data", "config")
-"""What reports read of every record."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Store:
     @cached_property
     def records(self) -> list[Record]:
         """All records by name, those of failed runs included and damaged ones left out."""
-        return [record for record in self._read if isinstance(record, dict)]
+        return [record for record in self._read if isinstance(record, Record)]
 
     @cached_property
     def damaged(self) -> list[str]:
@@ -57,7 +54,7 @@ class Store:
         found: list[Record | UserError | None] = []
         for folder in sorted(self.runs.glob("*/")):
             try:
-                found.append(read(folder))
+                found.append(read_record(folder))
             except UserError as error:
                 found.append(error)
         return found
@@ -67,18 +64,18 @@ class Store:
 
         Of the checkpoint, the documents and the scoring that were used last.
         """
-        earlier = {r["run"] for r in self.superseded}
-        return [r for r in self._complete if measure_of(r) == measure and r["run"] not in earlier]
+        earlier = {r.run for r in self.superseded}
+        return [r for r in self._complete if r.measure == measure and r.run not in earlier]
 
     def accuracy(self) -> list[Record]:
         """Complete runs that have a score, see `measuring`."""
-        return [r for r in self.measuring("accuracy") if r["score"] is not None]
+        return [r for r in self.measuring("accuracy") if r.score is not None]
 
     @cached_property
     def _complete(self) -> list[Record]:
         """Oldest first."""
-        complete = [r for r in self.records if r["status"] == "complete"]
-        return sorted(complete, key=lambda r: (str(r["finished"]), r["run"]))
+        complete = [r for r in self.records if r.status == "complete"]
+        return sorted(complete, key=lambda r: (r.finished, r.run))
 
     @cached_property
     def _latest(self) -> dict[tuple[str, ...], str | None]:
@@ -95,7 +92,7 @@ class Store:
     def superseded_lines(self, measure: str) -> list[str]:
         """One line that says how many runs of a measurement are superseded, and by what; [] for none."""
         causes: Counter[str] = Counter()
-        runs = [r for r in self.superseded if measure_of(r) == measure]
+        runs = [r for r in self.superseded if r.measure == measure]
         for record in runs:
             causes.update(
                 f"{kind} {' '.join(key)}"
@@ -107,12 +104,8 @@ class Store:
 
     def failed(self) -> list[Record]:
         """Runs that ended with an error or with samples that failed, and were not made good later."""
-        good = {_asked(r): str(r["finished"]) for r in self._complete}
-        return [
-            r
-            for r in self.records
-            if r["status"] != "complete" and str(r["finished"]) > good.get(_asked(r), "")
-        ]
+        good = {_asked(r): r.finished for r in self._complete}
+        return [r for r in self.records if r.status != "complete" and r.finished > good.get(_asked(r), "")]
 
     def samples(self, record: Record) -> pd.DataFrame:
         """The samples of a run, one row a document.
@@ -120,7 +113,7 @@ class Store:
         Raises:
             UserError: the file is missing or damaged.
         """
-        file = self.runs / record["run"] / SAMPLES
+        file = self.runs / record.run / SAMPLES
         try:
             return pd.read_parquet(file)
         except (OSError, ValueError) as error:
@@ -132,7 +125,7 @@ class Store:
         Raises:
             UserError: the file is missing or damaged.
         """
-        file = self.runs / record["run"] / ARRAYS
+        file = self.runs / record.run / ARRAYS
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
@@ -141,15 +134,15 @@ class Store:
 
     def picture(self, record: Record, name: str) -> Path:
         """A picture that a measurement kept."""
-        return self.runs / str(record["run"]) / PICTURES / name
+        return self.runs / record.run / PICTURES / name
 
     def estimate(self, runs: Sequence[Record]) -> Estimate:
         """The score of a run, or the mean of runs that differ in their seed alone."""
-        first, names = runs[0], tuple(r["run"] for r in runs)
+        first, names = runs[0], tuple(r.run for r in runs)
         if names not in self._estimates:
             frames = [self.samples(r) for r in runs]
             self._estimates[names] = estimate_seeds(
-                frames, first["benchmark"]["scoring"], score_scale(first), first.get("seed", 0)
+                frames, first.benchmark.scoring, score_scale(first), first.seed
             )
         return self._estimates[names]
 
@@ -166,61 +159,37 @@ class Store:
         """
         first = pairs[0][0]
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
-        return difference_of_seeds(frames, first["benchmark"]["scoring"], score_scale(first))
-
-
-def read(folder: Path) -> Record | None:
-    """The record in a run's folder, None where there is none yet.
-
-    Raises:
-        UserError: it is damaged, of another version, or lacks what reports read.
-    """
-    record = read_record(folder)
-    if record is None:
-        return None
-    lacking = [name for name in NEEDED if name not in record]
-    if lacking:
-        raise UserError(f"{folder / RECORD} is of no use to reports: it lacks {', '.join(lacking)}")
-    # a folder that was copied or renamed has its samples where it is
-    return {**record, "run": folder.name}
-
-
-def measure_of(record: Record) -> str:
-    """What a record measured; accuracy where it does not say."""
-    measure: str = record.get("measure", "accuracy")
-    return measure
+        return difference_of_seeds(frames, first.benchmark.scoring, score_scale(first))
 
 
 def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
     """What a run was made of: the content of its checkpoint, its documents, and how they are scored."""
-    identity, benchmark = record["identity"], record["benchmark"]
+    identity, benchmark = record.identity, record.benchmark
     origins: dict[tuple[str, ...], str | None] = {
-        ("checkpoint of", record["model"], record["weights"]): identity.get("checkpoint"),
-        ("version of the documents of", record["data"], benchmark["name"]): identity.get("documents"),
+        ("checkpoint of", record.model, record.weights): identity.checkpoint,
+        ("version of the documents of", record.data, benchmark.name): identity.documents,
+        ("version of", record.method.target): str(record.method_version),
     }
-    if "method_version" in record:
-        origins["version of", record["method"]["_target_"]] = str(record["method_version"])
-    if measure_of(record) == "accuracy":
-        origins["scoring of", benchmark["name"]] = json.dumps(benchmark, sort_keys=True)
+    if record.measure == "accuracy":
+        origins["scoring of", benchmark.name] = repr(benchmark)
     return origins
 
 
 def _asked(record: Record) -> str:
     """All that was asked of a run."""
-    config = record["config"]
+    config = record.config
     settings = {k: v for k, v in context_of(record).items() if k not in (*VERSIONS, "device", "machine")}
-    size = config.get("batch_size") if measure_of(record).startswith("efficiency") else None
-    what = [record["benchmark"], record["method"], settings, config.get("budget"), config.get("limit")]
-    where = [measure_of(record), record["model"], record["weights"], record["data"], record.get("seed"), size]
-    return json.dumps([*what, *where], sort_keys=True, default=str)
+    size = config.get("batch_size") if record.measure.startswith("efficiency") else None
+    what = [asdict(record.benchmark), asdict(record.method), settings, config.get("limit")]
+    where = [record.measure, record.model, record.weights, record.data, record.seed, size]
+    return json.dumps([*what, *where], sort_keys=True)
 
 
 def score_scale(record: Record) -> float:
     """The factor from a sample's score to the unit of the record's score."""
-    scale: float = record.get("score_scale", record["benchmark"]["scale"])
-    return scale
+    return record.benchmark.scale if record.score_scale is None else record.score_scale
 
 
 def best(records: Iterable[Record]) -> Record | None:
     """Of runs of the same cell: the one over most documents, and of those the newest."""
-    return max(records, key=lambda r: (r["samples"], str(r["finished"])), default=None)
+    return max(records, key=lambda r: (r.samples, r.finished), default=None)

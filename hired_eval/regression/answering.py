@@ -16,6 +16,7 @@ import pandas as pd
 
 from hired_eval.paths import text_without_home
 from hired_eval.records.record import SAMPLES
+from hired_eval.records.store import score_scale
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS, Scoring
@@ -34,9 +35,9 @@ def made_here(chosen: ChosenSet) -> Made:
         for method in chosen.methods:
             config = chosen.config(method, benchmark)
             plan = planned(config)
-            identity = plan.facts["identity"]
-            documents[benchmark] = identity["documents"]
-            versions, commit = identity["versions"], identity["git_commit"]
+            identity = plan.record.identity
+            documents[benchmark] = identity.documents
+            versions, commit = identity.versions, identity.git_commit
             weights = weights_of(plan.source, config["model"])
     return Made(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,7 +82,7 @@ def answered(
                     # lmms-eval collects garbage after every run: half a second with a loaded model
                     gc.freeze()
                 record = outcome.record
-                scoring[benchmark] = Scoring(record["benchmark"]["scoring"], record["score_scale"])
+                scoring[benchmark] = Scoring(record.benchmark.scoring, score_scale(record))
                 frames.append(_compact(outcome.folder, benchmark, method))
         seconds = time.perf_counter() - start
         say(f"{benchmark}: {len(chosen.methods)} methods answered in {seconds:.0f} s")

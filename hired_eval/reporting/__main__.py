@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for line in write(store, chosen.report, chosen.out):
             _print(line)
     except NothingYetError as error:
-        failed = [str(r.get("error") or "samples failed") for r in store.failed()]
+        failed = [r.error or "samples failed" for r in store.failed()]
         why = f"; {len(failed)} runs failed, one of them with: {failed[-1]}" if failed else ""
         if not chosen.runs_dir.is_dir():
             why = f"; there is no folder {chosen.runs_dir} (--runs-dir names another)"

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hired_eval.records.context import versions_note
+from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Estimate
-from hired_eval.records.store import Record, Store, best
+from hired_eval.records.store import Store, best
 from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, one_block, others
 from hired_eval.reporting.rows import (
     HIRED_20,
@@ -138,8 +139,8 @@ def figure2(store: Store) -> Drawing:
     right.legend(loc="lower right")
     at20, at40 = (float(np.interp(p, x, mean)) * 100 for p in (20, 40))
     notes = [
-        f"Attention of generated tokens, mean of all layers and heads, over {record['samples']} questions of "
-        f"{record['benchmark']['name']}.",
+        f"Attention of generated tokens, mean of all layers and heads, over {record.samples} questions of "
+        f"{record.benchmark.name}.",
         f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that "
         "visual tokens get; the paper's caption says 60 % and 80 %.",
         *others(store, record),
@@ -191,7 +192,7 @@ def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
 
 def figure5(store: Store) -> Drawing:
     """Figure 5: visual tokens given to the LLM for each of 100 samples of TextVQA."""
-    records, notes = one_block(r for r in store.accuracy() if r["benchmark"]["name"] == "textvqa")
+    records, notes = one_block(r for r in store.accuracy() if r.benchmark.name == "textvqa")
     rows = [row for row in (TABLE3[0], *TABLE3[2:4], HIRED_20, HIRED_40) if row.of(records)]
     if not rows:
         raise nothing_yet("figure5")
@@ -255,13 +256,13 @@ def figure6(store: Store) -> Drawing:
 
 
 def _on(records: Sequence[Record], task: str, budget: float | None = None) -> list[Record]:
-    return [r for r in records if r["benchmark"]["name"] == task and budget in (None, budget_of(r))]
+    return [r for r in records if r.benchmark.name == task and budget in (None, budget_of(r))]
 
 
 def _alphas(records: Sequence[Record]) -> dict[float, list[Record]]:
     """The runs of each alpha, one a seed."""
-    alphas = {r["method"]["alpha"] for r in records}
-    return {a: repetitions(r for r in records if r["method"]["alpha"] == a) for a in alphas}
+    alphas = {r.method.options["alpha"] for r in records}
+    return {a: repetitions(r for r in records if r.method.options["alpha"] == a) for a in alphas}
 
 
 def _scores(
@@ -282,7 +283,7 @@ def _scores(
 
 def baselines(store: Store) -> Drawing:
     """The accuracy-token curve: every method over the tokens it kept."""
-    records, left = one_block(r for r in store.accuracy() if r["tokens"]["kept"])
+    records, left = one_block(r for r in store.accuracy() if r.kept_share is not None)
     curves = _curves(records)
     tasks = benchmarks_of(r for runs in curves.values() if _budgets(runs) > 1 for r in runs)
     if not tasks:
@@ -305,7 +306,8 @@ def baselines(store: Store) -> Drawing:
             cells = [repetitions(row.of(of_task)) for row in rows_of(of_task)]
             used += [r for cell in cells for r in cell]
             points = sorted(
-                ((_kept_share(cell[0]), store.estimate(cell)) for cell in cells), key=lambda p: p[0]
+                ((100 * (cell[0].kept_share or 0), store.estimate(cell)) for cell in cells),
+                key=lambda p: p[0],
             )
             if points:
                 # a dozen lines: HiRED's stands out, and only its bars are drawn dark
@@ -356,11 +358,6 @@ def _budgets(runs: Sequence[Record]) -> int:
 def _plain(text: str) -> str:
     """Text that matplotlib prints as it stands: it takes what is between two dollar signs for a formula."""
     return text.replace("$", r"\$")
-
-
-def _kept_share(record: Record) -> float:
-    tokens = record["tokens"]
-    return float(100 * tokens["kept"]["mean"] / tokens["full"]["mean"])
 
 
 FIGURES: dict[str, Callable[[Store], Drawing]] = {

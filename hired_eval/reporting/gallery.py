@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hired_eval.records.context import Record, blocks_of
+from hired_eval.records.context import blocks_of
+from hired_eval.records.record import Record
 from hired_eval.records.store import Store
 from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
@@ -64,10 +65,10 @@ def entries(store: Store) -> list[Entry]:
     found: dict[tuple[str, str, int, str], Entry] = {}
     for block in blocks_of(store.measuring("gallery")):
         for benchmark in benchmarks_of(block.records):
-            runs = [r for r in block.records if r["benchmark"]["name"] == benchmark]
+            runs = [r for r in block.records if r.benchmark.name == benchmark]
             # in the order of the tables; of runs of one method, the newest first
             places = {row.label: i for i, row in enumerate(rows_of(runs))}
-            runs.sort(key=lambda r: str(r["finished"]), reverse=True)
+            runs.sort(key=lambda r: r.finished, reverse=True)
             for record in sorted(runs, key=lambda r: places.get(row_of(r).label, len(places))):
                 _add(found, store, record, block.label, benchmark)
     return list(found.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from hired_eval.records.store import Record
+from hired_eval.records.record import Record
 from hired_eval.reporting.figures import Drawing
 from hired_eval.reporting.gallery import Entry
 from hired_eval.reporting.html import anchor, foreign, picture_source, text
@@ -101,8 +101,8 @@ def failures(records: Sequence[Record]) -> list[str]:
         return []
     same: dict[tuple[str, str], list[str]] = {}
     for r in records:
-        name = f"{label_of(r)} on {benchmark_label(r['benchmark']['name'])}"
-        same.setdefault((r["model"], str(r.get("error") or "samples failed")), []).append(name)
+        name = f"{label_of(r)} on {benchmark_label(r.benchmark.name)}"
+        same.setdefault((r.model, r.error or "samples failed"), []).append(name)
     items = [
         f"<li>{text('; '.join(dict.fromkeys(names)))}, {text(model)}: {foreign(error)}</li>"
         for (model, error), names in same.items()

@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import isqrt
 
 from hired_eval.errors import UserError
-from hired_eval.records.context import Block, Record, blocks_of, left_out, versions_note
+from hired_eval.records.context import Block, blocks_of, left_out, versions_note
+from hired_eval.records.record import Record, Spread
 from hired_eval.records.store import Store, best
 from hired_eval.reporting.published import ODDITIES, PAPER, PAPER_MODELS, published
 from hired_eval.reporting.rows import (
@@ -54,9 +55,7 @@ def table2(store: Store) -> Table:
     record = newest(store, "generation_attention", "table2")
     arrays = store.arrays(record)
     if not len(arrays["top_tokens"]):
-        raise UserError(
-            f"{record['run']} has no picture with a grid of 2 x 2, which table2 counts; raise limit"
-        )
+        raise UserError(f"{record.run} has no picture with a grid of 2 x 2, which table2 counts; raise limit")
     paper = published("table2")
     rows = []
     for i, share in enumerate((0.1, 0.2)):
@@ -65,7 +64,7 @@ def table2(store: Store) -> Table:
         cells = [
             Cell(
                 value=100 * float(n) / total,
-                marks="*" * record["partial"],
+                marks="*" * record.partial,
                 published=_share_of(paper.value(top_share=f"{share:g}", partition=p), share),
             )
             for n, p in zip(counts, PARTITIONS, strict=True)
@@ -78,7 +77,7 @@ def table2(store: Store) -> Table:
                 cells,
             )
         )
-    partial = [f"Mark *: from {record['samples']} of {record['documents']} documents."] * record["partial"]
+    partial = [f"Mark *: from {record.samples} of {record.documents} documents."] * record.partial
     notes = [
         "Share in % of the most attended visual tokens that each partition holds, over "
         f"{len(arrays['top_tokens'])} pictures with a grid of 2 x 2; tokens: how many, mean of a picture.",
@@ -107,7 +106,7 @@ def table3(store: Store) -> Table:
     """Table 3: accuracy of six methods on eight benchmarks, and on those of one's own."""
     many = _models_of_many_partitions(store)
     return _accuracy(
-        store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS), lambda r: r["model"] in many
+        store, "table3", "Table 3: accuracy", TABLE3, tuple(BENCHMARK_LABELS), lambda r: r.model in many
     )
 
 
@@ -115,14 +114,14 @@ def table5(store: Store) -> Table:
     """Table 5: HiRED's design choices."""
     title = "Table 5: design choices of HiRED, 20 % budget"
     many = _models_of_many_partitions(store)
-    return _accuracy(store, "table5", title, (FULL, *TABLE5), FOUR, lambda r: r["model"] in many)
+    return _accuracy(store, "table5", title, (FULL, *TABLE5), FOUR, lambda r: r.model in many)
 
 
 def table6(store: Store) -> Table:
     """Table 6: models with one partition."""
     title = "Table 6: models with one partition"
     many = _models_of_many_partitions(store)
-    table = _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: r["model"] not in many)
+    table = _accuracy(store, "table6", title, TABLE6, FOUR, lambda r: r.model not in many)
     if any(row.block.startswith("mini_1_5,") for row in table.rows):
         unreadable = (
             "mini_1_5 sees the full-image alone, where the bundled pages' text cannot be read: its TextVQA "
@@ -135,13 +134,13 @@ def table6(store: Store) -> Table:
 def _models_of_many_partitions(store: Store) -> set[str]:
     """Names of the models that cut a picture into partitions."""
     records = store.accuracy()
-    return {r["model"] for r in records} - {r["model"] for r in records if _single_partition(r)}
+    return {r.model for r in records} - {r.model for r in records if _single_partition(r)}
 
 
 def _single_partition(record: Record) -> bool:
     """Whether every picture gives one square of tokens; cut ones give more, newline tokens and all."""
-    full = record["tokens"]["full"]
-    return full is not None and full["mean"] == full["max"] == isqrt(full["max"]) ** 2
+    full = record.tokens.full
+    return full is not None and full.mean == full.max == isqrt(full.max) ** 2
 
 
 def one_block(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
@@ -150,7 +149,7 @@ def one_block(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     High resolution first, then most runs.
     """
     blocks = blocks_of(records)
-    single = {r["model"] for b in blocks for r in b.records if _single_partition(r)}
+    single = {r.model for b in blocks for r in b.records if _single_partition(r)}
     # of blocks with as many runs, the first has the usual settings
     chosen = min(blocks, key=lambda b: (b.model in single, -len(b.records), b.model), default=None)
     rest = [b for b in blocks if b is not chosen]
@@ -180,14 +179,12 @@ def _accuracy(
     all_rows: bool = True,
 ) -> Table:
     records = [r for r in store.accuracy() if wanted(r)]
-    used = {r["run"]: r for row in rows for r in row.of(records)}
+    used = {r.run: r for row in rows for r in row.of(records)}
     # a table of design choices has the columns that a design choice was run on
     own = [row for row in rows if row.options] or rows
-    extra = benchmarks_of(
-        r for row in own for r in row.of(records) if r["benchmark"]["name"] not in benchmarks
-    )
+    extra = benchmarks_of(r for row in own for r in row.of(records) if r.benchmark.name not in benchmarks)
     columns = [*benchmarks, *extra]
-    shown = [r for r in used.values() if r["benchmark"]["name"] in columns]
+    shown = [r for r in used.values() if r.benchmark.name in columns]
     if not shown:
         raise nothing_yet(name)
     paper = published(name) if name in ODDITIES else None
@@ -208,7 +205,7 @@ def _accuracy(
             "so few seeds may be off (Student's t)."
         )
     if paper and any(cell.published for cell in cells):
-        models = {r["model"] for r in shown if r["model"] in PAPER_MODELS}
+        models = {r.model for r in shown if r.model in PAPER_MODELS}
         compared = ", ".join(f"{model} stands beside {PAPER_MODELS[model]}" for model in sorted(models))
         notes.append(f"published: {PAPER}, {title.split(':')[0]}; {compared}.")
         if any(model.startswith("mini") for model in models):
@@ -219,7 +216,7 @@ def _accuracy(
     marks = {mark for cell in cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
     notes += [*made.notes, *store.superseded_lines("accuracy"), *versions_note(shown)]
-    notes += _not_rows([r for r in records if r["run"] not in {s["run"] for s in shown}])
+    notes += _not_rows([r for r in records if r.run not in {s.run for s in shown}])
     reasons = list(dict.fromkeys(cell.reason for cell in cells if cell.reason))
     if reasons:
         missing = _merged(reasons)
@@ -234,7 +231,7 @@ def _accuracy(
             f"{paper_model}: not run; profile=paper runs it."
             for model, paper_model in PAPER_MODELS.items()
             if paper_model.startswith("LLaVA-Next")
-            and paper_model not in {PAPER_MODELS.get(r["model"]) for r in shown}
+            and paper_model not in {PAPER_MODELS.get(r.model) for r in shown}
         ]
     notes += ODDITIES.get(name, [])
     return Table(name, title, [benchmark_label(b) for b in columns], body, notes, provenance(shown))
@@ -272,18 +269,18 @@ def table4(store: Store) -> Table:
     paper = published("table4")
     rows = []
     for block in _of_one_size(records):
-        size = block.records[0]["batch_size"]
-        in_paper = {r["run"] for row in TABLE6 for r in row.of(block.records)}
-        others_too = rows_of(r for r in block.records if r["run"] not in in_paper)
+        size = block.records[0].batch_size
+        in_paper = {r.run for row in TABLE6 for r in row.of(block.records)}
+        others_too = rows_of(r for r in block.records if r.run not in in_paper)
         for row in (*TABLE6, *others_too):
             of_row = row.of(block.records)
-            record = max(of_row, key=lambda r: str(r["finished"]), default=None)
+            record = max(of_row, key=lambda r: r.finished, default=None)
             cells = []
             for quantity, _, digits, scale in EFFICIENCY:
                 key = row.published
                 printed = paper.value(batch_size=str(size), quantity=quantity, **key) if key else None
                 cells.append(_efficiency_cell(record, quantity, digits, scale, printed))
-            kept = record["tokens_kept"] if record else None
+            kept = record.tokens_kept if record else None
             rows.append(
                 TableRow(_efficiency_label(block), row.label, "-" if kept is None else f"{kept:.0f}", cells)
             )
@@ -308,23 +305,23 @@ def table4(store: Store) -> Table:
 
 def _of_one_size(records: Sequence[Record]) -> list[Block]:
     """Blocks of runs with one batch size, by model, size and settings; the data source decides no time."""
-    sizes = sorted({r["batch_size"] for r in records})
+    sizes = sorted({r.batch_size for r in records if r.batch_size})
     # settings are told against the most frequent ones of a model, whatever the batch size
-    blocks = blocks_of([{**r, "data": ""} for r in records])
+    blocks = blocks_of([replace(r, data="") for r in records])
     return [
         replace(block, records=of_size)
         for model, weights in sorted({(b.model, b.weights) for b in blocks})
         for size in sizes
         for block in blocks
         if (block.model, block.weights) == (model, weights)
-        and (of_size := [r for r in block.records if r["batch_size"] == size])
+        and (of_size := [r for r in block.records if r.batch_size == size])
     ]
 
 
 def _efficiency_label(block: Block) -> str:
     weights = "" if block.weights == "pretrained" else f", {block.weights} weights"
     settings = f", {block.settings}" if block.settings else ""
-    return f"{block.model}{weights}, batch {block.records[0]['batch_size']}{settings}"
+    return f"{block.model}{weights}, batch {block.records[0].batch_size}{settings}"
 
 
 def _efficiency_cell(
@@ -332,13 +329,13 @@ def _efficiency_cell(
 ) -> Cell:
     if record is None:
         return Cell(published=printed, reason="not run")
-    if record.get("out_of_memory"):
-        return Cell(published=printed, text="OOM", run=record["run"])
-    measured = record["efficiency"][quantity]
-    if isinstance(measured, dict):
-        median, low, high = (measured[k] * scale for k in ("median", "low", "high"))
-        return Cell(median, low, high, digits=digits, published=printed, run=record["run"])
-    return Cell(measured * scale, digits=digits, published=printed, run=record["run"])
+    if record.efficiency is None:
+        return Cell(published=printed, text="OOM", run=record.run)
+    measured = getattr(record.efficiency, quantity)
+    if isinstance(measured, Spread):
+        median, low, high = (number * scale for number in (measured.median, measured.low, measured.high))
+        return Cell(median, low, high, digits=digits, published=printed, run=record.run)
+    return Cell(measured * scale, digits=digits, published=printed, run=record.run)
 
 
 def newest(store: Store, measure: str, name: str) -> Record:
@@ -355,7 +352,7 @@ def newest(store: Store, measure: str, name: str) -> Record:
 
 def others(store: Store, shown: Record) -> list[str]:
     """One line on the runs of a measurement beside the one that is shown; [] for none."""
-    rest = [r for r in store.measuring(shown["measure"]) if r["run"] != shown["run"]]
+    rest = [r for r in store.measuring(shown.measure) if r.run != shown.run]
     named = dict.fromkeys(f"{block.label} on {benchmark_label(b)}" for block in blocks_of(rest)
                           for b in benchmarks_of(block.records))  # fmt: skip
     return [f"Not shown: {len(rest)} other runs of this measurement: {'; '.join(named)}."] if rest else []

@@ -6,13 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
-import yaml
-
-from hired_eval.paths import config_folder
-from hired_eval.records.store import Record
+from hired_eval.records.record import Record
 
 # How the paper writes them; a method that is not listed goes by the name of its class.
 LABELS = {
@@ -32,27 +28,24 @@ LABELS = {
     "DivPrune": "DivPrune",
 }
 OWN = "hired_eval."
-IN_THE_LABEL = ("_target_", "budget")
-"""What a label says of a method without naming it as an option."""
 SEED = "seed"
 """The option that makes runs of one method repetitions of each other."""
 
 
 def target_of(record: Record) -> str:
     """Class name of a run's method; of a method from elsewhere, with its module."""
-    target: str = record["method"]["_target_"]
+    target = record.method.target
     return target.rsplit(".", 1)[-1] if target.startswith(OWN) else target
 
 
 def budget_of(record: Record) -> float | None:
     """Token budget of a run; None for a method without one."""
-    budget: float | None = record["config"].get("budget") or record["method"].get("budget")
-    return budget
+    return record.budget
 
 
 def seed_of(record: Record) -> int:
     """The seed that the method draws with; of a method without one, the run's."""
-    seed: int = record["method"].get(SEED, record.get(SEED, 0))
+    seed: int = record.method.options.get(SEED, record.seed)
     return seed
 
 
@@ -71,7 +64,7 @@ def name_of(target: str) -> str:
 def label_of(record: Record) -> str:
     """A run's method in words, with its budget and all that is not the method's default."""
     seed = seed_of(record)
-    usual = defaults_of(record).get(SEED, 0)
+    usual = record.method_defaults.get(SEED, 0)
     return row_of(record).label + (f", seed={seed}" if seed != usual else "")
 
 
@@ -81,36 +74,13 @@ def place_of(target: str) -> tuple[int, str]:
     return (names.index(target) if target in names else len(names)), target
 
 
-def defaults_of(record: Record) -> dict[str, Any]:
-    """The default of each option of a run's method.
-
-    Records of an earlier version do not hold them: there, the values of the method's own config count, and
-    of a method from elsewhere none, so that a label names every option.
-    """
-    if "method_defaults" in record:
-        return dict(record["method_defaults"])
-    alpha = record["config"].get("model", {}).get("alpha", 0.5)
-    values = {"${model.alpha}": alpha, "${seed}": 0}
-    return {k: values.get(str(v), v) for k, v in _configured().get(target_of(record), {}).items()}
-
-
-@cache
-def _configured() -> dict[str, dict[str, Any]]:
-    """The options in the configs of the methods, by class name."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted((config_folder() / "method").glob("*.yaml")):
-        options = yaml.safe_load(file.read_text())
-        found.setdefault(options["_target_"].rsplit(".", 1)[-1], options)
-    return found
-
-
 def options_of(record: Record) -> dict[str, Any]:
     """A run's options that are not its method's defaults; budget and seed have places of their own."""
-    usual = defaults_of(record)
+    usual = record.method_defaults
     return {
         name: value
-        for name, value in record["method"].items()
-        if name not in (*IN_THE_LABEL, SEED) and not (name in usual and usual[name] == value)
+        for name, value in record.method.options.items()
+        if name not in ("budget", SEED) and not (name in usual and usual[name] == value)
     }
 
 
@@ -148,9 +118,9 @@ class Row:
             return False
         if not options_of(record).keys() <= self.options.keys():
             return False
-        usual = defaults_of(record)
+        usual = record.method_defaults
         for name, wanted in self.options.items():
-            value = record["method"].get(name, usual.get(name))
+            value = record.method.options.get(name, usual.get(name))
             if not (wanted(value) if callable(wanted) else value == wanted):
                 return False
         return True

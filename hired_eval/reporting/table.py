@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hired_eval.records.context import Record, blocks_of, context_of
+from hired_eval.records.context import blocks_of, context_of
+from hired_eval.records.record import Count, Record, Score
 from hired_eval.records.statistics import FEWEST
 from hired_eval.records.store import score_scale
 from hired_eval.reporting.render import aligned
@@ -21,13 +22,13 @@ def beside(record: Record, records: Sequence[Record]) -> Record | None:
     same = [
         r
         for r in FULL.of(records)
-        if r["status"] == "complete"
-        and r.get("measure", "accuracy") == "accuracy"
-        and all(r[k] == record[k] for k in SAME)
-        and all(r["identity"].get(k) == record["identity"].get(k) for k in OF_ONE_ORIGIN)
+        if r.status == "complete"
+        and r.measure == "accuracy"
+        and all(getattr(r, name) == getattr(record, name) for name in SAME)
+        and all(getattr(r.identity, name) == getattr(record.identity, name) for name in OF_ONE_ORIGIN)
         and context_of(r) == context_of(record)
     ]
-    return max(same, key=lambda r: (seed_of(r) == seed_of(record), str(r["finished"])), default=None)
+    return max(same, key=lambda r: (seed_of(r) == seed_of(record), r.finished), default=None)
 
 
 def run_table(records: Sequence[Record]) -> str:
@@ -36,20 +37,20 @@ def run_table(records: Sequence[Record]) -> str:
     head += ["tokens kept", "allowed", "full", "samples/s"]
     rows = []
     for r in records:
-        score = r["score"]
-        partial = f" of {r['documents']} (partial)" if r["partial"] else ""
-        share = " %" if score_scale(r) != r["benchmark"]["scale"] else ""
+        score = r.score
+        partial = f" of {r.documents} (partial)" if r.partial else ""
+        share = " %" if score_scale(r) != r.benchmark.scale else ""
         rows.append(
             [
-                r["benchmark"]["name"],
+                r.benchmark.name,
                 label_of(r),
-                r["benchmark"]["metric"],
-                "withheld" if score is None else f"{score['value']:.1f}{share}",
+                r.benchmark.metric,
+                "withheld" if score is None else f"{score.value:.1f}{share}",
                 "" if score is None else _interval(score),
-                f"{r['samples']}{partial}",
-                "" if score is None else str(score["clusters"]),
-                *(_mean_and_max(r["tokens"][name]) for name in ("kept", "allowed", "full")),
-                f"{r['timings']['questions_per_second']:.1f}",
+                f"{r.samples}{partial}",
+                "" if score is None else str(score.clusters),
+                *map(_mean_and_max, (r.tokens.kept, r.tokens.allowed, r.tokens.full)),
+                f"{r.timings.questions_per_second:.1f}",
             ]
         )
     blocks = {id(r): block.label for block in blocks_of(records) for r in block.records}
@@ -59,13 +60,14 @@ def run_table(records: Sequence[Record]) -> str:
     return aligned([head, *rows])
 
 
-def _interval(score: dict[str, float]) -> str:
-    """The interval of a record's score; what an earlier version wrote is shown where it has a width."""
-    if score["clusters"] < FEWEST:
+def _interval(score: Score) -> str:
+    """The interval of a record's score."""
+    if score.clusters < FEWEST:
         return "n too small"
-    low, high = score.get("shown_low", score["low"]), score.get("shown_high", score["high"])
-    return "none" if low is None or not low < high else f"{low:.1f} to {high:.1f}"
+    if score.shown_low is None or score.shown_high is None:
+        return "none"
+    return f"{score.shown_low:.1f} to {score.shown_high:.1f}"
 
 
-def _mean_and_max(statistics: dict[str, float] | None) -> str:
-    return "-" if statistics is None else f"{statistics['mean']:.1f} (max {statistics['max']})"
+def _mean_and_max(count: Count | None) -> str:
+    return "-" if count is None else f"{count.mean:.1f} (max {count.max})"

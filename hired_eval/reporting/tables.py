@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hired_eval.records.context import Block, Record, blocks_of
+from hired_eval.records.context import Block, blocks_of
+from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference
 from hired_eval.records.store import Store, best, score_scale
 from hired_eval.reporting.published import PAPER_MODELS, Published
-from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, defaults_of, seed_of
+from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, seed_of
 
 # How the paper writes its benchmarks, in its order; any other goes by its name.
 BENCHMARK_LABELS = {
@@ -33,7 +34,7 @@ def benchmark_label(name: str) -> str:
 
 def benchmarks_of(records: Iterable[Record]) -> list[str]:
     """Names of the benchmarks of runs: the paper's in its order, then others by name."""
-    names = {r["benchmark"]["name"] for r in records}
+    names = {r.benchmark.name for r in records}
     return [*(n for n in BENCHMARK_LABELS if n in names), *sorted(names - BENCHMARK_LABELS.keys())]
 
 
@@ -180,15 +181,15 @@ def repetitions(records: Iterable[Record]) -> list[Record]:
     records = list(records)
     by_seed = {seed: best(r for r in records if seed_of(r) == seed) for seed in sorted(map(seed_of, records))}
     found = [r for r in by_seed.values() if r is not None]
-    most = max((r["samples"] for r in found), default=0)
-    return [r for r in found if r["samples"] == most]
+    most = max((r.samples for r in found), default=0)
+    return [r for r in found if r.samples == most]
 
 
 def with_seeds(label: str, runs: Iterable[Record]) -> str:
     """A row's label with the seeds of its runs, where they are not the default alone."""
     runs = list(runs)
     seeds = sorted({seed_of(r) for r in runs})
-    if all(seed_of(r) == defaults_of(r).get(SEED, 0) for r in runs):
+    if all(seed_of(r) == r.method_defaults.get(SEED, 0) for r in runs):
         return label
     return f"{label}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
@@ -209,10 +210,10 @@ def accuracy_cell(
         return Cell(published=published, reason=reason)
     first = runs[0]
     score = store.estimate(runs)
-    share = score_scale(first) != first["benchmark"]["scale"]
-    points = first["benchmark"]["scale"] == 1000 and not share
-    marks = "*" * first["partial"] + "+" * (first["weights"] == "dummy") + "#" * share
-    same = not full or {r["run"] for r in full} & {r["run"] for r in runs}
+    share = score_scale(first) != first.benchmark.scale
+    points = first.benchmark.scale == 1000 and not share
+    marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * share
+    same = not full or {r.run for r in full} & {r.run for r in runs}
     of_seed = {seed_of(r): r for r in full}
     return Cell(
         value=score.value,
@@ -220,21 +221,22 @@ def accuracy_cell(
         high=score.shown_high,
         n=score.n,
         pictures=score.clusters,
-        documents=first["documents"],
-        digits=0 if points or first["benchmark"]["scoring"] == "mme" else 1,
+        documents=first.documents,
+        digits=0 if points or first.benchmark.scoring == "mme" else 1,
         published=published,
         difference=None if same else store.difference([(r, of_seed.get(seed_of(r), full[0])) for r in runs]),
         seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),
         marks=marks,
-        run=" ".join(r["run"] for r in runs),
+        run=" ".join(r.run for r in runs),
         options=_options_text(runs),
     )
 
 
 def _options_text(runs: Sequence[Record]) -> str:
     """All options of a cell's method as they ran; the seed where it is one."""
-    method, budget = runs[0]["method"], budget_of(runs[0])
-    options = {k: v for k, v in method.items() if k != SEED or len(runs) == 1}
+    method, budget = runs[0].method, budget_of(runs[0])
+    options = {"_target_": method.target, **method.options}
+    options = {k: v for k, v in options.items() if k != SEED or len(runs) == 1}
     return json.dumps(options if budget is None else {**options, "budget": budget})
 
 
@@ -255,7 +257,7 @@ def accuracy_rows(
 ) -> Body:
     """A block of rows for each model, data source and choice of settings that has runs."""
     rows = list(rows)
-    of_rows = {r["run"]: r for row in rows for r in row.of(records)}
+    of_rows = {r.run: r for row in rows for r in row.of(records)}
     result, notes = [], []
     for block in sorted(blocks_of(of_rows.values()), key=_block_order):
         full = {b: repetitions(_on(FULL.of(block.records), b)) for b in benchmarks}
@@ -292,26 +294,25 @@ def _block_order(block: Block) -> tuple[int, str, str, str]:
 
 
 def _on(records: Iterable[Record], benchmark: str) -> list[Record]:
-    return [r for r in records if r["benchmark"]["name"] == benchmark]
+    return [r for r in records if r.benchmark.name == benchmark]
 
 
 def _reason(store: Store, row: Row, block: Block, benchmark: str) -> str:
     """Why a cell is empty."""
     where = (block.model, block.data)
-    failed = [r for r in _on(row.of(store.failed()), benchmark) if (r["model"], r["data"]) == where]
+    failed = [r for r in _on(row.of(store.failed()), benchmark) if (r.model, r.data) == where]
     name = f"{row.label} on {benchmark_label(benchmark)}"
     if failed:
-        latest = max(failed, key=lambda r: str(r["finished"]))
-        return f"{name}: failed ({latest.get('error') or 'samples failed'})"
+        latest = max(failed, key=lambda r: r.finished)
+        return f"{name}: failed ({latest.error or 'samples failed'})"
     return f"{name}: not run"
 
 
 def token_share(records: Sequence[Record]) -> str:
     """Visual tokens kept, as the mean share of full execution's; a dash where nothing was run."""
-    tokens = [r["tokens"] for r in records if r["tokens"]["kept"]]
-    if not tokens:
+    shares = [r.kept_share for r in records if r.kept_share is not None]
+    if not shares:
         return DASH
-    shares = [t["kept"]["mean"] / t["full"]["mean"] for t in tokens]
     return f"{100 * sum(shares) / len(shares):.0f} %"
 
 
@@ -322,16 +323,16 @@ def provenance(records: Iterable[Record]) -> list[str]:
     def listed(values: Iterable[str]) -> str:
         return ", ".join(sorted(set(values)))
 
-    versions = [r["identity"]["versions"] for r in records]
-    answered = [r for r in records if not r.get("measure", "accuracy").startswith("efficiency")]
-    data = f" Data: {listed(r['data'] for r in answered)}. Samples: {listed(map(_samples, answered))}."
+    versions = [r.identity.versions for r in records]
+    answered = [r for r in records if not r.measure.startswith("efficiency")]
+    data = f" Data: {listed(r.data for r in answered)}. Samples: {listed(map(_samples, answered))}."
     return [
-        f"Model: {listed(r['model'] for r in records)}.{data if answered else ''}",
+        f"Model: {listed(r.model for r in records)}.{data if answered else ''}",
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "
-        f"commit {listed(_commit(r['identity']['git_commit']) for r in records)}; "
-        f"{listed(r['timings']['machine'] for r in records if 'timings' in r)}.",
+        f"commit {listed(_commit(r.identity.git_commit) for r in records)}; "
+        f"{listed(r.timings.machine for r in records if r.timings.machine)}.",
     ]
 
 
@@ -341,6 +342,6 @@ def _commit(commit: str | None) -> str:
 
 
 def _samples(record: Record) -> str:
-    name = record["benchmark"]["name"]
-    partial = f" of {record['documents']}" if record["partial"] else ""
-    return f"{name} {record['samples']}{partial}"
+    name = record.benchmark.name
+    partial = f" of {record.documents}" if record.partial else ""
+    return f"{name} {record.samples}{partial}"

@@ -8,7 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,16 +25,16 @@ from hired_eval.lmms.local_data import BUNDLED, DataSource, data_source
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.scoring import check_agreement, sample_table, scores
-from hired_eval.lmms.tasks import Benchmark, load_task, task_manager, whole_pairs
+from hired_eval.lmms.tasks import load_task, task_manager, whole_pairs
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.models.checkpoint import device_type, feature_layer_of
 from hired_eval.processes import Processes
-from hired_eval.records.record import RunFolder
+from hired_eval.records.record import Benchmark, Count, Record, RunFolder, Timings, Tokens
 from hired_eval.records.replies import ReplyFile
-from hired_eval.runs.identity import default_options, effective_options, run_identity, run_name
+from hired_eval.runs.identity import default_options, effective_method, run_identity, run_name
 from hired_eval.runs.loading import Models
-from hired_eval.runs.options import build_dropper, checked_config, without_home
+from hired_eval.runs.options import build_dropper, checked_config, method_label, without_home
 
 ATTENTION_SEEN = "eager"
 """The attention backend that gives the weights of the language model's attention out, the only one."""
@@ -46,7 +46,7 @@ PICTURES_LOOKED_AT = 4
 class Outcome:
     """A run's record, where it lies, and whether it was there already."""
 
-    record: dict[str, Any]
+    record: Record
     folder: Path
     reused: bool
 
@@ -62,7 +62,7 @@ class Plan:
         source: the checkpoint's folder, or its id on the hub.
         folder: where the record goes.
         limit: how many documents are answered, or pictures looked at; None: all.
-        facts: what the record says whatever comes out.
+        record: what it says whatever comes out.
     """
 
     benchmark: Benchmark
@@ -71,13 +71,12 @@ class Plan:
     source: str
     folder: RunFolder
     limit: int | None
-    facts: dict[str, Any]
+    record: Record
 
     @property
     def content(self) -> str | None:
         """Fingerprint of the checkpoint, None where it is not known."""
-        known: str | None = self.facts["identity"]["checkpoint"]
-        return known
+        return self.record.identity.checkpoint
 
 
 def planned(config: dict[str, Any]) -> Plan:
@@ -107,21 +106,24 @@ def planned(config: dict[str, Any]) -> Plan:
         feature_layer=feature_layer_of(source, model["feature_layer"]),
     )
     folder = RunFolder(Path(config["runs_dir"]).expanduser(), run_name(identity))
-    facts = {
-        "run": folder.path.name,
-        "measure": config["measure"],
-        "benchmark": asdict(benchmark),
-        "method": effective_options(dropper),
-        "method_defaults": default_options(type(dropper)),
-        "method_version": type(dropper).VERSION,
-        "model": config["model"]["name"],
-        "weights": config["model"]["weights"],
-        "data": data.source if data.path is None else "local copy",
-        "seed": config["seed"],
-        "identity": identity,
-        "config": without_home(config),
-    }
-    return Plan(benchmark, data, dropper, source, folder, limit, facts)
+    record = Record(
+        run=folder.path.name,
+        measure=config["measure"],
+        benchmark=benchmark,
+        method=effective_method(dropper),
+        method_label=method_label(config["method"]),
+        method_defaults=default_options(type(dropper)),
+        method_version=type(dropper).VERSION,
+        model=config["model"]["name"],
+        weights=config["model"]["weights"],
+        data=data.source if data.path is None else "local copy",
+        seed=config["seed"],
+        identity=identity,
+        config=without_home(config),
+        status="failed",
+        finished="",
+    )
+    return Plan(benchmark, data, dropper, source, folder, limit, record)
 
 
 def documents_asked(config: dict[str, Any], benchmark: Benchmark, data: DataSource) -> int | None:
@@ -216,28 +218,28 @@ def run(config: dict[str, Any], say: Callable[[str], None], models: Models | Non
         seconds = time.perf_counter() - start
         replies = {key: reply for part in processes.gathered(model.replies) for key, reply in part.items()}
         if not processes.main:
-            return Outcome(processes.from_main({}), folder.path, reused=False)
+            return Outcome(processes.from_main(plan.record), folder.path, reused=False)
         samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, replies, read, folder.path)
         check_agreement(samples, benchmark, results, task, folder.path)
         answered = len(replies.keys() - answered_before)
-        record = {
-            **plan.facts,
-            "status": "failed" if samples["error"].notna().any() else "complete",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        record = replace(
+            plan.record,
+            status="failed" if samples["error"].notna().any() else "complete",
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
             **scores(samples, benchmark, results, len(task.eval_docs), config["seed"]),
-            "tokens": token_statistics(samples),
-            "timings": {
-                "seconds": seconds,
-                "questions_timed": answered,
-                "questions_per_second": answered / seconds,
-                "batch_size": config["batch_size"],
-                "out_of_memory": [asdict(time) for time in model.out_of_memory],
-                "encodings": asdict(llava.cache.use) if llava.cache else None,
-                "processes": processes.count,
-                "device": str(checkpoint.model.device),
-                "machine": describe_machine(),
-            },
-        }
+            tokens=token_statistics(samples),
+            timings=Timings(
+                seconds=seconds,
+                questions_timed=answered,
+                questions_per_second=answered / seconds,
+                batch_size=config["batch_size"],
+                out_of_memory=[asdict(time) for time in model.out_of_memory],
+                encodings=asdict(llava.cache.use) if llava.cache else None,
+                processes=processes.count,
+                device=str(checkpoint.model.device),
+                machine=describe_machine(),
+            ),
+        )
         folder.write(record, samples)
         processes.from_main(record)
     return Outcome(record, folder.path, reused=False)
@@ -264,14 +266,14 @@ def checkpoint_source(model: dict[str, Any]) -> str:
     return str(model["hub_id"])
 
 
-def token_statistics(samples: pd.DataFrame) -> dict[str, Any]:
+def token_statistics(samples: pd.DataFrame) -> Tokens:
     """Mean and maximum over documents with an image of kept, allowed and full visual tokens."""
     with_image = samples[samples["images"] > 0]
-    statistics: dict[str, Any] = {}
+    counts = {}
     for name in ("kept", "allowed", "full"):
         column = with_image[name].dropna()
-        statistics[name] = {"mean": float(column.mean()), "max": int(column.max())} if len(column) else None
-    return statistics
+        counts[name] = Count(float(column.mean()), int(column.max())) if len(column) else None
+    return Tokens(**counts)
 
 
 def describe_machine() -> str:

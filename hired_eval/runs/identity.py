@@ -22,10 +22,10 @@ from hired_eval.code import code_reached, content_hash, public
 from hired_eval.dropping import TokenDropper
 from hired_eval.hub import commit
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import Benchmark, files_read, hub_dataset
+from hired_eval.lmms.tasks import files_read, hub_dataset
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE, with_tilde
-from hired_eval.records.record import FORMAT
+from hired_eval.records.record import FORMAT, Benchmark, Identity, Method
 
 NOT_PART_OF_THE_RUN = (
     "runs_dir",
@@ -71,8 +71,8 @@ def run_identity(
     limit: int | None,
     machine: str | None = None,
     feature_layer: int | None = None,
-) -> dict[str, Any]:
-    """What the record says about the origin of a run.
+) -> Identity:
+    """What the record says about the origin of a run; what of it makes a run the same is in `run_name`.
 
     Args:
         config: resolved.
@@ -83,11 +83,6 @@ def run_identity(
         limit: of the documents, None where it cuts off none.
         machine: where speed is measured, what it is measured on.
         feature_layer: that feeds the projector, counted from 0; None where it is not known before loading.
-
-    Returns:
-        `settings`: what was asked for, resolved; `code`: the code that decides, by module; `checkpoint`,
-        `documents`: their content; `versions`, `data`, `git_commit`; `config_sha256`: the same for the same
-        question, whatever came of it. What of it makes a run the same is in `run_name`.
 
     Raises:
         UserError: the data of a local copy is not there.
@@ -108,7 +103,6 @@ def run_identity(
         fetched = None if model["weights"] == "dummy" else commit(checkpoint, "model", model["revision"])
     settings = {
         **_other_options(config, timed),
-        "method": effective_options(dropper),
         "method_version": type(dropper).VERSION,
         "model": {k: v for k, v in model.items() if k not in NOT_PART_OF_THE_MODEL}
         | {
@@ -127,29 +121,31 @@ def run_identity(
             "data": data.source if data.path is None else "local copy",
             "limit": limit,
         }
-    settings = normal(settings | {"method": _with_contents(dropper, settings["method"])})
+    method = effective_method(dropper)
+    options = _with_contents(dropper, method.options)
+    settings = normal(settings | {"method": {"_target_": method.target, **options}})
     places = [str(weights.resolve()) if weights.is_dir() else None, str(data.path and data.path.resolve())]
-    return {
-        "config_sha256": _sha256([settings, places]),
-        "settings": settings,
-        "code": code_of(dropper, config["measure"]),
-        "checkpoint": fetched,
-        "data": data.source,
-        "documents": documents,
-        "versions": versions(model),
-        "git_commit": git_commit(),
-    }
+    return Identity(
+        config_sha256=_sha256([settings, places]),
+        settings=settings,
+        code=code_of(dropper, config["measure"]),
+        checkpoint=fetched,
+        data=data.source,
+        documents=documents,
+        versions=versions(model),
+        git_commit=git_commit(),
+    )
 
 
-def run_name(identity: Mapping[str, Any]) -> str:
+def run_name(identity: Identity) -> str:
     """A name that tells the run, with a hash of all that makes it the same run."""
-    settings, full_versions = identity["settings"], identity["versions"]
+    settings, full_versions = identity.settings, identity.versions
     timed = "machine" in settings
     same = {
         "format": FORMAT,
-        **{name: identity[name] for name in ("settings", "code", "checkpoint")},
+        **{name: getattr(identity, name) for name in ("settings", "code", "checkpoint")},
         # speed is measured on made-up pictures
-        "documents": None if timed else identity["documents"],
+        "documents": None if timed else identity.documents,
         # of a measurement of speed the build for a device matters too; of Python, the patch level never does
         "versions": {
             name: version if timed else public(version)
@@ -171,11 +167,10 @@ def _other_options(config: Mapping[str, Any], timed: bool) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in left_out}
 
 
-def effective_options(dropper: TokenDropper) -> dict[str, Any]:
-    """`_target_` and every option of a method with the value that runs, for JSON."""
-    return {"_target_": target_of(type(dropper))} | {
-        f.name: plain(getattr(dropper, f.name)) for f in fields(dropper) if f.init
-    }
+def effective_method(dropper: TokenDropper) -> Method:
+    """The class of a method and every option with the value that runs, for JSON."""
+    options = {f.name: plain(getattr(dropper, f.name)) for f in fields(dropper) if f.init}
+    return Method(target_of(type(dropper)), options)
 
 
 def default_options(method: type[TokenDropper]) -> dict[str, Any]:
@@ -236,7 +231,7 @@ def _with_contents(dropper: TokenDropper, options: dict[str, Any]) -> dict[str, 
     except NameError:  # an annotation that only a type checker can read
         kinds = {}
     return {
-        name: value if name == "_target_" or get_origin(kinds.get(name)) is Literal else _content_of(value)
+        name: value if get_origin(kinds.get(name)) is Literal else _content_of(value)
         for name, value in options.items()
     }
 

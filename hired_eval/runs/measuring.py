@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -67,6 +68,6 @@ def _record_failure(config: dict[str, Any], error: Exception) -> None:
                 reason = (
                     f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
                 )
-                plan.folder.fail({**plan.facts, "finished": finished, "error": text_without_home(reason)})
+                plan.folder.fail(replace(plan.record, finished=finished, error=text_without_home(reason)))
     except UserError:
         return  # the first error is the one to tell

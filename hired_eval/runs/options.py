@@ -105,6 +105,8 @@ class RunOptions:
 
 OTHERS = ("method", "profile")
 """What a config holds beside: the dropping method, and what experiments choose by."""
+OF_THE_GROUP = ("_target_", "label")
+"""Of the group `method`: its class and its name in tables, which are no options of the class."""
 GROUPS = {
     "model": ModelOptions,
     "task": TaskOptions,
@@ -137,9 +139,9 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
     for group, declaration in GROUPS.items():
         typed[group] = _complete(declaration, typed[group], f"{group}.")
     typed["model"]["prompt"] = prompt_named(typed["model"]["prompt"])
-    typed["method"] = paths_as_text(
-        {"_target_": config["method"]["_target_"], **method_options(config["method"])}
-    )
+    method = config["method"]
+    named = {name: method[name] for name in OF_THE_GROUP if name in method}
+    typed["method"] = paths_as_text(named | method_options(method))
     return typed
 
 
@@ -195,12 +197,17 @@ def method_options(method: dict[str, Any]) -> dict[str, Any]:
         UserError: an option that the method does not have, a value of another type, or see `method_class`.
     """
     target = method_class(method["_target_"])
-    options = {name: value for name, value in method.items() if name != "_target_"}
+    options = {name: value for name, value in method.items() if name not in OF_THE_GROUP}
     known = types_of(target)
     for option in options:
         if option not in known:
             raise UserError(f"{target.__name__} has no option {option!r}; its options: {', '.join(known)}")
     return checked_options(target, options)
+
+
+def method_label(method: dict[str, Any]) -> str:
+    """A method's name in tables: its config's `label`, or the name of its class."""
+    return str(method.get("label") or method["_target_"].rpartition(".")[2])
 
 
 def build_dropper(config: dict[str, Any]) -> TokenDropper:

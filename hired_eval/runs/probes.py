@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from sys import stderr
 from typing import Any
@@ -23,7 +23,7 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
-from hired_eval.records.record import RunFolder, explained_disk_errors, replacing
+from hired_eval.records.record import RunFolder, Timings, explained_disk_errors, replacing
 from hired_eval.records.store import ARRAYS, PICTURES
 from hired_eval.runs.accuracy import ATTENTION_SEEN, Outcome, describe_machine, planned
 from hired_eval.runs.loading import Models
@@ -98,16 +98,16 @@ def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) ->
         say(f"{config['measure']}: {len(asked)} pictures of {plan.benchmark.name}")
         with torch.inference_mode():
             findings = MEASUREMENTS[config["measure"]](llava, asked)
-        record = {
-            **plan.facts,
-            "status": "complete",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "samples": len(asked),
-            "documents": len(task.eval_docs),
+        record = replace(
+            plan.record,
+            status="complete",
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            samples=len(asked),
+            documents=len(task.eval_docs),
             # one question a picture
-            "partial": len(asked) < len(task.eval_docs),
-            "timings": {"machine": describe_machine(), "device": str(checkpoint.model.device)},
-        }
+            partial=len(asked) < len(task.eval_docs),
+            timings=Timings(machine=describe_machine(), device=str(checkpoint.model.device)),
+        )
         _keep(folder, findings)
         folder.write(record, pd.DataFrame(findings.rows))
     return Outcome(record, folder.path, reused=False)

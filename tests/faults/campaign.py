@@ -9,13 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hired_eval.records.record import RunFolder, read_record
+from hired_eval.records.record import Record, RunFolder, read_record
 from hired_eval.records.store import Store
 from hired_eval.reporting.write import write
 from tests.faults.child import Conditions, Key, journal_of, start
@@ -195,9 +195,9 @@ def differences(undisturbed: Sweep, sweep: Sweep) -> list[str]:
         return [f"the runs are {names[1]}, not {names[0]}"]
     faults = []
     for name in names[0]:
-        records: list[dict[str, Any]] = [read_record(s.runs / name) or {} for s in (undisturbed, sweep)]
-        same = records[0].keys() - set(DIFFERS_BETWEEN_ATTEMPTS)
-        faults += [f"{name}: {k} differs" for k in sorted(same) if records[0][k] != records[1].get(k)]
+        one, other = (read_record(s.runs / name) for s in (undisturbed, sweep))
+        same = sorted({f.name for f in fields(Record)} - set(DIFFERS_BETWEEN_ATTEMPTS))
+        faults += [f"{name}: {k} differs" for k in same if getattr(one, k) != getattr(other, k)]
         samples = [pd.read_parquet(s.runs / name / "samples.parquet") for s in (undisturbed, sweep)]
         if not samples[0].equals(samples[1]):
             faults.append(f"{name}: the samples differ")

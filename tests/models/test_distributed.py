@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -38,10 +39,10 @@ def test_two_processes_give_what_one_gives(
     assert [path.name for path in sorted(folder.iterdir())] == ["record.json", "samples.parquet"]
     assert two["timings"]["processes"] == 2
     assert two["timings"]["questions_timed"] == 7
-    assert two["run"] == one.record["run"]
+    assert two["run"] == one.record.run
     for fact in ("score", "tokens", "samples", "failed_samples", "partial", "status"):
-        assert two[fact] == one.record[fact], fact
-    assert two["lmms_eval_metrics"] == pytest.approx(one.record["lmms_eval_metrics"])
+        assert two[fact] == asdict(one.record)[fact], fact
+    assert two["lmms_eval_metrics"] == pytest.approx(one.record.lmms_eval_metrics)
     samples = pd.read_parquet(folder / "samples.parquet")
     assert list(samples["doc_id"]) == list(range(7))
     pd.testing.assert_frame_equal(samples, pd.read_parquet(one.folder / "samples.parquet"))

@@ -139,7 +139,8 @@ MUTANTS = [
     ),
     Mutant(
         "the record's method is that of the config, not the one that ran",
-        "hired_eval/runs/accuracy.py", '"method": effective_options(dropper),', '"method": config["method"],',
+        "hired_eval/runs/accuracy.py", "method=effective_method(dropper),",
+        'method=replace(effective_method(dropper), options=config["method"]),',
         tests=("tests/test_identity.py",),
     ),
     Mutant(
@@ -174,7 +175,7 @@ MUTANTS = [
     Mutant(
         "a method's option is no part of its row",
         "hired_eval/reporting/rows.py",
-        'IN_THE_LABEL = ("_target_", "budget")', 'IN_THE_LABEL = ("_target_", "budget", "spend_leftover")',
+        'if name not in ("budget", SEED)', 'if name not in ("budget", SEED, "spend_leftover")',
         tests=("tests/reporting/test_comparable.py",),
     ),
     Mutant(

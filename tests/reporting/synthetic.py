@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,19 @@ import pandas as pd
 from PIL import Image
 
 import hired_eval
-from hired_eval.records.record import RunFolder
+from hired_eval.records.record import (
+    Benchmark,
+    Count,
+    Identity,
+    Method,
+    Record,
+    RunFolder,
+    Score,
+    Speed,
+    Spread,
+    Timings,
+    Tokens,
+)
 from hired_eval.records.statistics import estimate
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
@@ -48,14 +60,17 @@ SETTINGS = {"dtype": "float32", "attention": "sdpa", "quantization": "none", "fe
 PROMPT = "USER: {images}\n{question} ASSISTANT:"
 
 
-def identity(checkpoint: str = "one", documents: str = "these", **versions: str) -> dict[str, Any]:
-    return {
-        "versions": {**VERSIONS, **versions},
-        "git_commit": "0123456789abcdef",
-        "data": "bundled",
-        "checkpoint": checkpoint,
-        "documents": documents,
-    }
+def identity(checkpoint: str = "one", documents: str = "these", **versions: str) -> Identity:
+    return Identity(
+        config_sha256="of the question",
+        settings={},
+        code={},
+        checkpoint=checkpoint,
+        data="bundled",
+        documents=documents,
+        versions={**VERSIONS, **versions},
+        git_commit="0123456789abcdef",
+    )
 
 
 def defaults(method: dict[str, Any]) -> dict[str, Any]:
@@ -66,23 +81,38 @@ def defaults(method: dict[str, Any]) -> dict[str, Any]:
     return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
 
 
-def facts(method: dict[str, Any], model: str, name: str, **settings: Any) -> dict[str, Any]:
+def unfinished(
+    method: dict[str, Any],
+    task: str,
+    model: str,
+    name: str,
+    origin: Identity,
+    settings: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Record:
     """What every record says of its method and settings."""
+    metric, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
     own = defaults(method)
-    return {
-        "run": name,
-        "method": {**own, **method},
-        "method_defaults": own,
-        "model": model,
-        "data": "bundled",
-        "seed": 0,
-        "config": {
-            "budget": None,
-            "limit": None,
-            "batch_size": 8,
-            "model": {"name": model, "path": f"bundled:{model}", "prompt": PROMPT, **SETTINGS, **settings},
-        },
-    }
+    options = {k: v for k, v in {**own, **method}.items() if k != "_target_"}
+    asked = {"name": model, **SETTINGS, **(settings or {})}
+    prompt = asked.pop("prompt", PROMPT)
+    resolved = {"measure": "accuracy", "model": asked, "prompt": prompt, "limit": None}
+    record = Record(
+        run=name,
+        benchmark=Benchmark(task, task, metric, scale, scoring),  # type: ignore[arg-type]
+        method=Method(method["_target_"], options),
+        method_label=method["_target_"].rsplit(".", 1)[-1],
+        method_defaults=own,
+        method_version=1,
+        model=model,
+        weights="pretrained",
+        data="bundled",
+        identity=replace(origin, settings=resolved),
+        config={"limit": None, "batch_size": 8},
+        status="failed",
+        finished="2026-01-01T00:00:00+00:00",
+    )
+    return replace(record, **facts)
 
 
 def write_run(
@@ -107,9 +137,9 @@ def write_run(
     name: str = "",
     pictures: int | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> Record:
     """A complete run: harder documents are answered wrong first, so that runs are paired as real ones are."""
-    metric, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
+    _, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
     n = answered or documents
     hardness = np.random.default_rng(len(task)).permutation(documents)[:n] / documents
     noise = np.random.default_rng(int(1000 * accuracy)).normal(0, 0.1, n)
@@ -147,47 +177,54 @@ def write_run(
     apart = [f"{k}{v}" for k, v in {**options, **(settings or {}), **(versions or {})}.items()]
     name = name or "-".join([task, model, method, f"{chosen.get('budget')}", *apart, f"{seed}", f"{n}"])
     name = re.sub(r"[^\w.-]", "_", name)
-    record = {
-        **facts(chosen, model, name, **(settings or {})),
-        "seed": seed,
-        "status": "complete",
-        "finished": finished,
-        "measure": "accuracy",
-        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "weights": weights,
-        "samples": n,
-        "documents": documents,
-        "partial": n < documents,
-        "failed_samples": 0,
-        "score": asdict(estimate(samples, scoring, score_scale)),
-        "score_scale": score_scale,
-        "tokens": {
-            "kept": {"mean": float(samples["kept"].mean()), "max": int(samples["kept"].max())},
-            "allowed": None,
-            "full": {"mean": float(samples["full"].mean()), "max": int(samples["full"].max())},
-        },
-        "timings": {"machine": "synthetic", "seconds": 1.0, "questions_per_second": 1.0},
-        "identity": identity(checkpoint, documents_are, **(versions or {})),
-    }
+    estimated = estimate(samples, scoring, score_scale)
+    full, some = samples["full"], samples["kept"]
+    record = unfinished(
+        chosen,
+        task,
+        model,
+        name,
+        identity(checkpoint, documents_are, **(versions or {})),
+        settings,
+        seed=seed,
+        status="complete",
+        finished=finished,
+        weights=weights,
+        samples=n,
+        documents=documents,
+        partial=n < documents,
+        score=Score(**{f.name: getattr(estimated, f.name) for f in fields(Score)}),
+        score_scale=score_scale,
+        tokens=Tokens(
+            kept=Count(float(some.mean()), int(some.max())), full=Count(float(full.mean()), int(full.max()))
+        ),
+        timings=Timings(machine="synthetic", device="cpu", seconds=1.0, questions_per_second=1.0),
+    )
     RunFolder(runs, name).write(record, samples)
     return record
 
 
 def write_failure(runs: Path, method: str, task: str, error: str, model: str = "mini") -> None:
-    metric, scale, scoring = BENCHMARKS[task]
     name = f"{task}-{model}-{method}-failed"
-    record = {
-        **facts(METHODS[method], model, name),
-        "finished": "2026-01-02T00:00:00+00:00",
-        "measure": "accuracy",
-        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "weights": "pretrained",
-        "error": error,
-        "identity": identity(),
-    }
+    later = "2026-01-02T00:00:00+00:00"
+    record = unfinished(METHODS[method], task, model, name, identity(), finished=later, error=error)
     RunFolder(runs, name).fail(record)
 
 
+SPEED = Speed(
+    throughput_tokens_per_second=Spread(2.0, 1.5, 2.5),
+    time_to_first_token_seconds=Spread(2.0, 1.5, 2.5),
+    latency_seconds=Spread(3.0, 2.5, 3.5),
+    vision_seconds=Spread(1.0, 0.5, 1.5),
+    memory_gigabytes=3.25,
+    vision_memory_gigabytes=0.25,
+    kv_cache_bytes=1 << 20,
+    flops={"vision": 1e9, "prefill": 2e9, "decode": 1e9},
+    least_seconds={"vision": 0.1, "prefill": 0.2, "decode": 0.1},
+    share_of_roofline=0.13,
+    machine={"flops_per_second": 1e12, "bytes_per_second": 1e11},
+    workload={"width": 672, "height": 672, "text_tokens": 60, "new_tokens": 6, "warm_up": 1, "repeats": 5},
+)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> ${x} </script> \x07 \u202e"
 ACCURACIES = {
     ("full", None): (0.85, 1.0),
@@ -234,22 +271,21 @@ def write_measurement(
     **extra: Any,
 ) -> Path:
     """A record with arrays, as the measurements of attention and of kept tokens write them."""
-    metric, scale, scoring = BENCHMARKS.get(task, ("anls", 100, "mean"))
     samples = int(extra.pop("samples", 4))
     name = name or "-".join([measure, task, method, *map(str, (settings or {}).values())])
-    record = {
-        **facts(METHODS[method], "mini", name, **(settings or {})),
-        "status": "complete",
-        "finished": "2026-01-01T00:00:00+00:00",
-        "measure": measure,
-        "benchmark": {"name": task, "lmms_task": task, "metric": metric, "scale": scale, "scoring": scoring},
-        "weights": "pretrained",
-        "samples": samples,
-        "documents": samples,
-        "partial": False,
-        "identity": identity(checkpoint),
+    record = unfinished(
+        METHODS[method],
+        task,
+        "mini",
+        name,
+        identity(checkpoint),
+        settings,
+        status="complete",
+        measure=measure,
+        samples=samples,
+        documents=samples,
         **extra,
-    }
+    )
     folder = runs / name
     (folder / "pictures").mkdir(parents=True)
     np.savez(folder / "arrays.npz", **arrays)

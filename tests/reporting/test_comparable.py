@@ -4,12 +4,14 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hired_eval.records.context import blocks_of, context_of
+from hired_eval.records.record import Record, Timings
 from hired_eval.records.store import Store
 from hired_eval.reporting import render
 from hired_eval.reporting.figures import baselines as curve
@@ -30,6 +32,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def with_settings(record: Record, **changed: Any) -> Record:
+    """The same run with other settings, in whatever part of its identity they are."""
+    settings = record.identity.settings
+    model = {k: changed.get(k, v) for k, v in settings["model"].items()}
+    others = {k: v for k, v in changed.items() if k not in model}
+    return replace(record, identity=replace(record.identity, settings={**settings, "model": model, **others}))
+
+
 def cells(table: Table) -> dict[tuple[str, str, str], Cell]:
     return {
         (row.block, row.label, column): cell
@@ -47,7 +57,7 @@ def test_a_run_with_another_setting_is_no_match_for_full_execution(runs: Path, n
     store = Store(runs)
     made = baselines(store)
     found = {key: cell for key, cell in cells(made).items() if cell.run}
-    (key,) = (key for key, cell in found.items() if cell.run == other["run"])
+    (key,) = (key for key, cell in found.items() if cell.run == other.run)
     assert name in key[0]
     assert found[key].difference is None
     assert any("full execution was not run with" in note and name in note for note in made.notes)
@@ -59,15 +69,10 @@ def test_settings_are_compared_as_they_are_resolved(runs: Path) -> None:
     one = synthetic.write_run(runs, "full", "docvqa")
     other = synthetic.write_run(runs, "hired", "docvqa", settings={"feature_layer": 22})
     assert context_of(one) != context_of(other)
-    settings = {
-        "model": {"name": "mini", "feature_layer": 22, "dtype": "float32"},
-        "prompt": "p",
-        "limit": None,
-    }
-    resolved = [{**r, "identity": {**r["identity"], "settings": settings}} for r in (one, other)]
-    assert context_of(resolved[0]) == context_of(resolved[1])
-    asked = {**settings, "prompt": "q"}
-    assert context_of({**one, "identity": {**one["identity"], "settings": asked}}) != context_of(resolved[0])
+    asked = replace(one, config={**one.config, "model": {"feature_layer": 22}, "prompt": "q"})
+    assert context_of(asked) == context_of(one)
+    assert context_of(with_settings(other, feature_layer=-2)) == context_of(one)
+    assert context_of(with_settings(one, prompt="q")) != context_of(one)
 
 
 def test_each_block_is_compared_with_its_own_full_execution(runs: Path) -> None:
@@ -88,16 +93,11 @@ def test_each_block_is_compared_with_its_own_full_execution(runs: Path) -> None:
 
 def test_device_batch_size_and_where_things_lie_keep_nothing_apart(runs: Path) -> None:
     one = synthetic.write_run(runs, "full", "docvqa")
-    other = {**one, "config": {**one["config"], "device": "cuda:0", "batch_size": 1, "runs_dir": "elsewhere"}}
-    other["config"]["model"] = {
-        **one["config"]["model"],
-        "path": "/moved",
-        "alpha": 0.3,
-        "device_map": "auto",
-    }
-    assert context_of(one) == context_of(other)
-    unknown = [{**r, "identity": {**r["identity"], "checkpoint": None}} for r in (one, other)]
-    assert context_of(unknown[0]) != context_of(unknown[1]), "the name is all that is known"
+    other = with_settings(one, device="cuda:0", batch_size=1, runs_dir="elsewhere")
+    model = {**other.identity.settings["model"], "path": "/moved", "alpha": 0.3, "device_map": "auto"}
+    assert context_of(with_settings(other, model=model)) == context_of(one)
+    unknown = {**model, "source": "somewhere@None"}
+    assert context_of(with_settings(other, model=unknown)) != context_of(one), "the name is all that is known"
 
 
 def test_a_patch_version_is_told_and_a_minor_one_keeps_runs_apart(runs: Path) -> None:
@@ -105,7 +105,8 @@ def test_a_patch_version_is_told_and_a_minor_one_keeps_runs_apart(runs: Path) ->
     patch = number.rsplit(".", 1)[0] + ".9+cu128"
     usual = synthetic.write_run(runs, "full", "docvqa")
     for name in ("lmms_eval", "transformers"):
-        other = {**usual, "identity": synthetic.identity(**{name: "9.9.0"})}
+        versions = {**usual.identity.versions, name: "9.9.0"}
+        other = replace(usual, identity=replace(usual.identity, versions=versions))
         assert context_of(other) != context_of(usual)
     synthetic.write_run(runs, "hired", "docvqa", versions={package: patch})
     made = table3(Store(runs))
@@ -126,7 +127,7 @@ def test_an_option_that_is_not_the_default_is_a_row_with_its_name(
     other = synthetic.write_run(runs, method, "docvqa", finished="2026-02-01", **{option: value})
     assert options_of(usual) == {}
     rows = {row.label: row.cells[0].run for row in baselines(Store(runs)).rows}
-    assert rows == {label_of(usual): usual["run"], label_of(other): other["run"]}
+    assert rows == {label_of(usual): usual.run, label_of(other): other.run}
     text = str(value).lower() if isinstance(value, bool) else value
     assert label_of(other) == f"{label_of(usual)}, {option}={text}"
 
@@ -135,21 +136,8 @@ def test_an_option_beside_that_of_a_named_row_keeps_a_run_out_of_it(runs: Path) 
     single = synthetic.write_run(runs, "hired", "docvqa", heads="single")
     synthetic.write_run(runs, "hired", "docvqa", heads="single", head=3, finished="2026-02-01")
     made = table5(Store(runs))
-    assert cells(made)["mini, bundled data", "one head", "DocVQA"].run == single["run"]
+    assert cells(made)["mini, bundled data", "one head", "DocVQA"].run == single.run
     assert any(note.startswith("Not in this table: 1 runs") for note in made.notes)
-
-
-def test_records_without_defaults_are_read_by_the_methods_own_config(runs: Path) -> None:
-    usual = synthetic.write_run(runs, "spatial", "docvqa")
-    own = synthetic.write_run(runs, "my_package.Mine", "docvqa", power=2)
-    for record in (usual, own):
-        del record["method_defaults"]
-    assert label_of(usual) == "Spatial 40 %"
-    assert (
-        label_of({**usual, "method": {**usual["method"], "mode": "sampling"}})
-        == "Spatial 40 %, mode=sampling"
-    )
-    assert label_of(own) == "Mine 20 %, power=2"
 
 
 def test_seeds_are_one_row_with_their_mean_and_spread(runs: Path) -> None:
@@ -157,8 +145,8 @@ def test_seeds_are_one_row_with_their_mean_and_spread(runs: Path) -> None:
     for seed, accuracy in ((0, 0.5), (1, 0.6), (2, 0.4)):
         synthetic.write_run(runs, "random", "docvqa", accuracy=accuracy, seed=seed)
     store = Store(runs)
-    scores = {r["seed"]: r["score"]["value"] for r in store.accuracy() if r["method"].get("seed") is not None}
-    full = next(r["score"]["value"] for r in store.accuracy() if "seed" not in r["method"])
+    scores = {r.seed: r.score.value for r in store.accuracy() if r.score and "seed" in r.method.options}
+    full = next(r.score.value for r in store.accuracy() if r.score and "seed" not in r.method.options)
     made = baselines(store)
     (row,) = (row for row in made.rows if row.label.startswith("Random"))
     assert row.label == "Random 20 %, seeds 0, 1, 2"
@@ -242,8 +230,8 @@ def test_a_class_of_somebody_elses_with_a_name_of_ours_is_another_method(runs: P
     synthetic.write_run(runs, "one.Mine", "docvqa")
     synthetic.write_run(runs, "two.Mine", "docvqa")
     rows = {row.label: row.cells[0].run for row in baselines(Store(runs)).rows}
-    assert rows["HiRED 20 %"] == ours["run"]
-    assert rows["other.HiRED 20 %"] == theirs["run"]
+    assert rows["HiRED 20 %"] == ours.run
+    assert rows["other.HiRED 20 %"] == theirs.run
     assert {"Mine 20 % (one.Mine)", "Mine 20 % (two.Mine)"} < rows.keys()
 
 
@@ -272,11 +260,6 @@ def test_the_gallery_has_ones_own_benchmark_and_keeps_settings_apart(runs: Path)
 
 
 def test_times_of_other_workloads_devices_or_settings_stand_apart(runs: Path) -> None:
-    quantities = {
-        "throughput_tokens_per_second": 2.0,
-        "time_to_first_token_seconds": 1.0,
-        "memory_gigabytes": 3,
-    }
     for name, device, settings in (
         ("one", "cpu", {}), ("two", "cuda:0", {}), ("three", "cpu", {"dtype": "float16"}),
     ):  # fmt: skip
@@ -284,7 +267,8 @@ def test_times_of_other_workloads_devices_or_settings_stand_apart(runs: Path) ->
             kind = {"my_own": "hired"}.get(method, method)
             synthetic.write_measurement(
                 runs, "efficiency", {}, method=kind, name=f"{name}-{method}", settings=settings, batch_size=1,
-                tokens_kept=64.0, efficiency=quantities, timings={"device": device, "machine": "synthetic"},
+                tokens_kept=64.0, efficiency=synthetic.SPEED,
+                timings=Timings(device=device, machine="synthetic"),
             )  # fmt: skip
     made = table4(Store(runs))
     assert {row.block for row in made.rows if any(cell.value for cell in row.cells)} == {
@@ -295,7 +279,8 @@ def test_times_of_other_workloads_devices_or_settings_stand_apart(runs: Path) ->
 def test_a_model_with_one_partition_is_known_by_its_tokens(runs: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa", model="mini_1_5")
     record = synthetic.write_run(runs, "full", "docvqa", model="mini")
-    assert record["tokens"]["full"]["max"] != record["tokens"]["full"]["mean"]
+    assert record.tokens.full is not None
+    assert record.tokens.full.max != record.tokens.full.mean
     assert {row.block for row in table6(Store(runs)).rows} == {"mini_1_5, bundled data"}
     assert {row.block for row in table3(Store(runs)).rows} == {"mini, bundled data"}
 
@@ -304,7 +289,7 @@ def test_runs_scored_otherwise_or_on_earlier_documents_are_left_out_with_a_line(
     older = synthetic.write_run(runs, "full", "docvqa", documents_are="older")
     synthetic.write_run(runs, "hired", "docvqa", finished="2026-03-01")
     made = baselines(Store(runs))
-    assert older["run"] not in {cell.run for row in made.rows for cell in row.cells}
+    assert older.run not in {cell.run for row in made.rows for cell in row.cells}
     line = next(note for note in made.notes if note.startswith("Left out"))
     assert "another version of the documents of bundled docvqa (1)" in line
 
@@ -330,7 +315,7 @@ def test_a_long_setting_is_shown_where_it_differs(runs: Path) -> None:
 
 def test_a_copied_folder_has_its_own_samples(runs: Path) -> None:
     record = synthetic.write_run(runs, "full", "docvqa")
-    (runs / record["run"]).rename(runs / "kept-for-later")
+    (runs / record.run).rename(runs / "kept-for-later")
     (row,) = baselines(Store(runs)).rows
     assert row.cells[0].run == "kept-for-later"
 

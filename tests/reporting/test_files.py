@@ -155,7 +155,7 @@ def test_a_damaged_record_is_named_and_the_others_are_reported(
 def test_damaged_samples_are_one_clear_line(runs: Path) -> None:
     record = synthetic.write_run(runs, "full", "docvqa")
     synthetic.write_run(runs, "hired", "docvqa")
-    (runs / record["run"] / "samples.parquet").write_bytes(b"PAR1")
+    (runs / record.run / "samples.parquet").write_bytes(b"PAR1")
     with pytest.raises(SystemExit, match=r"error: .*samples\.parquet cannot be read"):
         main(["table3", "--runs-dir", str(runs), "--out", str(runs / "out")])
 

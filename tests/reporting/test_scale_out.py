@@ -42,8 +42,8 @@ def outcomes(runs: Path) -> dict[str, Any]:
         record = read_record(folder)
         assert record is not None
         samples = folder / "samples.parquet"
-        rows = pd.read_parquet(samples).to_csv() if record["status"] == "complete" else None
-        found[folder.name] = (record["status"], record.get("score"), record.get("error"), rows)
+        rows = pd.read_parquet(samples).to_csv() if record.status == "complete" else None
+        found[folder.name] = (record.status, record.score, record.error, rows)
     return found
 
 

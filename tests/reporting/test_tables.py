@@ -68,7 +68,7 @@ def test_partial_and_dummy_results_are_marked(runs: Path) -> None:
 def test_a_complete_run_goes_before_a_newer_part(runs: Path) -> None:
     whole = synthetic.write_run(runs, "full", "docvqa", finished="2026-01-01T00:00:00")
     synthetic.write_run(runs, "full", "docvqa", answered=10, finished="2026-02-01T00:00:00")
-    assert cells(table3(Store(runs)))["Full", "DocVQA"].run == whole["run"]
+    assert cells(table3(Store(runs)))["Full", "DocVQA"].run == whole.run
 
 
 def test_runs_of_an_earlier_checkpoint_are_left_out(runs: Path) -> None:
@@ -94,20 +94,20 @@ def test_design_choices_do_not_leak_into_the_default_row(runs: Path) -> None:
     first = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.6, final_layer=0)
     middle = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.7, final_layer=11)
     single = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.75, heads="single")
-    assert cells(table3(Store(runs)))["HiRED 20 %", "DocVQA"].run == default["run"]
+    assert cells(table3(Store(runs)))["HiRED 20 %", "DocVQA"].run == default.run
     found = {
         label: cell.run for (label, column), cell in cells(table5(Store(runs))).items() if column == "DocVQA"
     }
     assert found == {
         "Full": None,
-        "budget evenly": evenly["run"],
-        "budget by the final layer": by_final["run"],
-        "budget by layer 0 (default)": default["run"],
-        "drop by layer 0": first["run"],
-        "drop by a middle layer": middle["run"],
-        "drop by the final layer (default)": default["run"],
-        "one head": single["run"],
-        "sum of heads (default)": default["run"],
+        "budget evenly": evenly.run,
+        "budget by the final layer": by_final.run,
+        "budget by layer 0 (default)": default.run,
+        "drop by layer 0": first.run,
+        "drop by a middle layer": middle.run,
+        "drop by the final layer (default)": default.run,
+        "one head": single.run,
+        "sum of heads (default)": default.run,
     }
 
 
@@ -122,12 +122,6 @@ def test_table6_takes_single_partition_models_alone(runs: Path) -> None:
 
 
 def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
-    spread = {"median": 2.0, "low": 1.5, "high": 2.5}
-    quantities = {
-        "throughput_tokens_per_second": spread,
-        "time_to_first_token_seconds": spread,
-        "memory_gigabytes": 3.25,
-    }
     synthetic.write_measurement(
         runs,
         "efficiency",
@@ -140,7 +134,7 @@ def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
     )
     synthetic.write_measurement(
         runs, "efficiency", {}, method="hired", batch_size=4, out_of_memory=False, tokens_kept=64.0,
-        efficiency=quantities,
+        efficiency=synthetic.SPEED,
     )  # fmt: skip
     made = table4(Store(runs))
     found = cells(made)
@@ -222,16 +216,14 @@ def test_another_layout_of_newline_tokens_is_another_design_choice(
     """Full execution has newline tokens as stock models do; a later run without them is not its row."""
     usual = synthetic.write_run(runs, method, "docvqa", budget=0.2 if method == "hired" else None)
     later = "2026-02-01T00:00:00+00:00"
-    unusual = synthetic.write_run(
-        runs, method, "docvqa", budget=usual["config"]["budget"], finished=later, newline=other
-    )
-    assert usual["run"] != unusual["run"]
+    unusual = synthetic.write_run(runs, method, "docvqa", budget=usual.budget, finished=later, newline=other)
+    assert usual.run != unusual.run
     made = table3(Store(runs))
-    assert {cell.run for row in made.rows for cell in row.cells if cell.run} == {usual["run"]}
+    assert {cell.run for row in made.rows for cell in row.cells if cell.run} == {usual.run}
     assert any(note.startswith("Not in this table: 1 runs") for note in made.notes)
     shown = {row.label: cell.run for row in baselines(Store(runs)).rows for cell in row.cells}
     label = "Full" if method == "full" else "HiRED 20 %"
-    assert shown == {label: usual["run"], f"{label}, newline={other}": unusual["run"]}
+    assert shown == {label: usual.run, f"{label}, newline={other}": unusual.run}
 
 
 def test_a_partial_number_has_its_n_in_every_format(runs: Path) -> None:

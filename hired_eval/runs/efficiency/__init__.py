@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -11,9 +12,10 @@ import pandas as pd
 import torch
 
 from hired_eval.errors import UserError
+from hired_eval.records.record import Record, Timings
 from hired_eval.runs.accuracy import Outcome, describe_machine, planned
 from hired_eval.runs.efficiency.machine import Machine, measure_machine
-from hired_eval.runs.efficiency.measure import Efficiency, Workload, efficiency_of
+from hired_eval.runs.efficiency.measure import Efficiency, Workload, measure_speed
 from hired_eval.runs.loading import Models
 
 STOCK = "efficiency_stock"
@@ -52,21 +54,19 @@ def efficiency(config: dict[str, Any], say: Callable[[str], None], models: Model
             f"{workload.warm_up} + {workload.repeats} times"
         )
         timed = Efficiency(checkpoint, dropper, workload, config["batch_size"])
-        measured = efficiency_of(timed, best)
-        kept = sum(timed.kept) / len(timed.kept) if timed.kept else None
-        record = {
-            **plan.facts,
-            "status": "complete",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "batch_size": config["batch_size"],
-            "tokens_kept": kept,
-            "out_of_memory": not measured,
-            "efficiency": measured or None,
-            "samples": config["batch_size"],
-            "documents": config["batch_size"],
-            "partial": False,
-            "timings": {"machine": describe_machine(), "device": str(checkpoint.model.device)},
-        }
+        measured = measure_speed(timed, best)
+        record = replace(
+            plan.record,
+            status="complete",
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            batch_size=config["batch_size"],
+            tokens_kept=sum(timed.kept) / len(timed.kept) if timed.kept else None,
+            out_of_memory=measured is None,
+            efficiency=measured,
+            samples=config["batch_size"],
+            documents=config["batch_size"],
+            timings=Timings(machine=describe_machine(), device=str(checkpoint.model.device)),
+        )
         rows = pd.DataFrame({"picture": range(len(timed.kept)), "kept": timed.kept})
         plan.folder.write(record, rows)
     say(summary(record))
@@ -79,14 +79,14 @@ def machine_at_best(device: torch.device, dtype: torch.dtype) -> Machine:
     return measure_machine(device, dtype)
 
 
-def summary(record: dict[str, Any]) -> str:
+def summary(record: Record) -> str:
     """A measurement in one line."""
-    if record["out_of_memory"]:
-        return f"batch size {record['batch_size']}: out of memory"
-    measured = record["efficiency"]
+    measured = record.efficiency
+    if measured is None:
+        return f"batch size {record.batch_size}: out of memory"
     return (
-        f"{measured['throughput_tokens_per_second']['median']:.2f} tokens/s, first token after "
-        f"{measured['time_to_first_token_seconds']['median']:.3f} s, all after "
-        f"{measured['latency_seconds']['median']:.3f} s, peak memory {measured['memory_gigabytes']:.2f} GB, "
-        f"{measured['share_of_roofline']:.0%} of what the machine allows"
+        f"{measured.throughput_tokens_per_second.median:.2f} tokens/s, first token after "
+        f"{measured.time_to_first_token_seconds.median:.3f} s, all after "
+        f"{measured.latency_seconds.median:.3f} s, peak memory {measured.memory_gigabytes:.2f} GB, "
+        f"{measured.share_of_roofline:.0%} of what the machine allows"
     )

@@ -20,8 +20,9 @@ from hired_eval.models.families import family_of
 from hired_eval.models.memory import is_out_of_memory, kv_bytes
 from hired_eval.models.prefix import left_padded
 from hired_eval.models.visual_tokens import make_visual_tokens
+from hired_eval.records.record import Speed, Spread
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
-from hired_eval.runs.efficiency.machine import Machine, Peak, peak_memory, synchronize
+from hired_eval.runs.efficiency.machine import Machine, peak_memory, synchronize
 
 
 @dataclass(frozen=True)
@@ -215,11 +216,11 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray((pixels[0].permute(1, 2, 0) * 255).byte().numpy())
 
 
-def efficiency_of(efficiency: Efficiency, machine: Machine) -> dict[str, Any]:
+def measure_speed(efficiency: Efficiency, machine: Machine) -> Speed | None:
     """Time the workload and count its arithmetic.
 
     Returns:
-        What the record says under `efficiency`; {} where memory ran out.
+        What the record says under `efficiency`; None where memory ran out.
     """
     workload = efficiency.workload
     try:
@@ -232,32 +233,26 @@ def efficiency_of(efficiency: Efficiency, machine: Machine) -> dict[str, Any]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return {}
-    return _summary(efficiency, machine, times, peak, vision_peak)
-
-
-def _summary(
-    efficiency: Efficiency, machine: Machine, times: list[Times], peak: Peak, vision_peak: Peak
-) -> dict[str, Any]:
-    tokens = efficiency.workload.new_tokens * efficiency.batch_size
+        return None
+    tokens = workload.new_tokens * efficiency.batch_size
     phases = efficiency.phases()
     least = {name: machine.least_seconds(work) for name, work in phases.items()}
-    return {
-        "throughput_tokens_per_second": spread([tokens / t.total for t in times]),
-        "time_to_first_token_seconds": spread([t.first_token for t in times]),
-        "latency_seconds": spread([t.total for t in times]),
-        "vision_seconds": spread([t.vision for t in times]),
-        "memory_gigabytes": peak.bytes / 1e9,
-        "vision_memory_gigabytes": (vision_peak.bytes - vision_peak.start) / 1e9,
-        "kv_cache_bytes": efficiency.kv_cache_bytes(),
-        "flops": {name: work.flops for name, work in phases.items()},
-        "least_seconds": least,
-        "share_of_roofline": sum(least.values()) / median(t.total for t in times),
-        "machine": asdict(machine),
-        "workload": asdict(efficiency.workload),
-    }
+    return Speed(
+        throughput_tokens_per_second=spread([tokens / t.total for t in times]),
+        time_to_first_token_seconds=spread([t.first_token for t in times]),
+        latency_seconds=spread([t.total for t in times]),
+        vision_seconds=spread([t.vision for t in times]),
+        memory_gigabytes=peak.bytes / 1e9,
+        vision_memory_gigabytes=(vision_peak.bytes - vision_peak.start) / 1e9,
+        kv_cache_bytes=efficiency.kv_cache_bytes(),
+        flops={name: work.flops for name, work in phases.items()},
+        least_seconds=least,
+        share_of_roofline=sum(least.values()) / median(t.total for t in times),
+        machine=asdict(machine),
+        workload=asdict(workload),
+    )
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
     """Median, lowest and highest value."""
-    return {"median": median(values), "low": min(values), "high": max(values)}
+    return Spread(median(values), min(values), max(values))

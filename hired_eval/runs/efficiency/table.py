@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hired_eval.errors import UserError
-
-Record = dict[str, Any]
+from hired_eval.records.record import Record, Spread
 
 HEAD = (
     "model", "batch", "method", "visual tokens", "first token, s", "latency, s", "tokens/s", "peak GB",
@@ -33,7 +32,7 @@ def table(records: list[Record]) -> str:
             "measure=efficiency"
         )
     cells: dict[tuple[Any, ...], Record] = {}
-    for record in sorted(records, key=lambda r: str(r["finished"])):
+    for record in sorted(records, key=lambda r: r.finished):
         cells[(*_block(record), _order(record), label(record))] = record
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for _, record in sorted(cells.items(), key=lambda cell: cell[0]):
@@ -41,72 +40,65 @@ def table(records: list[Record]) -> str:
             (
                 r
                 for r in cells.values()
-                if _block(r) == _block(record) and label(r) == "Full" and not r["out_of_memory"]
+                if _block(r) == _block(record) and label(r) == "Full" and not r.out_of_memory
             ),
             None,
         )
         lines.append("| " + " | ".join(_row(record, full)) + " |")
-    machines = sorted({r["timings"]["machine"] for r in records})
+    machines = sorted({r.timings.machine for r in records})
     return "\n".join([*lines, "", NOTE, "Machine: " + "; ".join(machines) + "."])
 
 
 def label(record: Record) -> str:
     """The method with its budget; the stock model by that name."""
-    if record["measure"] == "efficiency_stock":
+    if record.measure == "efficiency_stock":
         return "stock generate"
-    method = record["method"]
-    name: str = method["_target_"].rsplit(".", 1)[-1]
-    budget = record["config"]["budget"] or method.get("budget")
-    return f"{name} {100 * budget:g} %" if budget else name
+    name = record.method.target.rsplit(".", 1)[-1]
+    return f"{name} {100 * record.budget:g} %" if record.budget else name
 
 
 def _block(record: Record) -> tuple[str, str, str, int]:
     """What must be equal for two records to be compared."""
-    workload = str(sorted(record["config"]["efficiency"].items()))
-    return record["model"], record["timings"]["device"], workload, record["batch_size"]
+    workload = str(sorted(record.config["efficiency"].items()))
+    return record.model, record.timings.device, workload, record.batch_size or 0
 
 
 def _order(record: Record) -> tuple[float, float]:
     """Stock first, then by falling budget."""
-    stock = record["measure"] == "efficiency_stock"
-    return (0.0 if stock else 1.0), -float(record["config"]["budget"] or record["method"].get("budget") or 1)
+    stock = record.measure == "efficiency_stock"
+    return (0.0 if stock else 1.0), -(record.budget or 1)
 
 
 def _row(record: Record, full: Record | None) -> list[str]:
-    start = [record["model"], str(record["batch_size"]), label(record)]
-    if record["out_of_memory"]:
+    start = [record.model, str(record.batch_size), label(record)]
+    measured = record.efficiency
+    if measured is None:
         return [*start, *["OOM"] * (len(HEAD) - len(start))]
-    measured = record["efficiency"]
-    flops = measured["flops"]
+    flops = measured.flops
     ratios = ["-"] * 3
-    if full is not None:
-        reference = full["efficiency"]
+    if full is not None and full.efficiency is not None:
+        reference = full.efficiency
         ratios = [
-            f"{reference['latency_seconds']['median'] / measured['latency_seconds']['median']:.2f}",
-            f"{sum(reference['flops'].values()) / sum(flops.values()):.2f}",
-            f"{sum(reference['least_seconds'].values()) / sum(measured['least_seconds'].values()):.2f}",
+            f"{reference.latency_seconds.median / measured.latency_seconds.median:.2f}",
+            f"{sum(reference.flops.values()) / sum(flops.values()):.2f}",
+            f"{sum(reference.least_seconds.values()) / sum(measured.least_seconds.values()):.2f}",
         ]
+    # a CPU process also keeps freed memory resident, which hides what is allocated
+    vision_memory = "-" if record.timings.device == "cpu" else f"{measured.vision_memory_gigabytes:.2f}"
     return [
         *start,
-        f"{record['tokens_kept']:.0f}",
-        _spread(measured["time_to_first_token_seconds"]),
-        _spread(measured["latency_seconds"]),
-        _spread(measured["throughput_tokens_per_second"]),
-        f"{measured['memory_gigabytes']:.2f}",
-        _vision_memory(record),
-        f"{measured['kv_cache_bytes'] / 2**20:.1f}",
+        f"{record.tokens_kept:.0f}",
+        _spread(measured.time_to_first_token_seconds),
+        _spread(measured.latency_seconds),
+        _spread(measured.throughput_tokens_per_second),
+        f"{measured.memory_gigabytes:.2f}",
+        vision_memory,
+        f"{measured.kv_cache_bytes / 2**20:.1f}",
         " + ".join(f"{flops[phase] / 1e12:.3g}" for phase in ("vision", "prefill", "decode")),
         *ratios,
-        f"{measured['share_of_roofline']:.0%}",
+        f"{measured.share_of_roofline:.0%}",
     ]
 
 
-def _vision_memory(record: Record) -> str:
-    """GB on a GPU; a CPU process also keeps freed memory resident, which hides what is allocated."""
-    if record["timings"]["device"] == "cpu":
-        return "-"
-    return f"{record['efficiency']['vision_memory_gigabytes']:.2f}"
-
-
-def _spread(value: dict[str, float]) -> str:
-    return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
+def _spread(value: Spread) -> str:
+    return f"{value.median:.3g} ({value.low:.3g} to {value.high:.3g})"
