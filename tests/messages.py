@@ -348,7 +348,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.siglip,
-        "the vision tower is Identity, and token dropping in LlavaForConditionalGeneration needs "
+        "the vision tower is Identity, and token dropping in LlavaNextForConditionalGeneration needs "
         "CLIPVisionModel",
     ),
     (

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.families import family_of
 from hired_eval.models.memory import kv_bytes
 from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.records.record import Record
@@ -34,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def eager(request: pytest.FixtureRequest) -> Any:
     """A tiny model whose attention FlopCounterMode can see: products of matrices, no fused kernel."""
-    model, processor = tiny.llava_next() if request.param == "llava_next" else tiny.llava()
+    model, processor = getattr(tiny, request.param)()
     model.set_attn_implementation("eager")
     return Checkpoint(model, processor)
 
@@ -58,11 +59,20 @@ def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: i
     else:
         # the CLS row is a product and a sum, which FlopCounterMode does not see: it counts matrix products
         layers = timed.dropper.vision.attention_layers(timed.family.feature_layer)
-        rows = Tower.of(eager.model.config).cls_rows(timed.layout.partitions * batch_size, len(layers))
+        rows = Tower.of(timed.family).cls_rows(timed.layout.partitions * batch_size, len(layers))
         assert mine == total + rows.flops
 
 
-@pytest.mark.parametrize("eager", ["llava_next", "llava"], indirect=True)
+@pytest.mark.parametrize("eager", ["llava_onevision"], indirect=True)
+@pytest.mark.parametrize(("method", "options"), [("full", {}), ("random", {"budget": 0.3})])
+def test_counted_flops_without_a_class_token_are_those_of_torch(
+    eager: Any, method: str, options: dict[str, Any]
+) -> None:
+    timed = Efficiency(eager, build(method, **options), WORK, 2)
+    assert counted(timed) == sum(work.flops for work in timed.phases().values())
+
+
+@pytest.mark.parametrize("eager", ["llava_next", "llava", "llava_onevision"], indirect=True)
 def test_counted_flops_of_the_stock_model_are_those_of_torch(eager: Any) -> None:
     timed = Efficiency(eager, None, WORK, 2)
     total = counted(timed)
@@ -86,7 +96,7 @@ def test_dropping_saves_what_the_formulas_say(llava_next: tuple[Any, Any]) -> No
 def test_kv_bytes_are_those_of_the_cache(llava_next: tuple[Any, Any]) -> None:
     model = llava_next[0]
     with torch.inference_mode():
-        cache = PrefixCaches(model).batch([Prefix((5, 6, 7, 8, 9), (), ())], 0)[0]
+        cache = PrefixCaches(family_of(model)).batch([Prefix((5, 6, 7, 8, 9), (), ())], 0)[0]
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert held == kv_bytes(model.config, 5, torch.float32)
 

@@ -13,6 +13,7 @@ from transformers.utils.generic import TransformersKwargs
 from hired_eval import Full, HiRED
 from hired_eval.errors import UserError
 from hired_eval.models.apply import FORWARD
+from hired_eval.models.families.llava_next import LlavaNext
 from tests import tiny
 from tests.models.test_apply_generate import assert_same
 
@@ -101,7 +102,7 @@ def test_no_argument_of_forward_is_left_out() -> None:
     for architecture in (LlavaForConditionalGeneration, LlavaNextForConditionalGeneration):
         known |= inspect.signature(architecture.forward).parameters.keys() - {"self", "kwargs"}
     assert known <= SAME.keys() | REFUSED.keys() | ALWAYS_GIVEN
-    assert SAME.keys() | ALWAYS_GIVEN == FORWARD
+    assert SAME.keys() | ALWAYS_GIVEN == FORWARD | {*LlavaNext.vision_arguments}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

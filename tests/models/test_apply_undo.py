@@ -191,7 +191,7 @@ def test_wrapped_models_are_refused_and_their_inner_model_is_not(inputs: dict[st
         (adapted, adapted.get_base_model()),
         (parallel, parallel.module),
     ):
-        with pytest.raises(UserError, match="apply token dropping to that one"), HiRED()(wrapped):
+        with pytest.raises(UserError, match="apply it to that one"), HiRED()(wrapped):
             pass
         assert places(wrapped, inputs) == ALL
         with HiRED(budget=0.2)(inner):

@@ -11,6 +11,7 @@ from hired_eval.dropping.registry import build
 from hired_eval.models import prefix
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.families import family_of
 from tests import tiny
 
 PROMPT = "U:{images}\n{question} A:"
@@ -102,7 +103,7 @@ def test_old_caches_are_forgotten_when_memory_is_short(
 ) -> None:
     model = llava(llava_next, Full(), True)
     prepared = [model.prepare(q) for q in questions()]
-    caches = prefix.PrefixCaches(llava_next[0])
+    caches = prefix.PrefixCaches(family_of(llava_next[0]))
     one = prefix.kv_bytes(llava_next[0].config, max(p.shared for p in prepared), torch.float32)
     monkeypatch.setattr(prefix, "spare_bytes", lambda device: one)
     seen, handle = prefills(llava_next[0])

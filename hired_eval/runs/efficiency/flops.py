@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hired_eval.models.family import Family
 from hired_eval.models.memory import head_dimension
 
 
@@ -38,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Tower:
-    """Shapes of a CLIP vision tower and its projector.
+    """Shapes of a vision transformer and its projector.
 
     Attributes:
         channels: C.
@@ -47,6 +48,7 @@ class Tower:
         patch_values: numbers in a patch, 3 * p * p.
         layers: all of them.
         output: D, width of the language model.
+        class_token: 1 where a CLS token stands in front of the patches, else 0.
     """
 
     channels: int
@@ -55,11 +57,12 @@ class Tower:
     patch_values: int
     layers: int
     output: int
+    class_token: int = 1
 
     @classmethod
-    def of(cls, config: Any) -> Tower:
-        """Shapes of a LLaVA config."""
-        vision = config.vision_config
+    def of(cls, family: Family) -> Tower:
+        """Shapes of a family's model."""
+        vision = family.config.vision_config
         side = vision.image_size // vision.patch_size
         return cls(
             vision.hidden_size,
@@ -67,33 +70,37 @@ class Tower:
             side * side,
             3 * vision.patch_size**2,
             vision.num_hidden_layers,
-            config.text_config.hidden_size,
+            family.config.text_config.hidden_size,
+            int(family.class_token),
         )
+
+    @property
+    def length(self) -> int:
+        """T, tokens of a partition in the tower."""
+        return self.class_token + self.tokens
 
     def layer_weights(self) -> int:
         """Weights of a layer: q, k, v and output projection, and two of the feed-forward part."""
         return 4 * self.channels**2 + 2 * self.channels * self.inner
 
     def encode(self, partitions: int, layers: int, bytes_a_weight: int) -> Work:
-        """Patches and `layers` layers over T = 1 + N tokens of each partition.
+        """Patches and `layers` layers over the T tokens of each partition.
 
         2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 N (3 p^2) C for the patches.
         """
-        length = 1 + self.tokens
-        layer = 2 * length * self.layer_weights() + 4 * length**2 * self.channels
+        layer = 2 * self.length * self.layer_weights() + 4 * self.length**2 * self.channels
         patches = 2 * self.tokens * self.patch_values * self.channels
         weights = layers * self.layer_weights() + self.patch_values * self.channels
         return Work(partitions * (patches + layers * layer), weights * bytes_a_weight)
 
     def cls_rows(self, partitions: int, layers: int) -> Work:
-        """The CLS row of the attention: 2 (1 + N) C a layer and partition."""
-        return Work(2 * partitions * layers * (1 + self.tokens) * self.channels, 0)
+        """The CLS row of the attention: 2 T C a layer and partition."""
+        return Work(2 * partitions * layers * self.length * self.channels, 0)
 
     def keys(self, partitions: int, bytes_a_weight: int) -> Work:
-        """Keys and the CLS query of a layer that does not run: 2 C^2 (2 + N) a partition."""
-        return Work(
-            2 * partitions * (2 + self.tokens) * self.channels**2, 2 * self.channels**2 * bytes_a_weight
-        )
+        """Queries and keys of a layer that is left behind them: 4 T C^2 a partition."""
+        weights = 2 * self.channels**2
+        return Work(2 * partitions * self.length * weights, weights * bytes_a_weight)
 
     def project(self, tokens: int, bytes_a_weight: int) -> Work:
         """The projector's two layers: 2 n (C D + D^2)."""

@@ -160,7 +160,7 @@ class Efficiency:
     def phases(self) -> dict[str, Work]:
         """Arithmetic and memory traffic of the vision tower, prefill and decode, for the whole batch."""
         config = self.model.config
-        tower, decoder = Tower.of(config), Decoder.of(config)
+        tower, decoder = Tower.of(self.family), Decoder.of(config)
         number = self.model.dtype.itemsize
         partitions = self.layout.partitions * self.batch_size
         if self.dropper is None:
