@@ -127,6 +127,30 @@ ELSEWHERE = {
     "dropping/selection.py": [
         "….score must give one number for each token, (P, N) = …; it gave …",
     ],
+    # in tests/dropping/test_fastv.py
+    "dropping/layer_stage.py": [
+        "….score must give one number for each column, (B, n) = …; it gave …",
+        "… acts at layer …, before any layer has read the prompt; choose a layer from 1",
+        "… and … both act at layer …; give them different layers",
+    ],
+    # in tests/models/test_inside.py
+    "models/inside.py": [
+        "visual tokens cannot leave inside …, whose layers are …; known are …",
+        "visual tokens cannot leave inside this …, which attends within a window; take a model of full "
+        "attention (no sliding_window)",
+        "… acts at layer …, and the language model has …; choose one from 1 to …",
+        "attention_mask must be (rows, columns) where visual tokens leave inside the language model",
+        "visual tokens cannot leave a KV cache of fixed size; take the default one (no cache_implementation)",
+        "this KV cache is not of the prompts that the language model read last in this `with` block; start "
+        "again without it",
+        "where visual tokens are is not known; call expect(visual) before each batch",
+        "expect was told of a batch of …, and the language model got …; tell it of each batch as the model "
+        "gets it, padding included and in one piece",
+        "this language model adds to its visual tokens behind each of the first … layers; let them leave at "
+        "layer … or later",
+        "a prompt ends with a visual token, so that nothing asks for what stays; put the question behind the "
+        "image",
+    ],
     # provoked in tests/models/test_convert.py
     "models/convert.py": [
         "… holds no weights (model*.safetensors or pytorch_model*.bin)",
