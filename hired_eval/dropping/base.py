@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -15,6 +15,9 @@ from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens, pack
 from hired_eval.dropping.types import KeptTokens, Signal, VisionEncoding
 from hired_eval.typed import Share, checked, types_of
+
+if TYPE_CHECKING:
+    from hired_eval.dropping.layer_stage import LayerStage
 
 
 def floor_share(share: float, count: int) -> int:
@@ -43,6 +46,11 @@ class TokenDropper(ABC):
     @abstractmethod
     def vision(self) -> VisionStage:
         """The stage before the language model."""
+
+    @property
+    def inside(self) -> tuple[LayerStage, ...]:
+        """The stages inside the language model."""
+        return ()
 
     def __post_init__(self) -> None:
         """Give every option its declared type.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hired_eval.dropping.base import TokenDropper, VisionStage
+from hired_eval.dropping.full import Full
 from hired_eval.dropping.types import refuse_nan
 from hired_eval.errors import UserError
-from hired_eval.typed import checked, types_of
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,21 @@ class LayerSignals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerStage(ABC):
-    """A method that drops visual tokens inside the language model: they leave before a layer runs.
+class LayerStage(TokenDropper):
+    """A stage inside the language model: visual tokens leave before a layer runs. Alone it is a method.
 
-    Subclasses are frozen dataclasses whose fields are the method's options, checked against their
-    annotations. Text always stays, and what stays keeps its order and its position.
+    Text always stays, and what stays keeps its order and its position.
     """
 
-    VERSION: ClassVar[int] = 1
-    """Of what the method does; one more whenever the same signals keep other tokens than before."""
+    @property
+    def vision(self) -> VisionStage:
+        """Alone, nothing is dropped before the language model."""
+        return Full()
 
-    def __post_init__(self) -> None:
-        """Give every option its declared type.
-
-        Raises:
-            UserError: a value of another type, or out of the range that its annotation names.
-        """
-        for name, kind in types_of(type(self)).items():
-            object.__setattr__(self, name, checked(name, kind, getattr(self, name)))
+    @property
+    def inside(self) -> tuple[LayerStage, ...]:
+        """The method is this one stage."""
+        return (self,)
 
     @property
     @abstractmethod

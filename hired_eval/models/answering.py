@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest
+from hired_eval.models.inside import inside
 from hired_eval.models.prefix import Prefix, PrefixCaches, left_padded, positions
 from hired_eval.models.prompt import (
     check_template,
@@ -140,7 +142,8 @@ class DroppingLlava:
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         config = checkpoint.model.config
-        self.share_prefix = share_prefix and can_share_prefixes(config)
+        # what stays inside the language model depends on the question
+        self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
         self._together = can_answer_together(config)
         special = special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
@@ -286,6 +289,22 @@ class DroppingLlava:
             "past_key_values": cache,
         }
 
+    @contextmanager
+    def _dropping_inside(self, input_ids: Tensor, scored: Sequence[int] | None = None) -> Iterator[None]:
+        """The stages inside the language model, for one batch.
+
+        Args:
+            input_ids: (B, L) left-padded.
+            scored: how many tokens at the end of each row are behind the prompt; None for none.
+        """
+        if not self.dropper.inside:
+            yield
+            return
+        last = input_ids.shape[1] - 1 - torch.tensor(scored or [0] * len(input_ids), device=input_ids.device)
+        with inside(self.model, self.dropper.inside) as stages:
+            stages.expect(input_ids == self.family.config.image_token_id, last)
+            yield
+
     @torch.inference_mode()
     def answer(
         self, batch: Sequence[Prepared], generation: dict[str, Any], seeds: Sequence[int] | None = None
@@ -325,7 +344,8 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = sampled(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
-        output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
+        with self._dropping_inside(inputs["input_ids"]):
+            output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
@@ -349,7 +369,8 @@ class DroppingLlava:
             cached = inputs["past_key_values"].get_seq_length()
             inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
-        logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
+        with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
+            logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
         results = []
         for row, p in zip(logits, batch, strict=True):
             log_probabilities = row[-p.scored - 1 : -1].float().log_softmax(-1)

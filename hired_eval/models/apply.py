@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Family
+from hired_eval.models.inside import Stages
 from hired_eval.models.patching import Contexts, close_context, open_context
 from hired_eval.models.shortened_cache import ShortenedCache, adding_to, mark
 from hired_eval.models.shortened_inputs import Call, columns_in, encode_images, has_images
@@ -68,6 +69,8 @@ class ShortenedInputs(dict[str, Any]):
     """The argument `mm_encoder_outputs` of a forward pass whose inputs are shortened already."""
 
     shortening: Shortening | None = None
+    visual: Tensor | None = None
+    """(B, columns) bool, which columns of the shortened inputs are visual tokens; None for none."""
 
 
 class Applied(AbstractContextManager[nn.Module]):
@@ -95,6 +98,7 @@ class Applied(AbstractContextManager[nn.Module]):
         self.dropper = dropper
         self.model: Any = model
         self._entered: list[Contexts] = []
+        self._stages: Stages | None = None
 
     def __enter__(self) -> nn.Module:
         model: nn.Module = family_of(self.model).model
@@ -179,6 +183,9 @@ class Applied(AbstractContextManager[nn.Module]):
             # stock, too, reads images in the first pass alone, if there is a cache to keep them in
             if first or not arguments.get("use_cache", True):
                 family, images, batch = encoded.family, encoded.images, encoded.batch
+        if images and self.dropper.inside and not arguments.get("use_cache", True):
+            # each pass would choose anew, by the last token of the answer so far
+            raise _refusal("use_cache=False of generate")
         if not images and not isinstance(cache, ShortenedCache):
             return stock(**arguments)
         input_ids: Tensor = arguments["input_ids"]
@@ -189,6 +196,7 @@ class Applied(AbstractContextManager[nn.Module]):
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
             ready.shortening, short = call.shortened(family, images, batch)
+            ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             if images and ready.shortening.changes and call.padded_behind():
                 raise UserError("generate goes on behind the last column; pad the prompts on the left")
             arguments.update(short)
@@ -208,14 +216,40 @@ class Applied(AbstractContextManager[nn.Module]):
         elif ready or has_images(arguments) or isinstance(cache, ShortenedCache):
             ready = self._make_ready(arguments)
         else:
-            return stock(**arguments)
-        with adding_to(cache):
+            with self._dropping_inside(arguments, None):
+                return stock(**arguments)
+        with adding_to(cache), self._dropping_inside(arguments, ready.visual):
             output = stock(**arguments)
         if ready.shortening is not None and ready.shortening.changes:
             for value in output if isinstance(output, tuple) else output.values():
                 if isinstance(value, Cache):
                     mark(value, ready.shortening)
         return output
+
+    @contextmanager
+    def _dropping_inside(self, arguments: Mapping[str, Any], visual: Tensor | None) -> Iterator[None]:
+        """The stages inside the language model, for one forward pass: of prompts, or of what follows them.
+
+        Raises:
+            UserError: a prompt with images continues a KV cache.
+        """
+        if not self.dropper.inside:
+            yield
+            return
+        if columns_in(arguments.get("past_key_values")) == 0 or self._stages is None:
+            self._stages = Stages(self.model.get_decoder(), self.dropper.inside)
+            ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+            nothing = torch.zeros_like(arguments["inputs_embeds"][..., 0] if ids is None else ids)
+            shown = nothing == 0 if mask is None else mask.to(nothing.device) != 0
+            # of several equal numbers the first counts: the last column that is shown
+            self._stages.expect(nothing if visual is None else visual, shown.cumsum(1).argmax(1))
+        elif visual is not None:
+            raise UserError(
+                f"{type(self.dropper).__name__} drops tokens inside the language model, and this prompt with "
+                "images continues a KV cache; give the whole conversation without it"
+            )
+        with self._stages.hooked():
+            yield
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _make_ready(self, arguments: dict[str, Any]) -> ShortenedInputs:
@@ -250,6 +284,7 @@ class Applied(AbstractContextManager[nn.Module]):
             for name in family.vision_arguments:
                 arguments.pop(name, None)
             ready.shortening, short = call.shortened(family, visual, len(input_ids))
+            ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             ready.update(short.pop("mm_encoder_outputs", {}))
             mask = short.pop("attention_mask")
             labels = arguments.get("labels")

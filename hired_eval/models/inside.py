@@ -39,10 +39,7 @@ def inside(model: Any, stages: Sequence[LayerStage]) -> Iterator[Stages]:
         UserError: the language model's layers are not known, too few, or attend within a window; or two
             stages act at the same layer.
     """
-    found = Stages(model.get_decoder(), stages)
-    with ExitStack() as undo:
-        for handle in found.hooks():
-            undo.enter_context(handle)
+    with Stages(model.get_decoder(), stages).hooked() as found:
         yield found
 
 
@@ -116,7 +113,15 @@ class Stages:
                     f"{len(layers)}; choose one from 1 to {len(layers) - 1}"
                 )
 
-    def hooks(self) -> Iterator[Any]:
+    @contextmanager
+    def hooked(self) -> Iterator[Stages]:
+        """Act on the language model for the length of a `with` block, several of which may share a prompt."""
+        with ExitStack() as undo:
+            for handle in self._hooks():
+                undo.enter_context(handle)
+            yield self
+
+    def _hooks(self) -> Iterator[Any]:
         """Put the hooks in place, giving the handle of each."""
         layers = self.decoder.layers
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
