@@ -76,6 +76,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "PruMerge has no token budget of its own; leave budget=0.2 out",
     ),
     (["+method.strength=0.3"], "HiRED has no option 'strength'; its options: …"),
+    (
+        ["method=full", "method._target_=tests.provocations.Placed"],
+        "Placed has an option 'place', which in a method's config is for tables; give the option another "
+        "name",
+    ),
     (["alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha?"),
     (
         ["model.weights=dummy"],

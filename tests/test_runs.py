@@ -55,9 +55,8 @@ def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
     assert not record["partial"]
     assert record["samples"] == record["documents"] == len(samples) == 12
     assert record["benchmark"]["lmms_task"] == "docvqa_val"
-    assert (
-        record["config"]["method"]["_target_"] == record["method"]["_target_"] == "hired_eval.dropping.HiRED"
-    )
+    assert record["method"]["_target_"] == "hired_eval.dropping.HiRED"
+    assert record["method_label"] == "HiRED"
     assert record["score"]["value"] == pytest.approx(100 * samples["score"].mean())
     assert record["score"]["low"] <= record["score"]["value"] <= record["score"]["high"]
     assert record["score"]["clusters"] == 6, "two questions a picture"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hired_eval.method_configs import has_full_execution
+
 Record = dict[str, Any]
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
@@ -123,8 +125,7 @@ def blocks_of(records: Iterable[Record]) -> list[Block]:
 
 
 def _weight(records: list[Record]) -> tuple[int, bool, str]:
-    full = any(r["method"]["_target_"].startswith("hired_eval.") and
-               r["method"]["_target_"].endswith(".Full") for r in records)  # fmt: skip
+    full = has_full_execution(r["method"]["_target_"] for r in records)
     return len(records), full, max(str(r["finished"]) for r in records)
 
 

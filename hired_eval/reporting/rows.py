@@ -6,32 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
-import yaml
-
-from hired_eval.paths import config_folder
+from hired_eval.method_configs import FULL as FULL_EXECUTION
+from hired_eval.method_configs import MethodConfig, class_modules, class_name_of, method_configs
 from hired_eval.records.store import Record
 
-# How the paper writes them; a method that is not listed goes by the name of its class.
-LABELS = {
-    "Full": "Full",
-    "Spatial": "Spatial",
-    "PruMerge": "PruMerge",
-    "PruMergePlus": "PruMerge+",
-    "PruMergeBudget": "PruMerge held to a budget",
-    "HiRED": "HiRED",
-    "HiREDReleased": "HiRED (released code)",
-    "Random": "Random",
-    "TopKCLS": "Top-k CLS",
-    "EvenSplit": "Even split",
-    "Downsample": "Downsampling",
-    "VisionZip": "VisionZip",
-    "FasterVLM": "FasterVLM",
-    "DivPrune": "DivPrune",
-}
-OWN = "hired_eval."
 IN_THE_LABEL = ("_target_", "budget")
 """What a label says of a method without naming it as an option."""
 SEED = "seed"
@@ -40,8 +20,7 @@ SEED = "seed"
 
 def target_of(record: Record) -> str:
     """Class name of a run's method; of a method from elsewhere, with its module."""
-    target: str = record["method"]["_target_"]
-    return target.rsplit(".", 1)[-1] if target.startswith(OWN) else target
+    return class_name_of(record["method"]["_target_"])
 
 
 def budget_of(record: Record) -> float | None:
@@ -61,11 +40,16 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def name_of(target: str) -> str:
-    """A method's name in words."""
-    name = target.rsplit(".", 1)[-1]
+def name_of(record: Record) -> str:
+    """A run's method in words: the label of its config, without one the name of its class."""
+    target = target_of(record)
+    name = target.rpartition(".")[2]
+    if label := record.get("method_label"):
+        return str(label)
+    if config := _config_of(target):
+        return config.label
     # a class of somebody else's with the name of one of ours is another method
-    return LABELS.get(target, target if name in LABELS else name)
+    return target if name in class_modules() else name
 
 
 def label_of(record: Record) -> str:
@@ -76,8 +60,8 @@ def label_of(record: Record) -> str:
 
 
 def place_of(target: str) -> tuple[int, str]:
-    """Where a method stands in a list: the paper's first, others by name."""
-    names = list(LABELS)
+    """Where a method stands in a list: as the configs place it, others by name."""
+    names = list(class_modules())
     return (names.index(target) if target in names else len(names)), target
 
 
@@ -91,17 +75,13 @@ def defaults_of(record: Record) -> dict[str, Any]:
         return dict(record["method_defaults"])
     alpha = record["config"].get("model", {}).get("alpha", 0.5)
     values = {"${model.alpha}": alpha, "${seed}": 0}
-    return {k: values.get(str(v), v) for k, v in _configured().get(target_of(record), {}).items()}
+    config = _config_of(target_of(record))
+    return {k: values.get(str(v), v) for k, v in config.options.items()} if config else {}
 
 
-@cache
-def _configured() -> dict[str, dict[str, Any]]:
-    """The options in the configs of the methods, by class name."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted((config_folder() / "method").glob("*.yaml")):
-        options = yaml.safe_load(file.read_text())
-        found.setdefault(options["_target_"].rsplit(".", 1)[-1], options)
-    return found
+def _config_of(target: str) -> MethodConfig | None:
+    """The config of a built-in method, of several the first; None for any other class."""
+    return next((config for config in method_configs().values() if config.class_name == target), None)
 
 
 def options_of(record: Record) -> dict[str, Any]:
@@ -158,10 +138,14 @@ class Row:
 
 def row_of(record: Record) -> Row:
     """The row of a run that no table of the paper has."""
-    options, budget, target = options_of(record), budget_of(record), target_of(record)
-    name = name_of(target) + (f" {percent(budget)}" if budget else "")
+    return _named(name_of(record), record)
+
+
+def _named(name: str, record: Record) -> Row:
+    options, budget = options_of(record), budget_of(record)
+    name += f" {percent(budget)}" if budget else ""
     label = ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
-    return Row(label, target, budget, options)
+    return Row(label, target_of(record), budget, options)
 
 
 def without_budget(row: Row) -> str:
@@ -170,8 +154,16 @@ def without_budget(row: Row) -> str:
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """A row for every method, budget and choice of options: default options first, large budgets first."""
-    rows = {_order(row): row for row in map(row_of, records)}
+    """A row for every method, budget and choice of options: default options first, large budgets first.
+
+    A method that was run by several names has all of them.
+    """
+    records = list(records)
+    names: dict[str, set[str]] = {}
+    for record in records:
+        names.setdefault(target_of(record), set()).add(name_of(record))
+    named = (_named(" / ".join(sorted(names[target_of(r)])), r) for r in records)
+    rows = {_order(row): row for row in named}
     labels = Counter(row.label for row in rows.values())
     return [
         # two classes of one name, in two modules
@@ -189,20 +181,22 @@ def _between(layer: int | None) -> bool:
     return layer is not None and layer > 0
 
 
-def _row(method: str, label: str, target: str, budget: float | None, variant: str) -> Row:
+def _row(method: str, budget: float | None, variant: str) -> Row:
+    config = method_configs()[method]
+    label = config.label + ("" if budget is None else f" {percent(budget)}")
     key = {"method": method, "budget": "" if budget is None else f"{budget:g}"}
-    return Row(label, target, budget, published=key, variant=variant)
+    return Row(label, config.class_name, budget, published=key, variant=variant)
 
 
-FULL = _row("full", "Full", "Full", None, "full")
-HIRED_20 = _row("hired", "HiRED 20 %", "HiRED", 0.2, "hired_20")
-HIRED_40 = _row("hired", "HiRED 40 %", "HiRED", 0.4, "hired_40")
+FULL = _row(FULL_EXECUTION, None, "full")
+HIRED_20 = _row("hired", 0.2, "hired_20")
+HIRED_40 = _row("hired", 0.4, "hired_40")
 
 TABLE3 = (
     FULL,
-    _row("spatial", "Spatial 40 %", "Spatial", 0.4, "spatial_40"),
-    _row("prumerge", "PruMerge", "PruMerge", None, "prumerge"),
-    _row("prumerge_plus", "PruMerge+", "PruMergePlus", None, "prumerge_plus"),
+    _row("spatial", 0.4, "spatial_40"),
+    _row("prumerge", None, "prumerge"),
+    _row("prumerge_plus", None, "prumerge_plus"),
     HIRED_20,
     HIRED_40,
 )
@@ -211,7 +205,7 @@ TABLE6 = (FULL, HIRED_40, HIRED_20)
 
 def _choice(choice: str, option: str, label: str, variant: str, **options: Any) -> Row:
     key = {"choice": choice, "option": option}
-    return Row(label, "HiRED", 0.2, options, key, variant)
+    return Row(label, HIRED_20.target, HIRED_20.budget, options, key, variant)
 
 
 TABLE5 = (

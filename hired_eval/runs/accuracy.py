@@ -112,6 +112,7 @@ def planned(config: dict[str, Any]) -> Plan:
         "measure": config["measure"],
         "benchmark": asdict(benchmark),
         "method": effective_options(dropper),
+        "method_label": config["method"].get("label"),
         "method_defaults": default_options(type(dropper)),
         "method_version": type(dropper).VERSION,
         "model": config["model"]["name"],

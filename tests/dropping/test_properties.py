@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hired_eval import Full, HiRED, PartitionLayout
-from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.selection import largest_remainder
 from hired_eval.dropping.testing import check_dropper, synthetic_encoding
+from hired_eval.method_configs import method_configs
 
-BUDGETED = sorted(name for name, method in BUILT_IN.items() if hasattr(method, "budget"))
+BUDGETED = sorted(name for name, config in method_configs().items() if "budget" in config.options)
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 grids = st.sampled_from([(0, 0), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3)])
 layouts = st.builds(lambda g, side, size: PartitionLayout(*g, side, size), grids, st.integers(2, 5), sizes)
@@ -28,7 +29,7 @@ layouts = st.builds(lambda g, side, size: PartitionLayout(*g, side, size), grids
 def test_the_budget_is_a_promise(
     name: str, layout: PartitionLayout, budget: float, newline: Any, seed: int
 ) -> None:
-    method = BUILT_IN[name](budget=budget, newline=newline)  # type: ignore[call-arg]
+    method = build(name, budget=budget, newline=newline)
     kept = method.drop(synthetic_encoding(method, layout, seed=seed), layout)
     packed = method.pack(kept, layout)
     assert packed.length <= budget * layout.total_tokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hired_eval.errors import UserError
-
-Record = dict[str, Any]
+from hired_eval.records.store import Record
+from hired_eval.reporting.rows import FULL, budget_of, name_of, percent, target_of
 
 HEAD = (
     "model", "batch", "method", "visual tokens", "first token, s", "latency, s", "tokens/s", "peak GB",
@@ -41,7 +41,7 @@ def table(records: list[Record]) -> str:
             (
                 r
                 for r in cells.values()
-                if _block(r) == _block(record) and label(r) == "Full" and not r["out_of_memory"]
+                if _block(r) == _block(record) and _full_execution(r) and not r["out_of_memory"]
             ),
             None,
         )
@@ -54,10 +54,12 @@ def label(record: Record) -> str:
     """The method with its budget; the stock model by that name."""
     if record["measure"] == "efficiency_stock":
         return "stock generate"
-    method = record["method"]
-    name: str = method["_target_"].rsplit(".", 1)[-1]
-    budget = record["config"]["budget"] or method.get("budget")
-    return f"{name} {100 * budget:g} %" if budget else name
+    budget = budget_of(record)
+    return f"{name_of(record)} {percent(budget)}" if budget else name_of(record)
+
+
+def _full_execution(record: Record) -> bool:
+    return record["measure"] != "efficiency_stock" and target_of(record) == FULL.target
 
 
 def _block(record: Record) -> tuple[str, str, str, int]:
