@@ -377,11 +377,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "layers 0 to 3",
     ),
     (
-        ["method.initial_layer=3"],
-        "docvqa_val document 0: initial_layer=3 lies behind the layer that feeds the projector (2); "
-        "name final_layer too",
-    ),
-    (
         ["method.heads=single", "method.head=9"],
         "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
     ),

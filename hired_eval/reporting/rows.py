@@ -156,14 +156,16 @@ def without_budget(row: Row) -> str:
 def rows_of(records: Iterable[Record]) -> list[Row]:
     """A row for every method, budget and choice of options: default options first, large budgets first.
 
-    A method that was run by several names has all of them.
+    A method that was run by several names with the same options has all of them.
     """
     records = list(records)
-    names: dict[str, set[str]] = {}
+    names: dict[tuple[Any, ...], set[str]] = {}
     for record in records:
-        names.setdefault(target_of(record), set()).add(name_of(record))
-    named = (_named(" / ".join(sorted(names[target_of(r)])), r) for r in records)
-    rows = {_order(row): row for row in named}
+        names.setdefault(_order(row_of(record))[:2], set()).add(name_of(record))
+    rows = {
+        (order := _order(row_of(record))): _named(" / ".join(sorted(names[order[:2]])), record)
+        for record in records
+    }
     labels = Counter(row.label for row in rows.values())
     return [
         # two classes of one name, in two modules
