@@ -114,10 +114,8 @@ smoke-wheel: $(READY)
 # What the measured tables of README.md and docs/ are filled from, then those tables
 MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) encoding_cache=build/encodings $(OVERRIDES)
 measured: $(READY)
-	$(MEASURE) method=full,prumerge,prumerge_plus
+	$(MEASURE) budget=0.2 'method=glob(*)'
 	$(MEASURE) method=full method.newline=none
-	$(MEASURE) budget=0.2 method=hired,hired_released,spatial,spatial_sampling,prumerge_budget
-	$(MEASURE) budget=0.2 method=random,topk_cls,even_split,downsample,visionzip,fastervlm,divprune
 	$(MEASURE) budget=0.2 method=hired method.newline=rows
 	$(MEASURE) budget=0.2 method=hired method.spend_leftover=true
 	$(BIN)/python scripts/fill_docs.py --runs $(RUNS)

@@ -60,7 +60,7 @@ def _command(arguments: list[str]) -> list[str]:
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
         sys.argv.append("--resolve")
-    one_method = any(re.fullmatch(r"method=[^,]+", a) for a in arguments)
+    one_method = any(re.fullmatch(r"method=[\w-]+", a) for a in arguments)
     return _hydra_app(show_only, one_method)
 
 

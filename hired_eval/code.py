@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from hired_eval.method_configs import class_modules
 from hired_eval.paths import PACKAGE
 
 INSTALLED = {"site-packages", "dist-packages"}
@@ -22,14 +23,16 @@ DECIDES_NOTHING = {
     f"{PACKAGE.name}.{module}"
     for module in (
         "cli", "code", "dropping.registry", "errors", "hub", "lmms.data_cards", "lmms.local_data",
-        "lmms.manifest", "lmms.parquet_files", "mini", "models.apply", "models.configs", "models.convert",
-        "models.encoding_cache", "paths", "processes", "records.record", "records.replies", "records.store",
-        "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring", "runs.options",
-        "runs.probes", "typed",
+        "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply", "models.configs",
+        "models.convert", "models.encoding_cache", "paths", "processes", "records.record", "records.replies",
+        "records.store", "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring",
+        "runs.options", "runs.probes", "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:
 they find, keep, or name; the documents and weights that they find count by their content."""
+WITH_EVERY_METHOD = (PACKAGE.name, f"{PACKAGE.name}.dropping")
+"""Packages that give out the class of a method when it is asked for."""
 
 
 def code_reached(roots: Iterable[str]) -> dict[str, str]:
@@ -178,7 +181,9 @@ class _WithoutProse(ast.NodeTransformer):
 
 
 def _names_defined_here(module: str, file: Path) -> Iterator[str]:
-    """The modules of this package that define what a module of this package imports."""
+    """The modules of this package that define what a module of this package imports or gives out."""
+    if module in WITH_EVERY_METHOD:
+        yield from class_modules().values()
     for node in _walked(file):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -202,7 +207,7 @@ def _defining(package: str, name: str) -> str:
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
                         return _defining(_absolute(node, package, file), alias.name)
-    return package
+    return class_modules().get(name, package) if package in WITH_EVERY_METHOD else package
 
 
 def _absolute(node: ast.ImportFrom, module: str, file: Path) -> str:

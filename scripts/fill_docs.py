@@ -1,4 +1,4 @@
-"""Fills in the measured tables of README.md and docs/, so that no score in them is written by hand.
+"""Fills in the tables of README.md and docs/, so that no score or method in them is written by hand.
 
 `--runs FOLDER` first renews results/mini/methods.csv and results/mini/fidelity.csv from run records, which
 `make measured` makes. Without it, the tables are filled from the files in results/mini/.
@@ -9,64 +9,55 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
+from hired_eval.paths import config_folder
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store, best
-from hired_eval.reporting.rows import budget_of, options_of, target_of
+from hired_eval.reporting.rows import budget_of, option_text
+from hired_eval.runs.identity import effective_method
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "mini"
 START, END = "<!-- {}, made by scripts/fill_docs.py: start -->", "<!-- {}: end -->"
 BENCHMARK = "docvqa"
 BUDGET = 0.2
-METHODS = {
-    "full": ("Full", {}),
-    "spatial": ("Spatial", {}),
-    "spatial_sampling": ("Spatial", {"mode": "sampling"}),
-    "prumerge": ("PruMerge", {}),
-    "prumerge_plus": ("PruMergePlus", {}),
-    "prumerge_budget": ("PruMergeBudget", {}),
-    "hired": ("HiRED", {}),
-    "hired_released": ("HiREDReleased", {}),
-    "random": ("Random", {}),
-    "topk_cls": ("TopKCLS", {}),
-    "even_split": ("EvenSplit", {}),
-    "downsample": ("Downsample", {}),
-    "visionzip": ("VisionZip", {}),
-    "fastervlm": ("FasterVLM", {}),
-    "divprune": ("DivPrune", {}),
-}
-# what is compared -> the two ways: class of the method and the options that differ from the tables' defaults
-COMPARISONS = {
-    "the released code's selection, against Algorithm 1": (("HiREDReleased", {}), ("HiRED", {})),
-    "newline tokens within the budget, against none": (("HiRED", {"newline": "rows"}), ("HiRED", {})),
-    "leftover budget spent, against the paper's floors": (("HiRED", {"spend_leftover": True}), ("HiRED", {})),
+Options = dict[str, object]
+# what is compared -> the two ways: the method and the options that differ from its config's
+COMPARISONS: dict[str, tuple[tuple[str, Options], tuple[str, Options]]] = {
+    "the released code's selection, against Algorithm 1": (("hired_released", {}), ("hired", {})),
+    "newline tokens within the budget, against none": (("hired", {"newline": "rows"}), ("hired", {})),
+    "leftover budget spent, against the paper's floors": (("hired", {"spend_leftover": True}), ("hired", {})),
     "full execution without newline tokens, against the stock model": (
-        ("Full", {"newline": "none"}),
-        ("Full", {}),
+        ("full", {"newline": "none"}),
+        ("full", {}),
     ),
-    "Spatial by sampling, against pooling": (("Spatial", {"mode": "sampling"}), ("Spatial", {})),
-    "PruMerge held to the budget, against its own count": (("PruMergeBudget", {}), ("PruMerge", {})),
+    "Spatial by sampling, against pooling": (("spatial_sampling", {}), ("spatial", {})),
+    "PruMerge held to the budget, against its own count": (("prumerge_budget", {}), ("prumerge", {})),
 }
 
 Row = dict[str, str]
 
 
-def chosen(records: list[Record], target: str, options: dict[str, object]) -> Record:
+def chosen(records: list[Record], name: str, options: Options) -> Record:
     """The run of a method with these options, at the budget of the tables where it has one.
 
     Raises:
         UserError: it has not been run.
     """
+    wanted = effective_method(build(name, **options))
     found = [
         r
         for r in records
-        if target_of(r) == target and budget_of(r) in (None, BUDGET) and options_of(r) == options
+        if budget_of(r) in (None, BUDGET)
+        and r.method.target == wanted.target
+        and {**r.method.options, "budget": None} == {**wanted.options, "budget": None}
     ]
     record = best(found)
     if record is None:
         raise UserError(
-            f"no complete run of {target} with {options or 'its defaults'}; start with make measured"
+            f"no complete run of {name} with {options or 'its defaults'}; start with make measured"
         )
     return record
 
@@ -78,8 +69,8 @@ def renew(runs: Path) -> None:
         r for r in store.accuracy() if r.model == "mini" and r.benchmark.name == BENCHMARK and not r.partial
     ]
     rows = []
-    for name, (target, options) in METHODS.items():
-        r = chosen(records, target, options)
+    for name in method_configs():
+        r = chosen(records, name, {})
         score, tokens = r.score, r.tokens
         rows.append(
             {
@@ -93,7 +84,7 @@ def renew(runs: Path) -> None:
     write_rows(MEASURED / "methods.csv", rows)
     rows = []
     for what, (one, other) in COMPARISONS.items():
-        first, second = (chosen(records, target, options) for target, options in (one, other))
+        first, second = (chosen(records, *way) for way in (one, other))
         difference = store.difference([(first, second)])
         assert difference is not None, "both answer the whole benchmark"
         rows.append(
@@ -136,6 +127,20 @@ def table3() -> Iterator[list[str]]:
     )
 
 
+def listed() -> Iterator[list[str]]:
+    """The methods as their configs describe them: two lines of comment, and the options with their values."""
+    yield ["`method=`", "keeps", "source", "options"]
+    for name, config in method_configs().items():
+        keeps, source, *_ = (config_folder() / "method" / f"{name}.yaml").read_text().splitlines()
+        options = [
+            # what the run fills in has no value here
+            f"`{option}`" if str(value).startswith("${") else f"`{option_text(option, value)}`"
+            for option, value in config.options.items()
+            if (option, value) != ("newline", "none")
+        ]
+        yield [f"`{name}`", keeps[2:], source.removeprefix("# Source: "), ", ".join(options)]
+
+
 def methods() -> Iterator[list[str]]:
     yield ["`method=`", "tokens kept", "of", "score", "95 % interval"]
     for row in read_rows("methods.csv"):
@@ -157,6 +162,7 @@ def fidelity() -> Iterator[list[str]]:
 
 TABLES: dict[str, tuple[Path, Callable[[], Iterator[list[str]]]]] = {
     "table3": (ROOT / "README.md", table3),
+    "list": (ROOT / "docs" / "methods.md", listed),
     "methods": (ROOT / "docs" / "methods.md", methods),
     "fidelity": (ROOT / "docs" / "fidelity.md", fidelity),
 }

@@ -75,6 +75,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "PruMerge has no token budget of its own; leave budget=0.2 out",
     ),
     (["+method.strength=0.3"], "HiRED has no option 'strength'; its options: …"),
+    (
+        ["method=full", "method._target_=tests.provocations.Placed"],
+        "Placed has an option 'place', which in a method's config is for tables; give the option another "
+        "name",
+    ),
     (["alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha?"),
     (
         ["model.weights=dummy"],
@@ -371,11 +376,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
         ["method.final_layer=9"],
         "docvqa_val document 0: HiRED asks for CLS-attention of layer 9, and the vision tower has "
         "layers 0 to 3",
-    ),
-    (
-        ["method.initial_layer=3"],
-        "docvqa_val document 0: initial_layer=3 lies behind the layer that feeds the projector (2); "
-        "name final_layer too",
     ),
     (
         ["method.heads=single", "method.head=9"],

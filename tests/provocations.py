@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import NFKC
 
 import hired_eval.mini
-from hired_eval import HiRED, PartitionLayout
+from hired_eval import Full, HiRED, PartitionLayout
 from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
@@ -238,6 +238,11 @@ def option_missing(place: Place) -> None:
 
 def abstract_method(place: Place) -> None:
     build_dropper({"budget": None, "method": {"_target_": "hired_eval.dropping.SelectingDropper"}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed(Full):
+    place: int = 0
 
 
 def cannot_be_found(place: Place) -> None:

@@ -214,6 +214,25 @@ def test_data_beside_a_method_counts_where_it_can_be_known(
     assert (name_of_run(target) != before) == counts
 
 
+@pytest.mark.parametrize(
+    ("statement", "reached"),
+    [
+        ("from hired_eval import HiRED", {"hired"}),
+        ("from hired_eval.dropping import HiRED, VisionZip", {"hired", "visionzip"}),
+        ("import hired_eval", {"hired", "visionzip", "divprune"}),
+        ("import hired_eval.dropping as d", {"hired", "visionzip", "divprune"}),
+        ("from hired_eval.dropping import *", {"hired", "visionzip", "divprune"}),
+        ("from hired_eval.dropping import KeptTokens", set()),
+    ],
+)
+def test_a_method_of_this_package_counts_for_one_that_imports_it(
+    folder: Path, statement: str, reached: set[str]
+) -> None:
+    write(folder, {"own_method.py": statement + "\n"})
+    found = code_reached(["own_method"])
+    assert {m for m in ("hired", "visionzip", "divprune") if f"hired_eval.dropping.{m}" in found} == reached
+
+
 def test_the_version_of_what_is_installed_counts_for_a_method_that_uses_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +254,7 @@ EDITS: list[tuple[str, str, dict[str, bool]]] = [
     ("dropping/base.py", "\nX = 1\n", {"hired": True, "full": True}),
     ("dropping/base.py", '\n"""Words."""\n' + COMMENT, {"hired": False, "full": False}),
     ("dropping/registry.py", "\nX = 1\n", {"hired": False}),
+    ("method_configs.py", "\nX = 1\n", {"hired": False}),
     ("models/family.py", "\nX = 1\n", {"hired": True, "full": True}),
     ("models/family.py", COMMENT, {"hired": False}),
     ("lmms/model.py", "\nX = 1\n", {"hired": True}),
@@ -247,12 +267,13 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from hired_eval.code import PACKAGE, code_reached
-from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.method_configs import method_configs
 assert PACKAGE == Path("src/hired_eval").resolve()
 answers = []
 for file, text, methods in json.load(sys.stdin):
     def reached():
-        return {m: code_reached(["hired_eval.runs.accuracy", BUILT_IN[m].__module__]) for m in methods}
+        configs = method_configs()
+        return {m: code_reached(["hired_eval.runs.accuracy", configs[m].module]) for m in methods}
     before, place = reached(), PACKAGE / file
     content = place.read_text()
     place.write_text(content + text)
@@ -263,7 +284,7 @@ print(json.dumps(answers))
 
 
 def test_a_run_depends_on_the_code_that_its_method_reaches_and_on_no_other(tmp_path: Path) -> None:
-    for file in REPOSITORY.glob("hired_eval/**/*.py"):
+    for file in (*REPOSITORY.glob("hired_eval/**/*.py"), *REPOSITORY.glob("configs/method/*.yaml")):
         copy = tmp_path / "src" / file.relative_to(REPOSITORY)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())

@@ -53,7 +53,7 @@ class Own(Full):
     part: float = 0.5
     layer: int | None = None
     kind: Literal["a", "b"] = "a"
-    label: str = "x"
+    word: str = "x"
     file: Path | None = None
     sizes: list[int] = None  # type: ignore[assignment]
     unknown: Nothing = None
@@ -217,7 +217,7 @@ def test_a_checked_config_stays_the_same_and_is_the_same_for_all_spellings() -> 
         ({"part": "x"}, "part must be a number"),
         ({"layer": "none"}, "layer must be a whole number, or null"),
         ({"kind": "c"}, "kind must be 'a' or 'b'"),
-        ({"label": 3}, "label must be text"),
+        ({"word": 3}, "word must be text"),
         ({"file": "off"}, "file must be a path, or null"),
     ],
 )

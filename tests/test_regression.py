@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from hired_eval.dropping.registry import BUILT_IN
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 from hired_eval.regression.answering import made_here
@@ -21,6 +20,7 @@ from hired_eval.reporting.regression import COLUMNS, Comparison, Scoring, Tolera
 from hired_eval.reporting.regression_report import changed_samples, verdict
 from tests.spine import command_line
 
+ROOT = Path(__file__).parents[1]
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -309,7 +309,8 @@ def test_help_names_the_exit_statuses(
 
 def test_the_mini_set_has_every_method_and_benchmark() -> None:
     mini = chosen_set("mini")
-    assert {*BUILT_IN} <= {*mini.methods}
+    assert {*mini.methods} == {file.stem for file in (config_folder() / "method").glob("*.yaml")}
+    assert read(ROOT / mini.reference)[0].methods.items() <= mini.methods.items()
     assert {*mini.benchmarks} == {file.stem for file in (config_folder() / "task").glob("*.yaml")}
     for method in mini.methods:
         assert mini.config(method, "docvqa")["limit"] == mini.samples

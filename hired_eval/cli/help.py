@@ -94,7 +94,7 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
     """Each option of a config with the comment above it."""
     config = file.read_text() if file.is_file() else ""
     lines = []
-    for comment, name, value in re.findall(r"^# (.+)\n(?!defaults)(\w+): ?(.*)$", config, re.MULTILINE):
+    for comment, name, value in re.findall(r"^# (.+)\n(?!defaults|_)(\w+): ?(.*)$", config, re.MULTILINE):
         nested = [] if value else yaml.safe_load(config)[name].items()
         single = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
         lines += [f"  {prefix + option:<22} {comment}" for option in single]

@@ -1,45 +1,39 @@
-"""Visual-token dropping methods: pure tensor code, one small file each."""
+"""Visual-token dropping methods: pure tensor code, one small file each.
+
+The class of every method in `configs/method/` can be imported from here, e.g. `HiRED`.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from hired_eval.dropping.base import BudgetedDropper, TokenDropper, VisionStage
-from hired_eval.dropping.divprune import DivPrune
-from hired_eval.dropping.downsample import Downsample
-from hired_eval.dropping.even_split import EvenSplit
-from hired_eval.dropping.fastervlm import FasterVLM
-from hired_eval.dropping.full import Full
-from hired_eval.dropping.hired import HiRED
-from hired_eval.dropping.hired_released import HiREDReleased
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens
-from hired_eval.dropping.prumerge import PruMerge, PruMergeBudget, PruMergePlus
-from hired_eval.dropping.random_tokens import Random
 from hired_eval.dropping.selection import CLSAttentionDropper, SelectingDropper
-from hired_eval.dropping.spatial import Spatial
-from hired_eval.dropping.topk_cls import TopKCLS
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
-from hired_eval.dropping.visionzip import VisionZip
+from hired_eval.method_configs import class_modules
 
 __all__ = [
     "BudgetedDropper",
     "CLSAttentionDropper",
-    "DivPrune",
-    "Downsample",
-    "EvenSplit",
-    "FasterVLM",
-    "Full",
-    "HiRED",
-    "HiREDReleased",
     "KeptTokens",
     "PackedTokens",
     "PartitionLayout",
-    "PruMerge",
-    "PruMergeBudget",
-    "PruMergePlus",
-    "Random",
     "SelectingDropper",
-    "Spatial",
     "TokenDropper",
-    "TopKCLS",
     "VisionEncoding",
     "VisionStage",
-    "VisionZip",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The class of a built-in method, from the module that its config names."""
+    module = class_modules().get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    """What can be imported from here."""
+    return sorted([*globals(), *class_modules()])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hired_eval.dropping.base import floor_share
 from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.selection import CLSAttentionDropper
+from hired_eval.dropping.selection import CLSAttentionDropper, layers_named
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.errors import UserError
 from hired_eval.typed import Natural, Proportion
@@ -38,21 +38,9 @@ class HiRED(CLSAttentionDropper):
     """Which head, with heads='single'."""
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
-        """The final layer, and the initial layer where the visual content score is used.
-
-        Raises:
-            UserError: the initial layer lies behind the feature layer, and no final layer is named.
-        """
-        final = super().attention_layers(feature_layer)
-        if self.distribute == "even":
-            return final
-        initial = feature_layer if self.initial_layer is None else self.initial_layer
-        if self.final_layer is None and initial > feature_layer:
-            raise UserError(
-                f"initial_layer={initial} lies behind the layer that feeds the projector ({feature_layer}); "
-                "name final_layer too"
-            )
-        return final | {initial}
+        """The final layer, and the initial layer where the visual content score is used."""
+        content = (self.initial_layer,) if self.distribute == "content" else ()
+        return layers_named(feature_layer, self.final_layer, *content)
 
     def quotas(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[float]:
         """Algorithm 1, lines on budgets: alpha for the full-image, the rest by visual content score.

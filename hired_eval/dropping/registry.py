@@ -1,57 +1,32 @@
-"""The dropping methods by name: the built-in ones, and those that other packages register."""
+"""The dropping methods by name: those of `configs/method/`, and those that other packages register."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hired_eval.dropping.base import TokenDropper, VisionStage
-from hired_eval.dropping.divprune import DivPrune
-from hired_eval.dropping.downsample import Downsample
-from hired_eval.dropping.even_split import EvenSplit
-from hired_eval.dropping.fastervlm import FasterVLM
-from hired_eval.dropping.full import Full
-from hired_eval.dropping.hired import HiRED
-from hired_eval.dropping.hired_released import HiREDReleased
-from hired_eval.dropping.prumerge import PruMerge, PruMergeBudget, PruMergePlus
-from hired_eval.dropping.random_tokens import Random
-from hired_eval.dropping.spatial import Spatial
-from hired_eval.dropping.topk_cls import TopKCLS
 from hired_eval.dropping.types import Signal
-from hired_eval.dropping.visionzip import VisionZip
 from hired_eval.errors import UserError
+from hired_eval.method_configs import MethodConfig, method_configs
 from hired_eval.typed import checked, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
 
-BUILT_IN: dict[str, type[TokenDropper]] = {
-    "full": Full,
-    "spatial": Spatial,
-    "prumerge": PruMerge,
-    "prumerge_plus": PruMergePlus,
-    "prumerge_budget": PruMergeBudget,
-    "hired": HiRED,
-    "hired_released": HiREDReleased,
-    "random": Random,
-    "topk_cls": TopKCLS,
-    "even_split": EvenSplit,
-    "downsample": Downsample,
-    "visionzip": VisionZip,
-    "fastervlm": FasterVLM,
-    "divprune": DivPrune,
-}
-
 
 def available_methods() -> dict[str, type[TokenDropper]]:
-    """Every method by name; another package adds its own through the entry-point group `hired_eval.methods`.
+    """The class of every method by name; two names may have one class.
+
+    Another package adds its own through the entry-point group `hired_eval.methods`.
 
     Raises:
         UserError: an entry point cannot be loaded, or is not a dropping method.
     """
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return BUILT_IN | {name: _load(point) for name, point in plugins.items() if name not in BUILT_IN}
+    built_in = {name: _imported(config) for name, config in method_configs().items()}
+    return {name: _load(point) for name, point in _plugins().items()} | built_in
 
 
 def methods_that_read(signals: frozenset[Signal]) -> list[str]:
@@ -68,13 +43,14 @@ def build(name: str, **options: Any) -> TokenDropper:
 
     Args:
         name: as in the configs, e.g. "hired".
-        options: fields of the method's dataclass, e.g. budget=0.2.
+        options: fields of the method's dataclass, e.g. budget=0.2; others are as in the method's config.
 
     Raises:
         UserError: no such method, an option that the method does not have, or a value out of range.
     """
     method, known = _named(name, options)
-    return method(**{option: checked(option, known[option], value) for option, value in options.items()})
+    given = {option: checked(option, known[option], value) for option, value in options.items()}
+    return method(**_configured(name) | given)
 
 
 def build_as_typed(name: str, options: dict[str, Any]) -> TokenDropper:
@@ -97,16 +73,33 @@ def _named(name: str, options: Iterable[str]) -> tuple[type[TokenDropper], dict[
     Raises:
         UserError: no such method, or an option that it does not have.
     """
-    methods = available_methods()
-    if name not in methods:
-        close = difflib.get_close_matches(name.lower(), methods, n=3, cutoff=0.4)
+    configs, plugins = method_configs(), _plugins()
+    names = sorted({*configs, *plugins})
+    if name not in names:
+        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
         meant = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"there is no method {name!r}; {meant}known: {', '.join(sorted(methods))}")
-    known = types_of(methods[name])
+        raise UserError(f"there is no method {name!r}; {meant}known: {', '.join(names)}")
+    method = _imported(configs[name]) if name in configs else _load(plugins[name])
+    known = types_of(method)
     for option in options:
         if option not in known:
             raise UserError(f"method {name} has no option {option!r}; its options: {', '.join(known)}")
-    return methods[name], known
+    return method, known
+
+
+def _configured(name: str) -> dict[str, Any]:
+    """The options that a method's config sets, but for those that it takes from the run."""
+    options = method_configs()[name].options if name in method_configs() else {}
+    return {option: value for option, value in options.items() if not str(value).startswith("${")}
+
+
+def _imported(config: MethodConfig) -> type[TokenDropper]:
+    found: type[TokenDropper] = getattr(import_module(config.module), config.class_name)
+    return found
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _load(point: EntryPoint) -> type[TokenDropper]:

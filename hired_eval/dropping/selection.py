@@ -83,11 +83,16 @@ class CLSAttentionDropper(SelectingDropper):
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """The final layer."""
-        return frozenset({feature_layer if self.final_layer is None else self.final_layer})
+        return layers_named(feature_layer, self.final_layer)
 
     def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads."""
         return encoding.attention_at(self.final_layer).float().sum(dim=1)
+
+
+def layers_named(feature_layer: int, *layers: int | None) -> frozenset[int]:
+    """The layers that options name; None is the layer whose output feeds the projector, and no other."""
+    return frozenset(feature_layer if layer is None else layer for layer in layers)
 
 
 def keep_highest(scores: Tensor, counts: list[int], features: Tensor) -> KeptTokens:

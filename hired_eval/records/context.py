@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hired_eval.method_configs import has_full_execution
 from hired_eval.records.record import Record
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
@@ -119,8 +120,7 @@ def blocks_of(records: Iterable[Record]) -> list[Block]:
 
 
 def _weight(records: list[Record]) -> tuple[int, bool, str]:
-    targets = [r.method.target for r in records]
-    full = any(target.startswith("hired_eval.") and target.endswith(".Full") for target in targets)
+    full = has_full_execution(r.method.target for r in records)
     return len(records), full, max(r.finished for r in records)
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hired_eval.cli import help as help_text
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
 from hired_eval.paths import config_folder
 from hired_eval.reporting.regression import Tolerance
 
@@ -107,8 +108,21 @@ def chosen_set(name: str) -> ChosenSet:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return ChosenSet(**{**content, "tolerance": Tolerance(**content["tolerance"])})
+        content = {**content}
+        methods = _every_method(content.pop("every_method", None)) | content["methods"]
+        tolerance = Tolerance(**content["tolerance"])
+        return ChosenSet(**{**content, "methods": methods, "tolerance": tolerance})
     except (TypeError, KeyError) as error:
         raise UserError(
             f"{file} is not a regression set: {error}; see configs/regression/mini.yaml"
         ) from error
+
+
+def _every_method(budget: str | None) -> dict[str, str]:
+    """A run of every built-in method: name -> overrides, with `budget` where it has one; none without it."""
+    if budget is None:
+        return {}
+    return {
+        name: f"method={name} {budget}" if "budget" in config.options else f"method={name}"
+        for name, config in method_configs().items()
+    }

@@ -222,7 +222,7 @@ def figure5(store: Store) -> Drawing:
 
 def figure6(store: Store) -> Drawing:
     """Figure 6: accuracy of HiRED over alpha."""
-    hired = [r for r in store.accuracy() if target_of(r) == "HiRED"]
+    hired = [r for r in store.accuracy() if target_of(r) == HIRED_20.target]
     runs, left = one_block(r for r in hired if not set(options_of(r)) - {"alpha"})
     other = sum(bool(set(options_of(r)) - {"alpha"}) for r in hired)
     left += [f"Not drawn: {other} runs of HiRED with other options than alpha."] if other else []
@@ -311,7 +311,7 @@ def baselines(store: Store) -> Drawing:
             )
             if points:
                 # a dozen lines: HiRED's stands out, and only its bars are drawn dark
-                prominent = target_of(runs[0]) == "HiRED" and not options_of(runs[0])
+                prominent = target_of(runs[0]) == HIRED_20.target and not options_of(runs[0])
                 _scores(axis, points, label, i, prominent)
         axis.set_title(_plain(benchmark_label(task)))
         axis.set(xlim=(0, 104), xticks=range(0, 101, 20))

@@ -241,7 +241,8 @@ def _not_rows(records: Sequence[Record]) -> list[str]:
     """One line on runs of the same models that are no row of a table; [] for none."""
     if not records:
         return []
-    names = ", ".join(map(name_of, sorted({target_of(r) for r in records}, key=place_of)))
+    listed = sorted(records, key=lambda r: place_of(target_of(r)))
+    names = ", ".join(dict.fromkeys(map(name_of, listed)))
     return [
         f"Not in this table: {len(records)} runs with another method, budget, option or benchmark ({names}); "
         "python -m hired_eval.reporting baselines shows them."

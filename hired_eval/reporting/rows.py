@@ -8,34 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hired_eval.method_configs import FULL as FULL_EXECUTION
+from hired_eval.method_configs import MethodConfig, class_modules, class_name_of, method_configs
 from hired_eval.records.record import Record
 
-# How the paper writes them; a method that is not listed goes by the name of its class.
-LABELS = {
-    "Full": "Full",
-    "Spatial": "Spatial",
-    "PruMerge": "PruMerge",
-    "PruMergePlus": "PruMerge+",
-    "PruMergeBudget": "PruMerge held to a budget",
-    "HiRED": "HiRED",
-    "HiREDReleased": "HiRED (released code)",
-    "Random": "Random",
-    "TopKCLS": "Top-k CLS",
-    "EvenSplit": "Even split",
-    "Downsample": "Downsampling",
-    "VisionZip": "VisionZip",
-    "FasterVLM": "FasterVLM",
-    "DivPrune": "DivPrune",
-}
-OWN = "hired_eval."
 SEED = "seed"
 """The option that makes runs of one method repetitions of each other."""
 
 
 def target_of(record: Record) -> str:
     """Class name of a run's method; of a method from elsewhere, with its module."""
-    target = record.method.target
-    return target.rsplit(".", 1)[-1] if target.startswith(OWN) else target
+    return class_name_of(record.method.target)
 
 
 def budget_of(record: Record) -> float | None:
@@ -54,11 +37,16 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def name_of(target: str) -> str:
-    """A method's name in words."""
-    name = target.rsplit(".", 1)[-1]
+def name_of(record: Record) -> str:
+    """A run's method in words: the label of its config, without one the name of its class."""
+    target, label = target_of(record), record.method_label
+    name = target.rpartition(".")[2]
+    if label != name:
+        return label
+    if config := _config_of(target):
+        return config.label
     # a class of somebody else's with the name of one of ours is another method
-    return LABELS.get(target, target if name in LABELS else name)
+    return target if name in class_modules() else name
 
 
 def label_of(record: Record) -> str:
@@ -69,9 +57,14 @@ def label_of(record: Record) -> str:
 
 
 def place_of(target: str) -> tuple[int, str]:
-    """Where a method stands in a list: the paper's first, others by name."""
-    names = list(LABELS)
+    """Where a method stands in a list: as the configs place it, others by name."""
+    names = list(class_modules())
     return (names.index(target) if target in names else len(names)), target
+
+
+def _config_of(target: str) -> MethodConfig | None:
+    """The config of a built-in method, of several the first; None for any other class."""
+    return next((config for config in method_configs().values() if config.class_name == target), None)
 
 
 def options_of(record: Record) -> dict[str, Any]:
@@ -128,10 +121,14 @@ class Row:
 
 def row_of(record: Record) -> Row:
     """The row of a run that no table of the paper has."""
-    options, budget, target = options_of(record), budget_of(record), target_of(record)
-    name = name_of(target) + (f" {percent(budget)}" if budget else "")
+    return _named(name_of(record), record)
+
+
+def _named(name: str, record: Record) -> Row:
+    options, budget = options_of(record), budget_of(record)
+    name += f" {percent(budget)}" if budget else ""
     label = ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
-    return Row(label, target, budget, options)
+    return Row(label, target_of(record), budget, options)
 
 
 def without_budget(row: Row) -> str:
@@ -140,8 +137,18 @@ def without_budget(row: Row) -> str:
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """A row for every method, budget and choice of options: default options first, large budgets first."""
-    rows = {_order(row): row for row in map(row_of, records)}
+    """A row for every method, budget and choice of options: default options first, large budgets first.
+
+    A method that was run by several names with the same options has all of them.
+    """
+    records = list(records)
+    names: dict[tuple[Any, ...], set[str]] = {}
+    for record in records:
+        names.setdefault(_order(row_of(record))[:2], set()).add(name_of(record))
+    rows = {
+        (order := _order(row_of(record))): _named(" / ".join(sorted(names[order[:2]])), record)
+        for record in records
+    }
     labels = Counter(row.label for row in rows.values())
     return [
         # two classes of one name, in two modules
@@ -159,20 +166,22 @@ def _between(layer: int | None) -> bool:
     return layer is not None and layer > 0
 
 
-def _row(method: str, label: str, target: str, budget: float | None, variant: str) -> Row:
+def _row(method: str, budget: float | None, variant: str) -> Row:
+    config = method_configs()[method]
+    label = config.label + ("" if budget is None else f" {percent(budget)}")
     key = {"method": method, "budget": "" if budget is None else f"{budget:g}"}
-    return Row(label, target, budget, published=key, variant=variant)
+    return Row(label, config.class_name, budget, published=key, variant=variant)
 
 
-FULL = _row("full", "Full", "Full", None, "full")
-HIRED_20 = _row("hired", "HiRED 20 %", "HiRED", 0.2, "hired_20")
-HIRED_40 = _row("hired", "HiRED 40 %", "HiRED", 0.4, "hired_40")
+FULL = _row(FULL_EXECUTION, None, "full")
+HIRED_20 = _row("hired", 0.2, "hired_20")
+HIRED_40 = _row("hired", 0.4, "hired_40")
 
 TABLE3 = (
     FULL,
-    _row("spatial", "Spatial 40 %", "Spatial", 0.4, "spatial_40"),
-    _row("prumerge", "PruMerge", "PruMerge", None, "prumerge"),
-    _row("prumerge_plus", "PruMerge+", "PruMergePlus", None, "prumerge_plus"),
+    _row("spatial", 0.4, "spatial_40"),
+    _row("prumerge", None, "prumerge"),
+    _row("prumerge_plus", None, "prumerge_plus"),
     HIRED_20,
     HIRED_40,
 )
@@ -181,7 +190,7 @@ TABLE6 = (FULL, HIRED_40, HIRED_20)
 
 def _choice(choice: str, option: str, label: str, variant: str, **options: Any) -> Row:
     key = {"choice": choice, "option": option}
-    return Row(label, "HiRED", 0.2, options, key, variant)
+    return Row(label, HIRED_20.target, HIRED_20.budget, options, key, variant)
 
 
 TABLE5 = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hired_eval.errors import UserError, first_line
+from hired_eval.method_configs import ABOUT
 from hired_eval.paths import with_tilde
 from hired_eval.typed import (
     Count,
@@ -18,6 +19,7 @@ from hired_eval.typed import (
     Range,
     Seed,
     Share,
+    checked,
     checked_options,
     is_path,
     paths_as_text,
@@ -105,8 +107,6 @@ class RunOptions:
 
 OTHERS = ("method", "profile")
 """What a config holds beside: the dropping method, and what experiments choose by."""
-OF_THE_GROUP = ("_target_", "label")
-"""Of the group `method`: its class and its name in tables, which are no options of the class."""
 GROUPS = {
     "model": ModelOptions,
     "task": TaskOptions,
@@ -128,7 +128,8 @@ def kinds() -> dict[str, Any]:
 def checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config in which every value has the type of its option; checked twice it stays the same.
 
-    Paths are text with `~` written out, and the prompt is the template itself.
+    Paths are text with `~` written out, the prompt is the template itself, and of a method's config its place
+    among others is left out.
 
     Raises:
         UserError: an option that is missing or unknown, a value of another type, or no such method.
@@ -140,8 +141,10 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
         typed[group] = _complete(declaration, typed[group], f"{group}.")
     typed["model"]["prompt"] = prompt_named(typed["model"]["prompt"])
     method = config["method"]
-    named = {name: method[name] for name in OF_THE_GROUP if name in method}
-    typed["method"] = paths_as_text(named | method_options(method))
+    typed["method"] = {"_target_": method["_target_"]}
+    if method.get("label") is not None:
+        typed["method"]["label"] = checked("method.label", str, method["label"])
+    typed["method"] |= paths_as_text(method_options(method))
     return typed
 
 
@@ -194,11 +197,18 @@ def method_options(method: dict[str, Any]) -> dict[str, Any]:
     """The options of a method's config, of the types that its class declares.
 
     Raises:
-        UserError: an option that the method does not have, a value of another type, or see `method_class`.
+        UserError: an option that the method does not have, one whose name a config uses for something else, a
+            value of another type, or see `method_class`.
     """
     target = method_class(method["_target_"])
-    options = {name: value for name, value in method.items() if name not in OF_THE_GROUP}
+    options = {name: value for name, value in method.items() if name not in ABOUT}
     known = types_of(target)
+    for option in ABOUT:
+        if option in known:
+            raise UserError(
+                f"{target.__name__} has an option {option!r}, which in a method's config is for tables; give "
+                "the option another name"
+            )
     for option in options:
         if option not in known:
             raise UserError(f"{target.__name__} has no option {option!r}; its options: {', '.join(known)}")

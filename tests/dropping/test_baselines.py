@@ -8,7 +8,6 @@ from hired_eval import (
     DivPrune,
     Downsample,
     EvenSplit,
-    FasterVLM,
     Full,
     KeptTokens,
     PartitionLayout,
@@ -19,6 +18,7 @@ from hired_eval import (
     VisionZip,
 )
 from hired_eval.dropping.pooling import pool
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import FEATURE_LAYER, synthetic_encoding
 from hired_eval.errors import UserError
 from tests.reference_inputs import cases
@@ -152,10 +152,8 @@ def test_topk_keeps_the_highest_wherever_they_are() -> None:
 
 
 def test_fastervlm_keeps_what_an_even_split_keeps() -> None:
-    encoding = synthetic_encoding(FasterVLM(), GRID)
     for options in ({"budget": 0.3}, {"budget": 0.5, "newline": "rows", "spend_leftover": True}):
-        ours, same = FasterVLM(**options).drop(encoding, GRID), EvenSplit(**options).drop(encoding, GRID)
-        assert all(map(torch.equal, ours.indices, same.indices))
+        assert build("fastervlm", **options) == EvenSplit(**options)
 
 
 def visionzip_by_loops(

@@ -179,5 +179,3 @@ def test_missing_layers_are_named() -> None:
         HiRED(final_layer=11).drop(enc, GRID)
     with pytest.raises(UserError, match="needs CLS-attention"):
         EvenSplit().drop(VisionEncoding(enc.features, {}), GRID)
-    with pytest.raises(UserError, match=r"initial_layer=23 lies behind .*name final_layer too"):
-        HiRED(initial_layer=23).attention_layers(22)

@@ -5,22 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from hydra.utils import instantiate
 from torch import Tensor
 
-import hired_eval
 from hired_eval import KeptTokens, PartitionLayout, VisionEncoding
 from hired_eval.dropping import SelectingDropper
-from hired_eval.dropping.registry import BUILT_IN, available_methods, build
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import check_dropper
 from hired_eval.errors import UserError
-from hired_eval.paths import config_folder
+from hired_eval.method_configs import method_configs
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in BUILT_IN),
-    ("spatial", {"mode": "sampling"}),
-    *((name, {"spend_leftover": True}) for name in ("hired", "random", "topk_cls", "even_split")),
+    *((name, {}) for name in method_configs()),
+    *((c.name, {"spend_leftover": True}) for c in method_configs().values() if "spend_leftover" in c.options),
     ("hired", {"distribute": "even"}),
     ("hired", {"initial_layer": 22}),
     ("hired", {"initial_layer": None, "final_layer": 11}),
@@ -33,7 +29,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("visionzip", {"contextual": 1.0}),
     ("visionzip", {"contextual": 0.0}),
 ]
-CONFIGS = sorted((config_folder() / "method").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -41,29 +36,6 @@ CONFIGS = sorted((config_folder() / "method").glob("*.yaml"))
 )
 def test_every_method_keeps_the_contracts(name: str, options: dict[str, Any]) -> None:
     check_dropper(build(name, **options))
-
-
-def test_every_method_is_importable_and_has_a_config() -> None:
-    targets = {yaml.safe_load(file.read_text())["_target_"] for file in CONFIGS}
-    for method in BUILT_IN.values():
-        assert getattr(hired_eval, method.__name__) is method
-        assert getattr(hired_eval.dropping, method.__name__) is method
-        assert f"hired_eval.dropping.{method.__name__}" in targets
-    assert BUILT_IN.keys() == available_methods().keys()
-    assert {file.stem for file in CONFIGS} == {*BUILT_IN, "spatial_sampling"}
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
-def test_a_config_names_every_option_with_its_default(file: Any) -> None:
-    first, *_ = file.read_text().splitlines()
-    assert first.startswith("# ")
-    options = yaml.safe_load(file.read_text())
-    options |= {"alpha": 0.5} if "alpha" in options else {}
-    options |= {"seed": 0} if "seed" in options else {}
-    dropper = instantiate(options)
-    assert set(options) - {"_target_"} == set(vars(dropper))
-    expected = type(dropper)(mode="sampling") if file.stem == "spatial_sampling" else type(dropper)()
-    assert dropper == expected
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,17 @@
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hired_eval import Full, HiRED, PartitionLayout
-from hired_eval.dropping.registry import BUILT_IN
+from hired_eval import Full, HiRED, PartitionLayout, VisionEncoding
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.selection import largest_remainder
 from hired_eval.dropping.testing import check_dropper, synthetic_encoding
+from hired_eval.method_configs import method_configs
 
-BUDGETED = sorted(name for name, method in BUILT_IN.items() if hasattr(method, "budget"))
+BUDGETED = sorted(name for name, config in method_configs().items() if "budget" in config.options)
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 grids = st.sampled_from([(0, 0), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3)])
 layouts = st.builds(lambda g, side, size: PartitionLayout(*g, side, size), grids, st.integers(2, 5), sizes)
@@ -28,13 +30,36 @@ layouts = st.builds(lambda g, side, size: PartitionLayout(*g, side, size), grids
 def test_the_budget_is_a_promise(
     name: str, layout: PartitionLayout, budget: float, newline: Any, seed: int
 ) -> None:
-    method = BUILT_IN[name](budget=budget, newline=newline)  # type: ignore[call-arg]
+    method = build(name, budget=budget, newline=newline)
     kept = method.drop(synthetic_encoding(method, layout, seed=seed), layout)
     packed = method.pack(kept, layout)
     assert packed.length <= budget * layout.total_tokens
     if method.grid_order:
         assert all(bool((i.diff() > 0).all()) for i in kept.indices)
         assert bool((packed.partition[packed.partition == 0].diff() == 0).all())
+
+
+LAYER_OPTIONS = [
+    (name, option)
+    for name, config in method_configs().items()
+    for option in config.options
+    if option.endswith("layer")
+]
+
+
+@pytest.mark.parametrize(("name", "option"), LAYER_OPTIONS)
+@pytest.mark.parametrize("other", [0, 7])
+def test_none_as_a_layer_is_the_feature_layer_alone(name: str, option: str, other: int) -> None:
+    layout, generator = PartitionLayout(2, 2, 6, (300, 400)), torch.Generator().manual_seed(0)
+    attention = {layer: torch.rand(5, 2, 36, generator=generator) for layer in range(8)}
+    encoding = VisionEncoding(torch.zeros(5, 36, 1), attention, feature_layer=5)
+    # the other layer that a method may read lies before or behind the feature layer
+    others = {o: other for n, o in LAYER_OPTIONS if n == name and o != option}
+    unnamed, named, another = (build(name, **{option: layer}, **others) for layer in (None, 5, 6))
+    assert unnamed.attention_layers(5) == named.attention_layers(5) == {5, *others.values()}
+    kept, same, differs = (method.drop(encoding, layout).indices for method in (unnamed, named, another))
+    assert all(map(torch.equal, kept, same))
+    assert not all(a.equal(b) for a, b in zip(kept, differs, strict=True))
 
 
 @given(layout=layouts, alpha=st.floats(0, 1), spend=st.booleans(), seed=st.integers(0, 99))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from hired_eval.dropping import PartitionLayout, TokenDropper
-from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.dropping import PartitionLayout
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import synthetic_encoding
+from hired_eval.method_configs import method_configs
 
 KNOWN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "versions.json").read_text())
 LAYOUTS = [
@@ -32,14 +33,14 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def kept_by(method: type[TokenDropper]) -> dict[str, Any]:
+def kept_by(name: str) -> dict[str, Any]:
     """Positions as a hash, and of the features, which machines may round differently, some numbers."""
     positions: list[list[int]] = []
     features: list[float] = []
     for variant in VARIANTS:
-        if not variant.keys() <= {f.name for f in fields(method)}:
+        if not variant.keys() <= {f.name for f in fields(build(name))}:
             continue
-        dropper = method(**variant)
+        dropper = build(name, **variant)
         for seed, layout in enumerate(LAYOUTS):
             packed = dropper.pack(
                 dropper.drop(synthetic_encoding(dropper, layout, seed=seed), layout), layout
@@ -52,10 +53,10 @@ def kept_by(method: type[TokenDropper]) -> dict[str, Any]:
     return {"positions": digest, "features": features}
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", method_configs())
 def test_a_method_keeps_what_its_version_kept(name: str) -> None:
-    method = BUILT_IN[name]
-    key, now = f"{name} {method.VERSION}", kept_by(method)
+    method = type(build(name))
+    key, now = f"{name} {method.VERSION}", kept_by(name)
     known = KNOWN.get(key)
     entry = json.dumps({key: now})[1:-1]
     assert known is not None, (

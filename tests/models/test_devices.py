@@ -6,7 +6,6 @@ operation that mixes them with tensors of the CPU fails, as it would on a GPU.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -16,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hired_eval.dropping import TokenDropper
-from hired_eval.dropping.registry import BUILT_IN
+from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, refuse_offloading
 from tests import tiny
@@ -151,14 +151,14 @@ def test_the_stand_in_refuses_a_mix() -> None:
             there[torch.tensor([0, 1])]
 
 
-@pytest.mark.parametrize("method", BUILT_IN)
+@pytest.mark.parametrize("method", method_configs())
 @pytest.mark.parametrize("architecture", ["llava_next", "llava"])
 def test_the_chain_on_a_second_device(
     eager: dict[str, tuple[Any, Any]], architecture: str, method: str
 ) -> None:
     model, processor = eager[architecture]
-    has_budget = any(field.name == "budget" for field in fields(BUILT_IN[method]))
-    dropper = BUILT_IN[method](**({"budget": 0.4} if has_budget else {}))
+    has_budget = "budget" in method_configs()[method].options
+    dropper = build(method, **({"budget": 0.4} if has_budget else {}))
     answers, losses = chain(model, processor, dropper)
     with moved(model):
         there, losses_there = chain(model, processor, dropper)

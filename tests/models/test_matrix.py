@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from hired_eval import TokenDropper
-from hired_eval.dropping.registry import BUILT_IN, build
+from hired_eval.dropping.registry import build
+from hired_eval.method_configs import method_configs
 from hired_eval.models import shortened_inputs
 from tests import tiny
 
 SIZES = [(112, 112), (60, 200), (100, 75)]
 VARIANTS = [
-    *((name, {}) for name in BUILT_IN),
-    ("spatial", {"mode": "sampling"}),
+    *((name, {}) for name in method_configs()),
     ("hired", {"spend_leftover": True, "newline": "rows", "budget": 0.4}),
     ("prumerge", {"newline": "rows"}),
 ]
@@ -91,7 +91,7 @@ def test_method_on_model(
     assert answers(model, processor, [0, 1, 2]).equal(stock)
 
 
-@pytest.mark.parametrize("name", [n for n, m in BUILT_IN.items() if hasattr(m, "budget")])
+@pytest.mark.parametrize("name", [n for n, c in method_configs().items() if "budget" in c.options])
 def test_a_budget_of_no_token_still_answers(name: str, llava_next: tuple[Any, Any]) -> None:
     model, processor = llava_next
     with build(name, budget=0.001)(model):

@@ -17,7 +17,7 @@ from hired_eval.reporting import render
 from hired_eval.reporting.figures import baselines as curve
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.paper_tables import baselines, table3, table4, table5, table6
-from hired_eval.reporting.rows import label_of, options_of
+from hired_eval.reporting.rows import label_of, options_of, rows_of
 from hired_eval.reporting.table import beside, run_table
 from hired_eval.reporting.tables import Cell, Table, TableRow
 from tests.reporting import synthetic
@@ -138,6 +138,25 @@ def test_an_option_beside_that_of_a_named_row_keeps_a_run_out_of_it(runs: Path) 
     made = table5(Store(runs))
     assert cells(made)["mini, bundled data", "one head", "DocVQA"].run == single.run
     assert any(note.startswith("Not in this table: 1 runs") for note in made.notes)
+
+
+def test_a_method_that_was_run_by_two_names_is_one_row_with_both(runs: Path) -> None:
+    one = synthetic.write_run(runs, "hired", "docvqa")
+    other = synthetic.write_run(runs, "hired", "pope", budget=0.4)
+    mine = synthetic.write_run(runs, "my_package.Mine", "docvqa")
+    other_alpha = replace(one.method, options={**one.method.options, "alpha": 0.3})
+    records = [
+        replace(one, method_label="A"), replace(other, method_label="B"), replace(one, method_label="B"),
+        replace(mine, method_label="Mine, really"), replace(one, method=other_alpha, method_label="C"),
+    ]  # fmt: skip
+    assert label_of(records[0]) == "A 20 %"
+    assert [row.label for row in rows_of(records)] == [
+        "A / B 40 %", "A / B 20 %", "C 20 %, alpha=0.3", "Mine, really 20 %",
+    ]  # fmt: skip
+    assert len(rows_of(records)[1].of(records)) == 2
+    assert [row.label for row in rows_of([one, replace(mine, method_label="HiRED")])] == [
+        "HiRED 20 % (HiRED)", "HiRED 20 % (my_package.Mine)",
+    ]  # fmt: skip
 
 
 def test_seeds_are_one_row_with_their_mean_and_spread(runs: Path) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from hired_eval.errors import UserError
+from hired_eval.method_configs import has_full_execution
 from hired_eval.records.record import Record, Timings
 from hired_eval.runs.accuracy import Outcome, describe_machine, planned
 from hired_eval.runs.efficiency.machine import Machine, measure_machine
@@ -33,12 +34,12 @@ def efficiency(config: dict[str, Any], say: Callable[[str], None], models: Model
         models: loads the checkpoint.
 
     Raises:
-        UserError: see `hired_eval.runs.accuracy.run`; or the stock model is to run another method than Full.
+        UserError: see `hired_eval.runs.accuracy.run`; or the stock model is to drop something.
     """
     plan = planned(config)
     workload = Workload(**config["efficiency"])
     stock = config["measure"] == STOCK
-    if stock and not config["method"]["_target_"].endswith(".Full"):
+    if stock and not has_full_execution([plan.record.method.target]):
         raise UserError(f"measure={STOCK} times the stock model, which drops nothing; set method=full")
     with plan.folder.locked():
         earlier = None if config["rerun"] else plan.folder.record()

@@ -6,6 +6,7 @@ from typing import Any
 
 from hired_eval.errors import UserError
 from hired_eval.records.record import Record, Spread
+from hired_eval.reporting.rows import FULL, budget_of, name_of, percent, target_of
 
 HEAD = (
     "model", "batch", "method", "visual tokens", "first token, s", "latency, s", "tokens/s", "peak GB",
@@ -40,7 +41,7 @@ def table(records: list[Record]) -> str:
             (
                 r
                 for r in cells.values()
-                if _block(r) == _block(record) and label(r) == "Full" and not r.out_of_memory
+                if _block(r) == _block(record) and _full_execution(r) and not r.out_of_memory
             ),
             None,
         )
@@ -53,8 +54,12 @@ def label(record: Record) -> str:
     """The method with its budget; the stock model by that name."""
     if record.measure == "efficiency_stock":
         return "stock generate"
-    name = record.method.target.rsplit(".", 1)[-1]
-    return f"{name} {100 * record.budget:g} %" if record.budget else name
+    budget = budget_of(record)
+    return f"{name_of(record)} {percent(budget)}" if budget else name_of(record)
+
+
+def _full_execution(record: Record) -> bool:
+    return record.measure != "efficiency_stock" and target_of(record) == FULL.target
 
 
 def _block(record: Record) -> tuple[str, str, str, int]:

@@ -1,0 +1,77 @@
+"""The built-in methods as the files of `configs/method/` name them; no class is imported, and no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from hired_eval.paths import PACKAGE, config_folder
+
+ABOUT = ("_target_", "label", "place")
+"""What the config of a method says beside the options of its class: which class it is, the name that tables
+show, and where they list it; a method without a place follows those that have one."""
+FULL = "full"
+"""The method that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """One file of `configs/method/`.
+
+    Attributes:
+        name: of the file; what `method=` takes.
+        target: full name of the class, in the module that defines it.
+        label: the name that tables show.
+        options: of the class, as the file has them, `${model.alpha}` and the like unresolved.
+    """
+
+    name: str
+    target: str
+    label: str
+    options: dict[str, Any]
+
+    @property
+    def module(self) -> str:
+        """The module that defines the class."""
+        return self.target.rpartition(".")[0]
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class without its module."""
+        return self.target.rpartition(".")[2]
+
+
+@cache
+def method_configs() -> dict[str, MethodConfig]:
+    """The built-in methods by name, in the order of the tables."""
+    files = {file.stem: file for file in sorted((config_folder() / "method").glob("*.yaml"))}
+    contents = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
+    return {
+        name: MethodConfig(
+            name,
+            target=contents[name]["_target_"],
+            label=contents[name].get("label", contents[name]["_target_"].rpartition(".")[2]),
+            options={option: value for option, value in contents[name].items() if option not in ABOUT},
+        )
+        for name in sorted(contents, key=lambda name: (contents[name].get("place", math.inf), name))
+    }
+
+
+def class_modules() -> dict[str, str]:
+    """The classes of the built-in methods: name -> the module that defines it."""
+    return {config.class_name: config.module for config in method_configs().values()}
+
+
+def class_name_of(target: str) -> str:
+    """A class by the one name that reports know it by: of this package its own, of others with its module."""
+    return target.rpartition(".")[2] if target.startswith(f"{PACKAGE.name}.") else target
+
+
+def has_full_execution(targets: Iterable[str]) -> bool:
+    """Whether one of some classes is the one that drops nothing."""
+    return method_configs()[FULL].class_name in map(class_name_of, targets)
