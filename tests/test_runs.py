@@ -56,7 +56,7 @@ def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
     assert not record.partial
     assert record.samples == record.documents == len(samples) == 12
     assert record.benchmark.lmms_task == "docvqa_val"
-    assert record.config["method"]["_target_"] == record.method.target == "hired_eval.dropping.HiRED"
+    assert record.method.target == "hired_eval.dropping.HiRED"
     assert record.method_label == "HiRED"
     assert record.score is not None
     assert record.score.value == pytest.approx(100 * samples["score"].mean())
