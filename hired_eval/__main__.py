@@ -14,6 +14,7 @@ from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
 if TYPE_CHECKING:
+    from hired_eval.records.store import Store
     from hired_eval.runs.loading import Models
 
 
@@ -78,7 +79,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     from hired_eval.runs.loading import Models
 
     problems: list[str] = []
-    records: list[dict[str, Any]] = []
+    shown: list[tuple[Store, dict[str, Any]]] = []
     models = Models()
     started_in = os.getpid()
 
@@ -86,7 +87,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        problem = _run(resolved, models, records, several_methods=sweep and not one_method)
+        problem = _run(resolved, models, shown, several_methods=sweep and not one_method)
         if problem:
             if problem not in problems:
                 print(f"error: {problem}", file=sys.stderr)
@@ -107,22 +108,22 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
         app()
     finally:
         Processes.part()
-    if len(records) > 1:
-        print(f"\nAll {len(records)} runs:\n{run_table(records)}")
+    if len(shown) > 1:
+        print(f"\nAll {len(shown)} runs:\n{run_table(shown)}")
     if len(problems) > 1:
         print(f"error: {len(problems)} runs failed", file=sys.stderr)
     return problems
 
 
 def _run(
-    config: dict[str, Any], models: Models, records: list[dict[str, Any]], several_methods: bool
+    config: dict[str, Any], models: Models, shown: list[tuple[Store, dict[str, Any]]], several_methods: bool
 ) -> str | None:
     """One run and its table; what went wrong, if anything.
 
     Args:
         config: resolved.
         models: shared by the runs of a sweep.
-        records: takes the run's record, where it is one of accuracy.
+        shown: takes the run's record with its store, where it is one of accuracy.
         several_methods: in a sweep over methods, those without a budget run once.
     """
     from hired_eval.cli.sweeps import of_a_sweep
@@ -152,8 +153,8 @@ def _run(
     for line in store.damaged:
         say(f"left out: {line}")
     full = beside(outcome.record, store.records)
-    records.append(outcome.record)
-    print(run_table([outcome.record, *([full] if full else [])]))
+    shown.append((store, outcome.record))
+    print(run_table([(store, record) for record in (outcome.record, full) if record]))
     print(f"record: {outcome.folder}")
     failed = outcome.record["failed_samples"]
     if failed:

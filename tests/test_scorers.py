@@ -136,13 +136,17 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checked(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, metric: str, scale: float = 100, scoring: Any = "mean"
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
+    scoring: str = "mean",
+    category: str | None = None,
 ) -> Any:
     """The task, after a look at its scorer."""
     manager = TaskManager(verbosity="ERROR", include_path=str(toy), include_defaults=False)
-    for place in ("benchmarks", "runs"):
+    for place in ("lmms.tasks", "runs.accuracy"):
         monkeypatch.setattr(f"hired_eval.{place}.task_manager", lambda: manager)
-    benchmark = Benchmark("toy", "toy", metric, scale, scoring)
+    benchmark = Benchmark("toy", "toy", metric, scoring, category=category)
     task = load_task(benchmark, DataSource("hub", toy / "data"))
     check_scorer(task, benchmark)
     return task
@@ -175,7 +179,7 @@ def test_a_mean_of_documents_is_accepted(toy: Path, monkeypatch: pytest.MonkeyPa
         ("percent", {}, "gives 100 for a document, which task.scale=100 would make 10000; set task.scale=1"),
         (
             "share",
-            {"scale": 1, "scoring": "mme"},
+            {"scoring": "mme"},
             "task.scoring=mme needs pairs of questions in categories, and ",
         ),
         (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from datasets import Features
@@ -51,26 +52,17 @@ class Benchmark:
         name: as in `configs/task/`.
         lmms_task: the task of lmms-eval.
         metric: the metric of lmms-eval that the paper reports.
-        scale: factor from a sample's score to the paper's scale.
-        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
+        scoring: how documents make a score: the name of a `hired_eval.records.scores.Scorer`.
+        scale: of that scorer; None for its own.
+        category: likewise.
     """
 
     name: str
     lmms_task: str
     metric: str
-    scale: float
-    scoring: Literal["mean", "mme"]
-
-    def __post_init__(self) -> None:
-        """Refuse what a score cannot be computed with.
-
-        Raises:
-            UserError: naming the option.
-        """
-        if self.scoring not in ("mean", "mme"):
-            raise UserError(f"task.scoring must be mean or mme, got {self.scoring!r}")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float):
-            raise UserError(f"task.scale must be a number, got {self.scale!r}")
+    scoring: str
+    scale: float | None = None
+    category: str | None = None
 
 
 @cache
@@ -324,16 +316,19 @@ def _name(metric: Any) -> str:
     return str(getattr(metric, "__name__", metric))
 
 
-def whole_pairs(task: Task, limit: int) -> int:
-    """The least number of documents, from `limit` on, that cuts no pair of MME's questions.
+def whole_units(task: Task, limit: int, columns: Sequence[str]) -> int:
+    """The least number of documents, from `limit` on, that cuts none of the units that a score is made of.
 
     Args:
-        task: MME, whose questions about one picture share category and question_id.
+        task: with its documents.
         limit: number of documents asked for.
+        columns: of the documents, which those of one unit have in common; () where each is a unit.
     """
+    if not columns:
+        return limit
     documents = task.eval_docs_no_media
-    pairs = list(zip(documents["category"], documents["question_id"], strict=True))
-    while limit < len(pairs) and not set(pairs[:limit]).isdisjoint(pairs[limit:]):
+    units = list(zip(*(documents[column] for column in columns), strict=True))
+    while limit < len(units) and not set(units[:limit]).isdisjoint(units[limit:]):
         limit += 1
     return limit
 

@@ -15,9 +15,10 @@ import pandas as pd
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, Record, context_of
 from hired_eval.records.record import RECORD, SAMPLES, OldRecordError, read_record
-from hired_eval.records.statistics import Difference, Estimate, difference_of_seeds, estimate_seeds
+from hired_eval.records.scores import Scorer, difference, score, scorer_of
+from hired_eval.records.statistics import Difference, Estimate
 
-__all__ = ["ARRAYS", "PICTURES", "Record", "Store", "best", "measure_of", "score_scale"]
+__all__ = ["ARRAYS", "PICTURES", "Record", "Store", "best", "measure_of", "scorer_for"]
 ARRAYS = "arrays.npz"
 PICTURES = "pictures"
 NEEDED = ("benchmark", "method", "model", "weights", "data", "config")
@@ -143,18 +144,20 @@ class Store:
         """A picture that a measurement kept."""
         return self.runs / str(record["run"]) / PICTURES / name
 
-    def estimate(self, runs: Sequence[Record]) -> Estimate:
-        """The score of a run, or the mean of runs that differ in their seed alone."""
+    def score(self, runs: Sequence[Record]) -> Estimate:
+        """The score of a run, or the mean of runs that differ in their seed alone.
+
+        Raises:
+            UserError: see `samples`.
+        """
         first, names = runs[0], tuple(r["run"] for r in runs)
-        if names not in self._estimates:
+        if names not in self._scores:
             frames = [self.samples(r) for r in runs]
-            self._estimates[names] = estimate_seeds(
-                frames, first["benchmark"]["scoring"], score_scale(first), first.get("seed", 0)
-            )
-        return self._estimates[names]
+            self._scores[names] = score(frames, scorer_for(first), first.get("seed", 0))
+        return self._scores[names]
 
     @cached_property
-    def _estimates(self) -> dict[tuple[str, ...], Estimate]:
+    def _scores(self) -> dict[tuple[str, ...], Estimate]:
         """Scores that were asked for, by names of runs: a table and its figure ask for the same."""
         return {}
 
@@ -163,10 +166,12 @@ class Store:
 
         Args:
             pairs: a run and the one it is compared with, for each seed.
+
+        Raises:
+            UserError: see `samples`.
         """
-        first = pairs[0][0]
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
-        return difference_of_seeds(frames, first["benchmark"]["scoring"], score_scale(first))
+        return difference(frames, scorer_for(pairs[0][0]))
 
 
 def read(folder: Path) -> Record | None:
@@ -215,10 +220,15 @@ def _asked(record: Record) -> str:
     return json.dumps([*what, *where], sort_keys=True, default=str)
 
 
-def score_scale(record: Record) -> float:
-    """The factor from a sample's score to the unit of the record's score."""
-    scale: float = record.get("score_scale", record["benchmark"]["scale"])
-    return scale
+def scorer_for(record: Record) -> Scorer:
+    """How the samples of a run make its score.
+
+    Raises:
+        UserError: see `scorer_of`.
+    """
+    benchmark = record["benchmark"]
+    scorer = scorer_of(benchmark["scoring"], benchmark["scale"], benchmark.get("category"))
+    return scorer.of_part() if record["partial"] else scorer
 
 
 def best(records: Iterable[Record]) -> Record | None:

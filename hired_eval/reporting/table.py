@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hired_eval.records.context import Record, blocks_of, context_of
-from hired_eval.records.statistics import FEWEST
-from hired_eval.records.store import score_scale
+from hired_eval.records.statistics import FEWEST, Estimate
+from hired_eval.records.store import Store, scorer_for
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, label_of, seed_of
 
@@ -30,24 +30,32 @@ def beside(record: Record, records: Sequence[Record]) -> Record | None:
     return max(same, key=lambda r: (seed_of(r) == seed_of(record), str(r["finished"])), default=None)
 
 
-def run_table(records: Sequence[Record]) -> str:
-    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings."""
+def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
+    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings.
+
+    Args:
+        runs: records, each with the store that has its samples.
+
+    Raises:
+        UserError: samples cannot be read.
+    """
+    records = [record for _, record in runs]
     head = ["benchmark", "method", "metric", "score", "95 % interval", "samples", "pictures"]
     head += ["tokens kept", "allowed", "full", "samples/s"]
     rows = []
-    for r in records:
-        score = r["score"]
+    for store, r in runs:
+        found, scorer = store.score([r]), scorer_for(r)
+        score = found if found.n and not r["failed_samples"] else None
         partial = f" of {r['documents']} (partial)" if r["partial"] else ""
-        share = " %" if score_scale(r) != r["benchmark"]["scale"] else ""
         rows.append(
             [
                 r["benchmark"]["name"],
                 label_of(r),
                 r["benchmark"]["metric"],
-                "withheld" if score is None else f"{score['value']:.1f}{share}",
+                "withheld" if score is None else f"{score.value:.1f}{' %' * scorer.share}",
                 "" if score is None else _interval(score),
                 f"{r['samples']}{partial}",
-                "" if score is None else str(score["clusters"]),
+                "" if score is None else str(score.clusters),
                 *(_mean_and_max(r["tokens"][name]) for name in ("kept", "allowed", "full")),
                 f"{r['timings']['questions_per_second']:.1f}",
             ]
@@ -59,12 +67,11 @@ def run_table(records: Sequence[Record]) -> str:
     return aligned([head, *rows])
 
 
-def _interval(score: dict[str, float]) -> str:
-    """The interval of a record's score; what an earlier version wrote is shown where it has a width."""
-    if score["clusters"] < FEWEST:
+def _interval(score: Estimate) -> str:
+    if score.clusters < FEWEST:
         return "n too small"
-    low, high = score.get("shown_low", score["low"]), score.get("shown_high", score["high"])
-    return "none" if low is None or not low < high else f"{low:.1f} to {high:.1f}"
+    low, high = score.shown_low, score.shown_high
+    return "none" if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
 def _mean_and_max(statistics: dict[str, float] | None) -> str:

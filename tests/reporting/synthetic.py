@@ -13,14 +13,14 @@ from PIL import Image
 
 import hired_eval
 from hired_eval.records.record import RunFolder
-from hired_eval.records.statistics import estimate
+from hired_eval.records.scores import score, scorer_of
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
     "vqav2": ("exact_match", 100, "mean"),
     "scienceqa": ("exact_match", 100, "mean"),
     "textvqa": ("exact_match", 100, "mean"),
     "docvqa": ("anls", 100, "mean"),
-    "ocrbench": ("ocrbench_accuracy", 1000, "mean"),
+    "ocrbench": ("ocrbench_accuracy", 1000, "ocrbench"),
     "mme": ("mme_perception_score", 1, "mme"),
     "pope": ("pope_accuracy", 100, "mean"),
     "chartqa": ("relaxed_overall", 100, "mean"),
@@ -142,8 +142,7 @@ def write_run(
         chosen["budget"] = budget
     if "seed" in chosen:
         chosen["seed"] = seed
-    share_of_questions = scale == 1000 and n < documents
-    score_scale = 100 if share_of_questions else scale
+    scorer = scorer_of(scoring, scale)
     apart = [f"{k}{v}" for k, v in {**options, **(settings or {}), **(versions or {})}.items()]
     name = name or "-".join([task, model, method, f"{chosen.get('budget')}", *apart, f"{seed}", f"{n}"])
     name = re.sub(r"[^\w.-]", "_", name)
@@ -159,8 +158,7 @@ def write_run(
         "documents": documents,
         "partial": n < documents,
         "failed_samples": 0,
-        "score": asdict(estimate(samples, scoring, score_scale)),
-        "score_scale": score_scale,
+        "score": asdict(score([samples], scorer.of_part() if n < documents else scorer)),
         "tokens": {
             "kept": {"mean": float(samples["kept"].mean()), "max": int(samples["kept"].max())},
             "allowed": None,
