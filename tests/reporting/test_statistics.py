@@ -185,7 +185,23 @@ def test_many_pictures_take_little_memory_and_keep_their_numbers(monkeypatch: py
     assert peak < 100e6
 
 
-def _numbers(found: statistics.Estimate | statistics.Difference) -> tuple[float, float, float]:
+@pytest.mark.parametrize("kind", ["mean", "category_mean"])
+def test_pictures_that_all_differ_take_little_memory_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pictures as VQAv2 has, no two alike: 2,000 draws of all of them at once would be 650 MB."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 250)  # five blocks of draws; more take no more memory
+    rng, n = np.random.default_rng(6), 40_504
+    category = [f"c{i % 18}" for i in range(n)]
+    a, b = (frame(list(rng.random(n)), category=category) for _ in range(2))
+    tracemalloc.start()
+    assert score([a], SCORERS[kind]).clusters == n
+    found = difference([(a, b)], SCORERS[kind])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None
+    assert peak < 150e6
+
+
+def _numbers(found: statistics.Estimate) -> tuple[float, float, float]:
     return found.value, found.low, found.high
 
 
