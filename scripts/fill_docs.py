@@ -81,13 +81,13 @@ def renew(runs: Path) -> None:
     rows = []
     for name, (target, options) in METHODS.items():
         r = chosen(records, target, options)
-        score, tokens = r["score"], r["tokens"]
+        score, tokens = store.score([r]), r["tokens"]
         rows.append(
             {
                 "method": name,
                 "kept": f"{tokens['kept']['mean']:.0f}",
                 "full": f"{tokens['full']['mean']:.0f}",
-                **{k: f"{score[k]:.1f}" for k in ("value", "low", "high")},
+                **{k: f"{getattr(score, k):.1f}" for k in ("value", "low", "high")},
                 "run": r["run"],
             }
         )
@@ -102,8 +102,8 @@ def renew(runs: Path) -> None:
                 "what": what,
                 "kept": f"{first['tokens']['kept']['mean']:.0f}",
                 "kept_other": f"{second['tokens']['kept']['mean']:.0f}",
-                "score": f"{first['score']['value']:.1f}",
-                "score_other": f"{second['score']['value']:.1f}",
+                "score": f"{store.score([first]).value:.1f}",
+                "score_other": f"{store.score([second]).value:.1f}",
                 **{k: f"{getattr(difference, k):+.1f}" for k in ("value", "low", "high")},
                 "beyond_noise": str(difference.beyond_noise),
             }

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava
@@ -233,14 +234,15 @@ def test_the_mean_of_mmstars_categories_is_lmms_evals_own(
     case = CASES["mmstar"]
     write(tmp_path / "data", case)
     options = [f"model.path={tiny_checkpoint}", f"data.path={tmp_path / 'data'}", f"runs_dir={tmp_path}/runs"]
-    options += ["task.name=mmstar", "task.lmms_task=mmstar", "task.metric=average"]
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    task = yaml.safe_load(re.search(r"^# my_configs/task/mmstar.yaml\n(.*?)^```", page, re.M | re.S)[1])
+    asked = {**config(*options), "task": task}
     with pytest.raises(UserError) as refused:
-        run(config(*options), lambda line: None, models)
+        run({**asked, "task": {**task, "scoring": "mean", "category": None}}, lambda line: None, models)
     assert str(refused.value).endswith(
         "; write scoring: category_mean and category: l2_category in the task's config"
     )
-    by_category = ["task.scoring=category_mean", "+task.category=l2_category"]
-    whole = run(config(*options, *by_category), lambda line: None, models)
+    whole = run(asked, lambda line: None, models)
     # numbers: the first of one; geometry: three of five
     expected = 100 * (1 / 1 + 3 / 5) / 2
     assert whole.record["lmms_eval_metrics"]["average,none"] == pytest.approx(expected / 100)
@@ -248,7 +250,7 @@ def test_the_mean_of_mmstars_categories_is_lmms_evals_own(
     found = store.score([whole.record])
     assert (found.value, found.n) == (pytest.approx(expected), 6)
     assert store.samples(whole.record)["category"].tolist() == ["numbers", *["geometry"] * 5]
-    part = run(config(*options, *by_category, "limit=2"), lambda line: None, models)
+    part = run({**asked, "limit": 2}, lambda line: None, models)
     assert (part.record["partial"], store.score([part.record]).value) == (True, 100)
     difference = store.difference([(part.record, whole.record)])
     assert difference is not None
