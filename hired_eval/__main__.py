@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hired_eval.cli import help as help_text
@@ -149,12 +148,15 @@ def _run(
     if config["measure"] != "accuracy":
         print(f"record: {outcome.folder}")
         return None
-    store = Store(Path(config["runs_dir"]))
+    store = Store(outcome.folder.parent)
     for line in store.damaged:
         say(f"left out: {line}")
     full = beside(outcome.record, store.records)
     shown.append((store, outcome.record))
-    print(run_table([(store, record) for record in (outcome.record, full) if record]))
+    try:
+        print(run_table([(store, record) for record in (outcome.record, full) if record]))
+    except UserError as error:  # samples of the other run that cannot be read
+        return str(error)
     print(f"record: {outcome.folder}")
     failed = outcome.record["failed_samples"]
     if failed:
