@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hired_eval.cli import help as help_text
@@ -15,6 +14,7 @@ from hired_eval.paths import config_folder
 
 if TYPE_CHECKING:
     from hired_eval.records.record import Record
+    from hired_eval.records.store import Store
     from hired_eval.runs.loading import Models
 
 
@@ -79,7 +79,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     from hired_eval.runs.loading import Models
 
     problems: list[str] = []
-    records: list[Record] = []
+    shown: list[tuple[Store, Record]] = []
     models = Models()
     started_in = os.getpid()
 
@@ -87,7 +87,7 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     def app(config: DictConfig) -> None:
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        problem = _run(resolved, models, records, several_methods=sweep and not one_method)
+        problem = _run(resolved, models, shown, several_methods=sweep and not one_method)
         if problem:
             if problem not in problems:
                 print(f"error: {problem}", file=sys.stderr)
@@ -108,20 +108,22 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
         app()
     finally:
         Processes.part()
-    if len(records) > 1:
-        print(f"\nAll {len(records)} runs:\n{run_table(records)}")
+    if len(shown) > 1:
+        print(f"\nAll {len(shown)} runs:\n{run_table(shown)}")
     if len(problems) > 1:
         print(f"error: {len(problems)} runs failed", file=sys.stderr)
     return problems
 
 
-def _run(config: dict[str, Any], models: Models, records: list[Record], several_methods: bool) -> str | None:
+def _run(
+    config: dict[str, Any], models: Models, shown: list[tuple[Store, Record]], several_methods: bool
+) -> str | None:
     """One run and its table; what went wrong, if anything.
 
     Args:
         config: resolved.
         models: shared by the runs of a sweep.
-        records: takes the run's record, where it is one of accuracy.
+        shown: takes the run's record with its store, where it is one of accuracy.
         several_methods: in a sweep over methods, those without a budget run once.
     """
     from hired_eval.cli.sweeps import of_a_sweep
@@ -147,12 +149,15 @@ def _run(config: dict[str, Any], models: Models, records: list[Record], several_
     if config["measure"] != "accuracy":
         print(f"record: {outcome.folder}")
         return None
-    store = Store(Path(config["runs_dir"]))
+    store = Store(outcome.folder.parent)
     for line in store.damaged:
         say(f"left out: {line}")
     full = beside(outcome.record, store.records)
-    records.append(outcome.record)
-    print(run_table([outcome.record, *([full] if full else [])]))
+    shown.append((store, outcome.record))
+    try:
+        print(run_table([(store, record) for record in (outcome.record, full) if record]))
+    except UserError as error:  # samples of the other run that cannot be read
+        return str(error)
     print(f"record: {outcome.folder}")
     failed = outcome.record.failed_samples
     if failed:

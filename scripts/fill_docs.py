@@ -71,7 +71,7 @@ def renew(runs: Path) -> None:
     rows = []
     for name in method_configs():
         r = chosen(records, name, {})
-        score, tokens = r.score, r.tokens
+        score, tokens = store.score([r]), r.tokens
         rows.append(
             {
                 "method": name,
@@ -92,8 +92,8 @@ def renew(runs: Path) -> None:
                 "what": what,
                 "kept": f"{first.tokens.kept.mean:.0f}",
                 "kept_other": f"{second.tokens.kept.mean:.0f}",
-                "score": f"{first.score.value:.1f}",
-                "score_other": f"{second.score.value:.1f}",
+                "score": f"{store.score([first]).value:.1f}",
+                "score_other": f"{store.score([second]).value:.1f}",
                 **{k: f"{getattr(difference, k):+.1f}" for k in ("value", "low", "high")},
                 "beyond_noise": str(difference.beyond_noise),
             }

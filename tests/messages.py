@@ -221,8 +221,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "lmms-eval has no task 'docvqa_vl' (task.lmms_task); did you mean docvqa_val…?",
     ),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
-    (["task.scale=x"], "task.scale must be a number, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be 'mean' or 'mme', got 'x'"),
+    (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
+    (["+task.category=x"], "task.scoring=mean takes no task.category; leave it out"),
+    (["task=mme", "+task.scale=2"], "task.scoring=mme takes no task.scale; leave it out"),
     (
         lambda place: hired_eval.mini.data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "

@@ -43,7 +43,7 @@ from tests.spine import config
 IMAGE = 4
 """Id of the tiny tokenizer's image token."""
 PROMPT = "{images}\n{question}"
-DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", 100, "mean")
+DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
 RECORD = unfinished(METHODS["full"], "docvqa", "mini", "run", identity())
 LAYOUT = PartitionLayout(1, 2, 4, (56, 112))
 

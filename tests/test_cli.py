@@ -1,5 +1,7 @@
 """The command line: what it prints, how it ends, and what it says to a mistake."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,8 +59,8 @@ MISTAKES = [
     (["method.final_layer=9"], "HiRED asks for CLS-attention of layer 9, and the vision tower has layers"),
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
-    (["task.scale=x"], "task.scale must be a number, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be 'mean' or 'mme', got 'x'"),
+    (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
     (["runs_dir=/dev/null/runs"], "cannot write /dev/null/runs"),
 ]
 
@@ -130,6 +132,27 @@ def test_a_run_prints_its_table_and_is_not_repeated(
     again = capsys.readouterr()
     assert again.out == first.out
     assert "complete already" in again.err
+
+
+def test_the_table_of_a_run_is_computed_from_samples(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the folder of runs is written with ~; of samples that are gone, the line says so."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = [*tiny_run, "runs_dir=~/runs", "limit=3"]
+    assert command_line(monkeypatch, *arguments, "method=full") == 0
+    (folder,) = tmp_path.glob("runs/docvqa-mini-full-*")
+    record = json.loads((folder / "record.json").read_text())
+    record["score"]["value"] = 4321.0
+    (folder / "record.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert command_line(monkeypatch, *arguments, "method=hired") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\| Full +\|", shown), "beside it"
+    assert "4321" not in shown
+    (folder / "samples.parquet").write_bytes(b"")
+    assert command_line(monkeypatch, *arguments, "method=hired") == 1
+    assert f"error: {folder / 'samples.parquet'} cannot be read" in capsys.readouterr().err
 
 
 def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(

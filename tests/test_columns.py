@@ -21,13 +21,13 @@ from tests import tiny
 from tests.data import write_docvqa, write_mme, write_ocrbench
 from tests.spine import run_quietly
 
-DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", 100, "mean")
-TEXTVQA = Benchmark("textvqa", "textvqa_val", "exact_match", 100, "mean")
-INFOVQA = Benchmark("infovqa", "infovqa_val", "anls", 100, "mean")
-VQAV2 = Benchmark("vqav2", "vqav2_val", "exact_match", 100, "mean")
-SCIENCEQA = Benchmark("scienceqa", "scienceqa_img", "exact_match", 100, "mean")
-MME = Benchmark("mme", "mme", "mme_perception_score", 1, "mme")
-OCRBENCH = Benchmark("ocrbench", "ocrbench", "ocrbench_accuracy", 1000, "mean")
+DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
+TEXTVQA = Benchmark("textvqa", "textvqa_val", "exact_match", "mean")
+INFOVQA = Benchmark("infovqa", "infovqa_val", "anls", "mean")
+VQAV2 = Benchmark("vqav2", "vqav2_val", "exact_match", "mean")
+SCIENCEQA = Benchmark("scienceqa", "scienceqa_img", "exact_match", "mean")
+MME = Benchmark("mme", "mme", "mme_perception_score", "mme")
+OCRBENCH = Benchmark("ocrbench", "ocrbench", "ocrbench_accuracy", "ocrbench")
 
 
 def refusal(benchmark: Benchmark, data: DataSource) -> str:
@@ -142,11 +142,11 @@ def test_the_model_is_not_loaded_for_documents_that_do_not_fit(tmp_path: Path) -
 
 
 def test_bundled_documents_are_those_of_their_task_alone() -> None:
-    other = Benchmark("docvqa", "infovqa_val", "anls", 100, "mean")
+    other = Benchmark("docvqa", "infovqa_val", "anls", "mean")
     assert "stand for split validation of lmms-lab-encoder/DocVQA, config DocVQA, and task" in refusal(
         other, DataSource("bundled")
     )
-    other = Benchmark("pope", "pope_adv", "pope_accuracy", 100, "mean")
+    other = Benchmark("pope", "pope_adv", "pope_accuracy", "mean")
     assert "reads split adversarial of lmms-lab-encoder/POPE, config Full" in refusal(
         other, DataSource("bundled")
     )
@@ -166,7 +166,7 @@ def test_another_config_of_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch)
     cached = SimpleNamespace(eval_docs=SimpleNamespace(config_name="Full"))
     monkeypatch.setattr("hired_eval.lmms.tasks.unreachable", lambda: "HF_HUB_OFFLINE is set")
     monkeypatch.setattr("hired_eval.lmms.tasks._task", lambda *arguments: cached)
-    pope = Benchmark("pope", "pope", "pope_accuracy", 100, "mean")
+    pope = Benchmark("pope", "pope", "pope_accuracy", "mean")
     assert "has only config Full of lmms-lab-encoder/POPE" in refusal(pope, DataSource("hub"))
 
 

@@ -58,7 +58,7 @@ def name(*overrides: str) -> str:
         (["model=mini"], ["model.feature_layer=4"]),
         (["model=mini"], ["model.feature_layer=null"]),
         (["model=mini"], ["model.hub_id=some/model", "model.revision=main", "model.weights=pickle"]),
-        (["task=mme"], ["task=mme", "task.scale=1.0"]),
+        (["task=mme"], ["task=mme", "+task.scale=1.0"]),
         (["measure=gallery"], ["measure=gallery", "limit=4", "batch_size=1"]),
         (["measure=generation_attention"], ["measure=generation_attention", "model.attention=eager"]),
         ([EFFICIENCY], [EFFICIENCY, "task=mme", "data=bundled", "model.prompt='{images}{question}'"]),

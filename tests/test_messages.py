@@ -78,15 +78,17 @@ ELSEWHERE = {
         "metric … of task … is made by a judge behind the network (…), which is not asked here; choose "
         "another metric or task",
         "metric … of task … is not what task.scoring=… and task.scale=… make of its samples: of the same "
-        "made-up scores lmms-eval makes … and this would make …; choose another metric or task",
+        "made-up scores lmms-eval makes … and this would make …; …",
         "metric … of task … gives … for a document, which task.scale=… would make …; set task.scale=1",
         "task … cannot be asked: …",
         "task … cannot be asked: its task gives up: …",
         "lmms-eval cannot score task …: …: …; are these its documents?",
         "metric … of task … gives no number for a document but …, so that its score is no mean over "
         "documents; choose another metric or task",
-        "task.scoring=mme needs pairs of questions in categories, and metric … of task … gives …; set "
+        "task.scoring=… needs pairs of questions in categories, and metric … of task … gives …; set "
         "task.scoring=mean",
+        "task.scoring=… needs the category of each document, and metric … of task … gives …, none called …; "
+        "write category: NAME in the task's config, or set task.scoring=mean",
     ],
     "lmms/scoring.py": [
         "lmms-eval makes … of metric … of task …, and task.scoring=… makes … of the same samples "

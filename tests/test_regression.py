@@ -12,11 +12,12 @@ import yaml
 
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
+from hired_eval.records.scores import SCORERS
 from hired_eval.regression.answering import made_here
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import DIFFERENT, NOT_COMPARED, SAME
 from hired_eval.regression.reference import FACTS, SAMPLES, read, refuse_other
-from hired_eval.reporting.regression import COLUMNS, Comparison, Scoring, Tolerance, compare
+from hired_eval.reporting.regression import COLUMNS, Comparison, Tolerance, compare
 from hired_eval.reporting.regression_report import changed_samples, verdict
 from tests.spine import command_line
 
@@ -146,7 +147,7 @@ def results(**columns: object) -> pd.DataFrame:
 
 def compared(before: pd.DataFrame, after: pd.DataFrame, answers: float, overall: float) -> Comparison:
     tolerance = Tolerance(answers, overall)
-    return compare(after, before, {"docvqa": Scoring("mean", 100)}, tolerance)
+    return compare(after, before, {"docvqa": SCORERS["mean"]}, tolerance)
 
 
 def test_answers_within_the_tolerance_are_named_and_accepted() -> None:

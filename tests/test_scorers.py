@@ -137,13 +137,17 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checked(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, metric: str, scale: float = 100, scoring: Any = "mean"
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
+    scoring: str = "mean",
+    category: str | None = None,
 ) -> Any:
     """The task, after a look at its scorer."""
     manager = TaskManager(verbosity="ERROR", include_path=str(toy), include_defaults=False)
     for place in ("lmms.tasks", "runs.accuracy"):
         monkeypatch.setattr(f"hired_eval.{place}.task_manager", lambda: manager)
-    benchmark = Benchmark("toy", "toy", metric, scale, scoring)
+    benchmark = Benchmark("toy", "toy", metric, scoring, category=category)
     task = load_task(benchmark, DataSource("hub", toy / "data"))
     check_scorer(task, benchmark)
     return task
@@ -159,6 +163,12 @@ def test_a_mean_of_documents_is_accepted(toy: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_a_mean_of_categories_is_accepted_where_it_is_named(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "nested" in checked(toy, monkeypatch, "nested", "category_mean").aggregation()
+
+
 @pytest.mark.parametrize(
     ("metric", "options", "message"),
     [
@@ -166,6 +176,29 @@ def test_a_mean_of_documents_is_accepted(toy: Path, monkeypatch: pytest.MonkeyPa
             "nested",
             {},
             "metric nested of task toy is not what task.scoring=mean and task.scale=100 make of its",
+        ),
+        ("nested", {}, "; write scoring: category_mean and category: category in the task's config"),
+        (
+            "nested",
+            {"scoring": "category_mean", "category": "question_id"},
+            "; write scoring: category_mean and category: category in the task's config",
+        ),
+        (
+            "nested",
+            {"scoring": "category_mean", "category": "field"},
+            "needs the category of each document, and metric nested of task toy gives a dict of score, "
+            "category, question_id, none called field; write category: NAME in the task's config",
+        ),
+        (
+            "share",
+            {"scoring": "category_mean"},
+            "task.scoring=category_mean needs the category of each document, and metric share of task toy",
+        ),
+        (
+            "share",
+            {"scoring": "ocrbench"},
+            "task.scoring=ocrbench and task.scale=1000 make of its samples: of the same made-up scores "
+            "lmms-eval makes 0.4286 and this would make 0.003; write scoring: mean in the task's config",
         ),
         (
             "listed",
@@ -176,7 +209,7 @@ def test_a_mean_of_documents_is_accepted(toy: Path, monkeypatch: pytest.MonkeyPa
         ("percent", {}, "gives 100 for a document, which task.scale=100 would make 10000; set task.scale=1"),
         (
             "share",
-            {"scale": 1, "scoring": "mme"},
+            {"scoring": "mme"},
             "task.scoring=mme needs pairs of questions in categories, and ",
         ),
         (

@@ -8,9 +8,11 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava
+from hired_eval.records.store import Store
 from hired_eval.runs.accuracy import run
 from hired_eval.runs.loading import Models
 from tests import tiny
@@ -121,6 +123,7 @@ class Case:
         refused: what the error says; '' where the task is scored.
         name: its config in the data set.
         scale: factor to the printed score.
+        scoring: how documents make it, with the options of the task's config that go with it.
     """
 
     data: str
@@ -130,11 +133,13 @@ class Case:
     refused: str = ""
     name: str = ""
     scale: int = 100
+    scoring: tuple[str, ...] = ("scoring=mean",)
 
 
 JUDGE = "a judge behind the network"
+BY_CATEGORY = ("scoring=category_mean", "+category=l2_category")
 CASES = {
-    "mmstar": Case("MMStar", "val", mmstar, "average", "is not what task.scoring=mean"),
+    "mmstar": Case("MMStar", "val", mmstar, "average", scoring=BY_CATEGORY),
     "mmmu_val": Case("MMMU", "validation", mmmu, "mmmu_acc"),
     "mmbench_en_dev": Case("MMBench", "dev", mmbench, "gpt_eval_score", JUDGE, "en"),
     "mmbench_en_dev_static": Case("MMBench", "dev", mmbench, "gpt_eval_score", "", "en", 1),
@@ -205,8 +210,8 @@ def test_a_task_is_scored_as_lmms_eval_does_or_refused(
     write(tmp_path / "data", case)
     monkeypatch.chdir(tmp_path)
     options = [f"model.path={tiny_checkpoint}", f"data.path={tmp_path / 'data'}", "runs_dir=runs"]
-    options += [f"task.{key}={value}" for key, value in (("name", task), ("lmms_task", task))]
-    options += [f"task.metric={case.metric}", f"task.scale={case.scale}"]
+    of_task = (f"name={task}", f"lmms_task={task}", f"metric={case.metric}", f"scale={case.scale}")
+    options += [re.sub(r"^(\+?)", r"\1task.", option) for option in (*of_task, *case.scoring)]
     if case.refused:
         with pytest.raises(UserError, match=re.escape(case.refused)) as refused:
             run(config(*options), lambda line: None, models)
@@ -219,3 +224,34 @@ def test_a_task_is_scored_as_lmms_eval_does_or_refused(
     # a letter is no box
     assert task.startswith("refcoco") or 0 < record.score.value < 100
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"
+
+
+@pytest.mark.usefixtures("letters")
+def test_the_mean_of_mmstars_categories_is_lmms_evals_own(
+    models: Models, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of six documents four are right, all of the five of one category but one; the other has one alone."""
+    case = CASES["mmstar"]
+    write(tmp_path / "data", case)
+    options = [f"model.path={tiny_checkpoint}", f"data.path={tmp_path / 'data'}", f"runs_dir={tmp_path}/runs"]
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    task = yaml.safe_load(re.search(r"^# my_configs/task/mmstar.yaml\n(.*?)^```", page, re.M | re.S)[1])
+    asked = {**config(*options), "task": task}
+    with pytest.raises(UserError) as refused:
+        run({**asked, "task": {**task, "scoring": "mean", "category": None}}, lambda line: None, models)
+    assert str(refused.value).endswith(
+        "; write scoring: category_mean and category: l2_category in the task's config"
+    )
+    whole = run(asked, lambda line: None, models)
+    # numbers: the first of one; geometry: three of five
+    expected = 100 * (1 / 1 + 3 / 5) / 2
+    assert whole.record["lmms_eval_metrics"]["average,none"] == pytest.approx(expected / 100)
+    store = Store(tmp_path / "runs")
+    found = store.score([whole.record])
+    assert (found.value, found.n) == (pytest.approx(expected), 6)
+    assert store.samples(whole.record)["category"].tolist() == ["numbers", *["geometry"] * 5]
+    part = run({**asked, "limit": 2}, lambda line: None, models)
+    assert (part.record["partial"], store.score([part.record]).value) == (True, 100)
+    difference = store.difference([(part.record, whole.record)])
+    assert difference is not None
+    assert (difference.value, difference.n) == (0, 2)

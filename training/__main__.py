@@ -54,7 +54,7 @@ def made(recipe: Recipe, options: argparse.Namespace) -> str:
 def card(checkpoint: Path, runs: Path, history: str) -> None:
     weights = checkpoint / "model.safetensors"
     parameters = sum(tensor.numel() for tensor in load_file(weights).values())
-    write_card(checkpoint / "README.md", Store(runs).accuracy(), parameters, weights.stat().st_size, history)
+    write_card(checkpoint / "README.md", Store(runs), parameters, weights.stat().st_size, history)
 
 
 def main() -> None:

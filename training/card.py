@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from hired_eval.mini.vocabulary import BENCHMARKS
 from hired_eval.records.record import Record
+from hired_eval.records.statistics import Estimate
+from hired_eval.records.store import Store
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import budget_of, label_of, percent
 
@@ -59,19 +60,18 @@ Dropping methods, the same way:
 """
 
 
-def write_card(
-    target: Path, records: Sequence[Record], parameters: int, weight_bytes: int, history: str
-) -> None:
+def write_card(target: Path, store: Store, parameters: int, weight_bytes: int, history: str) -> None:
     """Write the card.
 
     Args:
         target: file.
-        records: complete runs of Full and of methods with a budget, and of Full on `mini_1_5`.
+        store: complete runs of Full and of methods with a budget, and of Full on `mini_1_5`.
         parameters: of the model.
         weight_bytes: size of its weights' file.
         history: how the weights were made.
     """
-    cells = {(r.benchmark.name, _column(r)): _cell(r) for r in records}
+    records = store.accuracy()
+    cells = {(r.benchmark.name, _column(r)): _cell(store.score([r])) for r in records}
     random = sorted({b for r in records if label_of(r).startswith("Random") and (b := budget_of(r))})
     columns = ["all tokens", *(f"Random {percent(b)}" for b in reversed(random)), "full-image alone"]
     rows = [["benchmark", "target", *columns]]
@@ -98,6 +98,5 @@ def _column(record: Record) -> str:
     return label_of(record)
 
 
-def _cell(record: Record) -> str:
-    score = record.score
-    return "-" if score is None else f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"
+def _cell(score: Estimate) -> str:
+    return f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]"

@@ -8,6 +8,7 @@ import random
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from sys import stderr
@@ -22,15 +23,15 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import asked, shown
 from hired_eval.lmms.guards import FAULTS, comes_from, network_of, unchanged
-from hired_eval.lmms.scoring import agrees, described, number_of, read_value, value_of
-from hired_eval.lmms.tasks import whole_pairs
+from hired_eval.lmms.scoring import described, number_of, read_value, scorer_for
+from hired_eval.lmms.tasks import whole_units
 from hired_eval.models.decoding import decoding
 from hired_eval.records.record import Benchmark
+from hired_eval.records.scores import PERCENT, SCORERS, Scorer
 
 DOCUMENTS_TRIED = 60
 """A few, since a scorer may take long; enough that a mean of means is another number than the mean."""
 REPLY = "A"
-PERCENT = 100
 OF_A_CORPUS = ("pycocoevalcap",)
 """Metrics of captions, which count words over all of them: a document alone says nothing."""
 Reader = Callable[[Any], float | None]
@@ -53,7 +54,7 @@ def check_scorer(task: Task, benchmark: Benchmark) -> Reader:
     Raises:
         UserError: naming task, metric and reason.
     """
-    name, metric = benchmark.lmms_task, benchmark.metric
+    name, metric, scorer = benchmark.lmms_task, benchmark.metric, scorer_for(benchmark)
     _check_first_question(task, name)
     scoring = task.config.process_results
     aggregates = task.aggregation()
@@ -67,14 +68,14 @@ def check_scorer(task: Task, benchmark: Benchmark) -> Reader:
     with unchanged([scoring, *aggregates.values()]), redirect_stdout(stderr):
         values = _made_up(task, benchmark)
         read = _reader(task, benchmark, values.get(metric, []))
-        own = _scored(values.get(metric, []), task, benchmark, read)
+        own = _scored(values.get(metric, []), task, scorer, read)
         theirs = _aggregate(aggregates[metric], own["value"].tolist()) if len(own) else None
-        if theirs is not None and not agrees(own, theirs, benchmark):
+        if theirs is not None and not scorer.agrees(own, theirs):
             raise UserError(
-                f"metric {metric} of task {name} is not what task.scoring={benchmark.scoring} and task.scale="
-                f"{benchmark.scale} make of its samples: of the same made-up scores lmms-eval makes "
-                f"{theirs:.4g} and this would make {value_of(own, benchmark):.4g}; choose another metric or "
-                "task"
+                f"metric {metric} of task {name} is not what task.scoring={scorer.name} and task.scale="
+                f"{scorer.scale:g} make of its samples: of the same made-up scores lmms-eval makes "
+                f"{theirs:.4g} and this would make {scorer.aggregate(own):.4g}; "
+                f"{_what_agrees(values[metric], task, read, theirs)}"
             )
         for other in aggregates.keys() - {metric}:
             if network_of(aggregates[other]) or (
@@ -114,8 +115,9 @@ def _made_up(task: Task, benchmark: Benchmark) -> dict[str, list[Any]]:
     """
     documents = task.eval_docs_no_media
     chosen: Sequence[int] = range(len(documents))
-    if benchmark.scoring == "mme" and {"category", "question_id"} <= set(documents.column_names):
-        chosen = chosen[: whole_pairs(task, DOCUMENTS_TRIED)]
+    columns = scorer_for(benchmark).unit_columns
+    if columns and {*columns} <= set(documents.column_names):
+        chosen = chosen[: whole_units(task, DOCUMENTS_TRIED, columns)]
     elif len(chosen) > DOCUMENTS_TRIED:
         chosen = sorted(random.Random(0).sample(chosen, DOCUMENTS_TRIED))
     try:
@@ -167,6 +169,7 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
         UserError: some of the values hold no number, or lack what the scoring needs.
     """
     name, metric, key = benchmark.lmms_task, benchmark.metric, task.config.score_key
+    scorer = scorer_for(benchmark)
     values = [value for value in values if value is not None]
     aggregate = task.aggregation()[metric]
     read: Reader = partial(number_of, score_key=key)
@@ -178,17 +181,23 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
                 f"metric {metric} of task {name} gives no number for a document but {described(value)}, so "
                 "that its score is no mean over documents; choose another metric or task"
             )
-        parts = read_value(value, read)
-        if benchmark.scoring == "mme" and (parts["pair"] is None or parts["category"] is None):
+        parts = read_value(value, read, scorer)
+        if scorer.pairs and (parts["pair"] is None or parts["category"] is None):
             raise UserError(
-                f"task.scoring=mme needs pairs of questions in categories, and metric {metric} of task "
-                f"{name} gives {described(value)}; set task.scoring=mean"
+                f"task.scoring={scorer.name} needs pairs of questions in categories, and metric {metric} of "
+                f"task {name} gives {described(value)}; set task.scoring=mean"
+            )
+        if scorer.categories and parts["category"] is None:
+            raise UserError(
+                f"task.scoring={scorer.name} needs the category of each document, and metric {metric} of "
+                f"task {name} gives {described(value)}, none called {scorer.category}; write category: NAME "
+                "in the task's config, or set task.scoring=mean"
             )
     highest = max((abs(read(value) or 0) for value in values), default=0)
-    if benchmark.scale > 1 and highest * benchmark.scale > max(PERCENT, benchmark.scale):
+    if scorer.scale > 1 and highest * scorer.scale > max(PERCENT, scorer.scale):
         raise UserError(
             f"metric {metric} of task {name} gives {highest:g} for a document, which task.scale="
-            f"{benchmark.scale} would make {highest * benchmark.scale:g}; set task.scale=1"
+            f"{scorer.scale:g} would make {highest * scorer.scale:g}; set task.scale=1"
         )
     return read
 
@@ -199,7 +208,7 @@ def _alone(aggregate: Any, value: Any) -> float | None:
         return _aggregate(aggregate, [value])
 
 
-def _scored(values: list[Any], task: Task, benchmark: Benchmark, read: Reader) -> pd.DataFrame:
+def _scored(values: list[Any], task: Task, scorer: Scorer, read: Reader) -> pd.DataFrame:
     """(n,) values of a metric and what is read of them; a made-up score where a value holds its number."""
     key = task.config.score_key
     drawn = random.Random(0)
@@ -210,8 +219,24 @@ def _scored(values: list[Any], task: Task, benchmark: Benchmark, read: Reader) -
             made_up = value
         else:
             made_up = {**value, key: score} if isinstance(value, dict) else score
-        rows.append({"value": made_up, "doc_id": len(rows), "image": None, **read_value(made_up, read)})
+        parts = read_value(made_up, read, scorer)
+        rows.append({"value": made_up, "doc_id": len(rows), "image": None, **parts})
     return pd.DataFrame(rows)
+
+
+def _what_agrees(values: list[Any], task: Task, read: Reader, theirs: float) -> str:
+    """What to do where a metric is scored in another way: name the scoring that makes lmms-eval's number."""
+    parts = [part for value in values if isinstance(value, dict) for part in value.items()]
+    keys = {key for key, text in parts if isinstance(text, str)}
+    for kind in SCORERS.values():
+        for category in sorted(keys) if "category" in kind.open else [kind.category]:
+            scorer = replace(kind, category=category)
+            own = _scored(values, task, scorer, read)
+            known = own["category"].notna().all() or not scorer.categories
+            if known and (own["pair"].notna().all() or not scorer.pairs) and scorer.agrees(own, theirs):
+                named = f" and category: {category}" if "category" in kind.open else ""
+                return f"write scoring: {kind.name}{named} in the task's config"
+    return "choose another metric or task"
 
 
 def _aggregate(aggregate: Any, values: list[Any]) -> float | None:

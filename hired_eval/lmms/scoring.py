@@ -17,12 +17,16 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError
 from hired_eval.records.record import Benchmark, Score
 from hired_eval.records.replies import Reply, RequestKey
-from hired_eval.records.statistics import estimate
+from hired_eval.records.scores import PAIR, Scorer, score, scorer_of
 
-ROUNDING = 6e-5
-"""Some of lmms-eval's aggregates are rounded to four digits, on a scale from 0 to 1."""
-POINTS = 1000
-"""The scale of a score in points: lmms-eval counts them out of 1000, however many questions were asked."""
+
+def scorer_for(benchmark: Benchmark) -> Scorer:
+    """How the documents of a benchmark make its score.
+
+    Raises:
+        UserError: see `scorer_of`.
+    """
+    return scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
 
 
 def number_of(value: Any, score_key: str) -> float | None:
@@ -45,13 +49,14 @@ def described(value: Any) -> str:
     return f"{value!r}" if isinstance(value, Real) else f"a {type(value).__name__}"
 
 
-def read_value(value: Any, read: Callable[[Any], float | None]) -> dict[str, Any]:
+def read_value(value: Any, read: Callable[[Any], float | None], scorer: Scorer) -> dict[str, Any]:
     """Score, pair and category in a metric's value; None for what it lacks."""
     parts = value if isinstance(value, dict) else {}
+    category = scorer.category or "category"
     return {
         "score": None if value is None else read(value),
-        "pair": str(parts["question_id"]) if "question_id" in parts else None,
-        "category": str(parts["category"]) if "category" in parts else None,
+        "pair": str(parts[PAIR]) if PAIR in parts else None,
+        "category": str(parts[category]) if category in parts else None,
     }
 
 
@@ -86,7 +91,7 @@ def sample_table(
         first = document[0]
         errors = [r.error for r in document if r.error]
         value = sample.get(benchmark.metric)
-        parts = read_value(value, read)
+        parts = read_value(value, read, scorer_for(benchmark))
         if value is not None and parts["score"] is None and not errors:
             raise UserError(
                 f"metric {benchmark.metric} of task {benchmark.lmms_task} gives {described(value)} for "
@@ -140,38 +145,13 @@ def scores(
         "failed_samples": failed,
         "lmms_eval_metrics": metrics,
         "score": None,
-        # points out of 1000 need all questions; of a part of them the score is a share in percent
-        "score_scale": 100 if partial and benchmark.scale == POINTS else benchmark.scale,
     }
     if not failed:
-        measured = estimate(samples, benchmark.scoring, summary["score_scale"], seed)
+        scorer = scorer_for(benchmark)
+        measured = score([samples], scorer.of_part() if partial else scorer, seed)
         if measured.n:
             summary["score"] = Score(**{f.name: getattr(measured, f.name) for f in fields(Score)})
     return summary
-
-
-def value_of(samples: pd.DataFrame, benchmark: Benchmark) -> float:
-    """The score of samples before the factor to the paper's scale."""
-    return estimate(samples, benchmark.scoring, 1).value
-
-
-def agrees(samples: pd.DataFrame, theirs: float, benchmark: Benchmark) -> bool:
-    """Whether lmms-eval's aggregate is the score of the samples, but for rounding.
-
-    It may be on the paper's scale or not; points are counted out of 1000.
-
-    Args:
-        samples: with `score`, and what `estimate` needs.
-        theirs: lmms-eval's aggregate of the same samples.
-        benchmark: how the score is made of them.
-    """
-    own = value_of(samples, benchmark)
-    if benchmark.scale == POINTS:
-        own = float(samples["score"].sum()) / POINTS
-    return any(
-        math.isclose(own * factor, theirs, rel_tol=1e-6, abs_tol=ROUNDING * factor)
-        for factor in (1, benchmark.scale)
-    )
 
 
 def check_agreement(
@@ -192,10 +172,11 @@ def check_agreement(
     if samples["error"].notna().any() or not samples["score"].notna().any():
         return
     theirs = results["results"][benchmark.lmms_task].get(f"{benchmark.metric},{task._filters[0].name}")
-    if not isinstance(theirs, Real) or not agrees(samples, float(theirs), benchmark):
+    scorer = scorer_for(benchmark)
+    if not isinstance(theirs, Real) or not scorer.agrees(samples, float(theirs)):
         said = f"{theirs:.6g}" if isinstance(theirs, Real) else repr(theirs)
         raise UserError(
             f"lmms-eval makes {said} of metric {benchmark.metric} of task {benchmark.lmms_task}, and "
-            f"task.scoring={benchmark.scoring} makes {value_of(samples, benchmark):.6g} of the same samples "
-            f"(task.scale={benchmark.scale}); no score is given, and the replies are kept in {folder}"
+            f"task.scoring={benchmark.scoring} makes {scorer.aggregate(samples):.6g} of the same samples "
+            f"(task.scale={scorer.scale:g}); no score is given, and the replies are kept in {folder}"
         )

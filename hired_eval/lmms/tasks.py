@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import cache
@@ -295,16 +296,19 @@ def _name(metric: Any) -> str:
     return str(getattr(metric, "__name__", metric))
 
 
-def whole_pairs(task: Task, limit: int) -> int:
-    """The least number of documents, from `limit` on, that cuts no pair of MME's questions.
+def whole_units(task: Task, limit: int, columns: Sequence[str]) -> int:
+    """The least number of documents, from `limit` on, that cuts none of the units that a score is made of.
 
     Args:
-        task: MME, whose questions about one picture share category and question_id.
+        task: with its documents.
         limit: number of documents asked for.
+        columns: of the documents, which those of one unit have in common; () where each is a unit.
     """
+    if not columns:
+        return limit
     documents = task.eval_docs_no_media
-    pairs = list(zip(documents["category"], documents["question_id"], strict=True))
-    while limit < len(pairs) and not set(pairs[:limit]).isdisjoint(pairs[limit:]):
+    units = list(zip(*(documents[column] for column in columns), strict=True))
+    while limit < len(units) and not set(units[:limit]).isdisjoint(units[limit:]):
         limit += 1
     return limit
 

@@ -33,15 +33,17 @@ class Benchmark:
         name: as in `configs/task/`.
         lmms_task: the task of lmms-eval.
         metric: the metric of lmms-eval that the paper reports.
-        scale: factor from a sample's score to the paper's scale.
-        scoring: 'mean' of the samples' scores, or 'mme': pairs of questions, summed over categories.
+        scoring: how documents make a score: the name of a `hired_eval.records.scores.Scorer`.
+        scale: of that scorer; None for its own.
+        category: likewise.
     """
 
     name: str
     lmms_task: str
     metric: str
-    scale: float
-    scoring: Literal["mean", "mme"]
+    scoring: str
+    scale: float | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,6 @@ class Record:
         partial: whether some were left out.
         failed_samples: of an accuracy.
         score: of an accuracy; None where a sample failed.
-        score_scale: factor from a sample's score to `score`.
         lmms_eval_metrics: what lmms-eval itself computed.
         tokens: of an accuracy.
         batch_size: of an efficiency.
@@ -239,7 +240,6 @@ class Record:
     partial: bool = False
     failed_samples: int = 0
     score: Score | None = None
-    score_scale: float | None = None
     lmms_eval_metrics: dict[str, float | None] = field(default_factory=dict)
     tokens: Tokens = Tokens()
     batch_size: int | None = None

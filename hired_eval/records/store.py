@@ -15,7 +15,8 @@ import pandas as pd
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.statistics import Difference, Estimate, difference_of_seeds, estimate_seeds
+from hired_eval.records.scores import Scorer, difference, score, scorer_of
+from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
 PICTURES = "pictures"
@@ -136,18 +137,20 @@ class Store:
         """A picture that a measurement kept."""
         return self.runs / record.run / PICTURES / name
 
-    def estimate(self, runs: Sequence[Record]) -> Estimate:
-        """The score of a run, or the mean of runs that differ in their seed alone."""
+    def score(self, runs: Sequence[Record]) -> Estimate:
+        """The score of a run, or the mean of runs that differ in their seed alone.
+
+        Raises:
+            UserError: see `samples`.
+        """
         first, names = runs[0], tuple(r.run for r in runs)
-        if names not in self._estimates:
+        if names not in self._scores:
             frames = [self.samples(r) for r in runs]
-            self._estimates[names] = estimate_seeds(
-                frames, first.benchmark.scoring, score_scale(first), first.seed
-            )
-        return self._estimates[names]
+            self._scores[names] = score(frames, scorer_for(first), first.seed)
+        return self._scores[names]
 
     @cached_property
-    def _estimates(self) -> dict[tuple[str, ...], Estimate]:
+    def _scores(self) -> dict[tuple[str, ...], Estimate]:
         """Scores that were asked for, by names of runs: a table and its figure ask for the same."""
         return {}
 
@@ -156,10 +159,12 @@ class Store:
 
         Args:
             pairs: a run and the one it is compared with, for each seed.
+
+        Raises:
+            UserError: see `samples`.
         """
-        first = pairs[0][0]
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
-        return difference_of_seeds(frames, first.benchmark.scoring, score_scale(first))
+        return difference(frames, scorer_for(pairs[0][0]))
 
 
 def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
@@ -185,9 +190,15 @@ def _asked(record: Record) -> str:
     return json.dumps([*what, *where], sort_keys=True)
 
 
-def score_scale(record: Record) -> float:
-    """The factor from a sample's score to the unit of the record's score."""
-    return record.benchmark.scale if record.score_scale is None else record.score_scale
+def scorer_for(record: Record) -> Scorer:
+    """How the samples of a run make its score.
+
+    Raises:
+        UserError: see `scorer_of`.
+    """
+    benchmark = record.benchmark
+    scorer = scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
+    return scorer.of_part() if record.partial else scorer
 
 
 def best(records: Iterable[Record]) -> Record | None:

@@ -16,10 +16,11 @@ import pandas as pd
 
 from hired_eval.paths import text_without_home
 from hired_eval.records.record import SAMPLES
-from hired_eval.records.store import score_scale
+from hired_eval.records.scores import Scorer
+from hired_eval.records.store import scorer_for
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
-from hired_eval.reporting.regression import COLUMNS, Scoring
+from hired_eval.reporting.regression import COLUMNS
 from hired_eval.runs.accuracy import describe_machine, planned, run
 from hired_eval.runs.loading import Models
 
@@ -54,7 +55,7 @@ def made_here(chosen: ChosenSet) -> Made:
 
 def answered(
     chosen: ChosenSet, models: Models, say: Callable[[str], None], log: TextIO
-) -> tuple[pd.DataFrame, dict[str, Scoring]]:
+) -> tuple[pd.DataFrame, dict[str, Scorer]]:
     """Every run of the set; samples as `reporting.regression.COLUMNS`, and how each benchmark is scored.
 
     Nothing of an earlier run is used, neither answers nor encodings, since the code may have changed.
@@ -69,7 +70,7 @@ def answered(
         UserError: see `runs.run`.
     """
     frames: list[pd.DataFrame] = []
-    scoring: dict[str, Scoring] = {}
+    scorers: dict[str, Scorer] = {}
     for benchmark in chosen.benchmarks:
         start = time.perf_counter()
         # an encoding is read by the methods of one benchmark, and its memory is free before the next
@@ -81,12 +82,11 @@ def answered(
                 if not frames:
                     # lmms-eval collects garbage after every run: half a second with a loaded model
                     gc.freeze()
-                record = outcome.record
-                scoring[benchmark] = Scoring(record.benchmark.scoring, score_scale(record))
+                scorers[benchmark] = scorer_for(outcome.record)
                 frames.append(_compact(outcome.folder, benchmark, method))
         seconds = time.perf_counter() - start
         say(f"{benchmark}: {len(chosen.methods)} methods answered in {seconds:.0f} s")
-    return pd.concat(frames, ignore_index=True), scoring
+    return pd.concat(frames, ignore_index=True), scorers
 
 
 def _compact(folder: Path, benchmark: str, method: str) -> pd.DataFrame:

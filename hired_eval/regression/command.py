@@ -103,13 +103,13 @@ def _regress(asked: argparse.Namespace) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
         log = (asked.out / LOG).open("w")
     with log:
-        samples, scoring = answered(chosen, models, _say, log)
+        samples, scorers = answered(chosen, models, _say, log)
     if refused is not None:
         reference.write(folder, now, samples)
         print(f"nothing to show a difference to: {refused}")
         print(f"reference: {folder} ({len(samples)} samples)")
         return SAME
-    comparison = compare(samples, before_samples, scoring, chosen.tolerance)
+    comparison = compare(samples, before_samples, scorers, chosen.tolerance)
     provenance = [
         f"reference: {folder}, made {before.finished} at commit {before.git_commit} on {before.machine}",
         f"here: {now.finished} at commit {now.git_commit} on {now.machine}",

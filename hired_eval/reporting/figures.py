@@ -241,7 +241,7 @@ def figure6(store: Store) -> Drawing:
             used += [r for of_alpha in found.values() for r in of_alpha]
             # side by side, so that the intervals can be told apart
             shift = 0.012 * (i - (len(tasks) - 1) / 2)
-            points = [(alpha + shift, store.estimate(found[alpha])) for alpha in sorted(found)]
+            points = [(alpha + shift, store.score(found[alpha])) for alpha in sorted(found)]
             _scores(axis, points, _plain(benchmark_label(task)), i)
         axis.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
         axis.set(
@@ -306,8 +306,7 @@ def baselines(store: Store) -> Drawing:
             cells = [repetitions(row.of(of_task)) for row in rows_of(of_task)]
             used += [r for cell in cells for r in cell]
             points = sorted(
-                ((100 * (cell[0].kept_share or 0), store.estimate(cell)) for cell in cells),
-                key=lambda p: p[0],
+                ((100 * (cell[0].kept_share or 0), store.score(cell)) for cell in cells), key=lambda p: p[0]
             )
             if points:
                 # a dozen lines: HiRED's stands out, and only its bars are drawn dark

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records.statistics import Difference, estimate, paired_difference
+from hired_eval.records.scores import Scorer, difference, score
+from hired_eval.records.statistics import Difference
 
 KEY = ["benchmark", "method", "doc_id"]
 TOKENS = ["kept", "allowed", "full"]
@@ -41,14 +42,6 @@ class Tolerance:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise UserError(f"tolerance.{name} must be a number of at least 0, got {value!r}")
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a benchmark's samples make its score: see `statistics.estimate`."""
-
-    scoring: str
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ class Comparison:
 def compare(
     samples: pd.DataFrame,
     reference: pd.DataFrame,
-    scoring: Mapping[str, Scoring],
+    scorers: Mapping[str, Scorer],
     tolerance: Tolerance,
 ) -> Comparison:
     """Results beside the reference's results of the same samples.
@@ -126,7 +119,7 @@ def compare(
     Args:
         samples: columns `COLUMNS`; may be a part of the reference's.
         reference: likewise.
-        scoring: of each benchmark.
+        scorers: of each benchmark.
         tolerance: what may differ.
 
     Raises:
@@ -153,7 +146,7 @@ def compare(
     both = both.assign(tokens_changed=tokens, answer_changed=answers)
     runs = [
         _run_change(
-            str(benchmark), str(method), group, samples, reference, scoring[str(benchmark)], tolerance
+            str(benchmark), str(method), group, samples, reference, scorers[str(benchmark)], tolerance
         )
         for (benchmark, method), group in both.groupby(["benchmark", "method"], sort=False)
     ]
@@ -181,18 +174,18 @@ def _run_change(
     group: pd.DataFrame,
     samples: pd.DataFrame,
     reference: pd.DataFrame,
-    scoring: Scoring,
+    scorer: Scorer,
     tolerance: Tolerance,
 ) -> RunChange:
     of_run = (samples["benchmark"] == benchmark) & (samples["method"] == method)
     ours = samples[of_run]
     theirs = reference[(reference["benchmark"] == benchmark) & (reference["method"] == method)]
     theirs = theirs[theirs["doc_id"].isin(ours["doc_id"])]
-    before, after = (estimate(frame, scoring.scoring, scoring.scale).value for frame in (theirs, ours))
+    before, after = (score([frame], scorer).value for frame in (theirs, ours))
     tokens, answers = int(group["tokens_changed"].sum()), int(group["answer_changed"].sum())
-    difference = None
+    change = None
     if _differs(group, ["score"]).any():
-        difference = paired_difference(ours, theirs, scoring.scoring, scoring.scale)
+        change = difference([(ours, theirs)], scorer)
     problems = []
     if tokens:
         problems.append(f"token counts of {tokens} of {len(group)} samples differ")
@@ -200,11 +193,9 @@ def _run_change(
     if answers > max(1, math.floor(tolerance.answers * len(group))):
         share = f"{answers / len(group):.0%}, tolerance.answers is {tolerance.answers:.0%}"
         problems.append(f"{answers} of {len(group)} answers differ ({share})")
-    if difference is not None and difference.beyond_noise:
-        problems.append(f"score {before:.1f} became {after:.1f} (paired test p = {difference.p:.2g})")
-    return RunChange(
-        benchmark, method, len(group), tokens, answers, before, after, difference, tuple(problems)
-    )
+    if change is not None and change.beyond_noise:
+        problems.append(f"score {before:.1f} became {after:.1f} (paired test p = {change.p:.2g})")
+    return RunChange(benchmark, method, len(group), tokens, answers, before, after, change, tuple(problems))
 
 
 def versions_that_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hired_eval.records.context import blocks_of, context_of
-from hired_eval.records.record import Count, Record, Score
-from hired_eval.records.statistics import FEWEST
-from hired_eval.records.store import score_scale
+from hired_eval.records.record import Count, Record
+from hired_eval.records.statistics import FEWEST, Estimate
+from hired_eval.records.store import Store, scorer_for
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, label_of, seed_of
 
@@ -31,21 +31,29 @@ def beside(record: Record, records: Sequence[Record]) -> Record | None:
     return max(same, key=lambda r: (seed_of(r) == seed_of(record), r.finished), default=None)
 
 
-def run_table(records: Sequence[Record]) -> str:
-    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings."""
+def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
+    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings.
+
+    Args:
+        runs: records, each with the store that has its samples.
+
+    Raises:
+        UserError: samples cannot be read.
+    """
+    records = [record for _, record in runs]
     head = ["benchmark", "method", "metric", "score", "95 % interval", "samples", "pictures"]
     head += ["tokens kept", "allowed", "full", "samples/s"]
     rows = []
-    for r in records:
-        score = r.score
+    for store, r in runs:
+        found, scorer = store.score([r]), scorer_for(r)
+        score = found if found.n and not r.failed_samples else None
         partial = f" of {r.documents} (partial)" if r.partial else ""
-        share = " %" if score_scale(r) != r.benchmark.scale else ""
         rows.append(
             [
                 r.benchmark.name,
                 label_of(r),
                 r.benchmark.metric,
-                "withheld" if score is None else f"{score.value:.1f}{share}",
+                "withheld" if score is None else f"{score.value:.1f}{' %' * scorer.share}",
                 "" if score is None else _interval(score),
                 f"{r.samples}{partial}",
                 "" if score is None else str(score.clusters),
@@ -60,13 +68,11 @@ def run_table(records: Sequence[Record]) -> str:
     return aligned([head, *rows])
 
 
-def _interval(score: Score) -> str:
-    """The interval of a record's score."""
+def _interval(score: Estimate) -> str:
     if score.clusters < FEWEST:
         return "n too small"
-    if score.shown_low is None or score.shown_high is None:
-        return "none"
-    return f"{score.shown_low:.1f} to {score.shown_high:.1f}"
+    low, high = score.shown_low, score.shown_high
+    return "none" if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
 def _mean_and_max(count: Count | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hired_eval.records.context import Block, blocks_of
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference
-from hired_eval.records.store import Store, best, score_scale
+from hired_eval.records.store import Store, best, scorer_for
 from hired_eval.reporting.published import PAPER_MODELS, Published
 from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, seed_of
 
@@ -209,10 +209,8 @@ def accuracy_cell(
     if not runs:
         return Cell(published=published, reason=reason)
     first = runs[0]
-    score = store.estimate(runs)
-    share = score_scale(first) != first.benchmark.scale
-    points = first.benchmark.scale == 1000 and not share
-    marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * share
+    score, scorer = store.score(runs), scorer_for(first)
+    marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * scorer.share
     same = not full or {r.run for r in full} & {r.run for r in runs}
     of_seed = {seed_of(r): r for r in full}
     return Cell(
@@ -222,7 +220,7 @@ def accuracy_cell(
         n=score.n,
         pictures=score.clusters,
         documents=first.documents,
-        digits=0 if points or first.benchmark.scoring == "mme" else 1,
+        digits=scorer.digits,
         published=published,
         difference=None if same else store.difference([(r, of_seed.get(seed_of(r), full[0])) for r in runs]),
         seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),

@@ -24,8 +24,8 @@ from hired_eval.lmms.guards import explained_scorer, unchanged
 from hired_eval.lmms.local_data import BUNDLED, DataSource, data_source
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.scorers import check_scorer
-from hired_eval.lmms.scoring import check_agreement, sample_table, scores
-from hired_eval.lmms.tasks import load_task, task_manager, whole_pairs
+from hired_eval.lmms.scoring import check_agreement, sample_table, scorer_for, scores
+from hired_eval.lmms.tasks import load_task, task_manager, whole_units
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.models.checkpoint import device_type, feature_layer_of
@@ -140,8 +140,7 @@ def documents_asked(config: dict[str, Any], benchmark: Benchmark, data: DataSour
         task = load_task(benchmark, data)
     except UserError:
         return limit  # the run itself says what is wrong, and leaves a record of it
-    if benchmark.scoring == "mme":
-        limit = whole_pairs(task, limit)
+    limit = whole_units(task, limit, scorer_for(benchmark).unit_columns)
     return limit if limit < len(task.eval_docs_no_media) else None
 
 

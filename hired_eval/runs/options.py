@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,8 +57,9 @@ class TaskOptions:
     name: str
     lmms_task: str
     metric: str
-    scale: float
-    scoring: Literal["mean", "mme"]
+    scoring: str
+    scale: float | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,18 +129,21 @@ def kinds() -> dict[str, Any]:
 def checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config in which every value has the type of its option; checked twice it stays the same.
 
-    Paths are text with `~` written out, the prompt is the template itself, and of a method's config its place
-    among others is left out.
+    Paths are text with `~` written out, the prompt is the template itself, of a task's scale and category
+    those of its scoring stand in, and of a method's config its place among others is left out.
 
     Raises:
         UserError: an option that is missing or unknown, a value of another type, or no such method.
     """
     from hired_eval.models.configs import prompt_named
+    from hired_eval.records.scores import scorer_of
 
     typed = _complete(RunOptions, config, "", OTHERS)
     for group, declaration in GROUPS.items():
         typed[group] = _complete(declaration, typed[group], f"{group}.")
     typed["model"]["prompt"] = prompt_named(typed["model"]["prompt"])
+    scorer = scorer_of(*(typed["task"][name] for name in ("scoring", "scale", "category")))
+    typed["task"] |= {"scale": scorer.scale, "category": scorer.category}
     method = config["method"]
     typed["method"] = {"_target_": method["_target_"]}
     if method.get("label") is not None:
@@ -151,12 +155,14 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
 def _complete(
     declaration: type, options: dict[str, Any], prefix: str, others: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The options of a declaration, all of them there and of their types.
+    """The options of a declaration, all of them there, those with a default in any case, and of their types.
 
     Raises:
         UserError: naming the option.
     """
     known = types_of(declaration)
+    defaults = {field.name: field.default for field in fields(declaration) if field.default is not MISSING}
+    options = {**defaults, **options}
     for name in options.keys() - known.keys() - {*others}:
         close = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {prefix}{close[0]}? " if close else ""

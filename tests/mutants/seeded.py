@@ -186,6 +186,13 @@ MUTANTS = [
         tests=("tests/reporting/test_statistics.py",),
     ),
     Mutant(
+        "a mean of category means is one over documents",
+        "hired_eval/records/scores.py",
+        "return Units(values, clusters, strata, bounds)",
+        "return Units(values, clusters, np.zeros(len(values), dtype=int), bounds)",
+        tests=("tests/test_scores.py",),
+    ),
+    Mutant(
         "an interval counts questions where it should count pictures",
         "hired_eval/records/statistics.py", "if len(sums) < FEWEST:", "if counts.sum() < FEWEST:",
         tests=("tests/reporting/test_statistics.py",),

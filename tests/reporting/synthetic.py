@@ -25,14 +25,14 @@ from hired_eval.records.record import (
     Timings,
     Tokens,
 )
-from hired_eval.records.statistics import estimate
+from hired_eval.records.scores import score, scorer_of
 
 BENCHMARKS: dict[str, tuple[str, float, str]] = {
     "vqav2": ("exact_match", 100, "mean"),
     "scienceqa": ("exact_match", 100, "mean"),
     "textvqa": ("exact_match", 100, "mean"),
     "docvqa": ("anls", 100, "mean"),
-    "ocrbench": ("ocrbench_accuracy", 1000, "mean"),
+    "ocrbench": ("ocrbench_accuracy", 1000, "ocrbench"),
     "mme": ("mme_perception_score", 1, "mme"),
     "pope": ("pope_accuracy", 100, "mean"),
     "chartqa": ("relaxed_overall", 100, "mean"),
@@ -99,7 +99,7 @@ def unfinished(
     resolved = {"measure": "accuracy", "model": asked, "prompt": prompt, "limit": None}
     record = Record(
         run=name,
-        benchmark=Benchmark(task, task, metric, scale, scoring),  # type: ignore[arg-type]
+        benchmark=Benchmark(task, task, metric, scoring, scale, "category" if scoring == "mme" else None),
         method=Method(method["_target_"], options),
         method_label=method["_target_"].rsplit(".", 1)[-1],
         method_defaults=own,
@@ -172,12 +172,11 @@ def write_run(
         chosen["budget"] = budget
     if "seed" in chosen:
         chosen["seed"] = seed
-    share_of_questions = scale == 1000 and n < documents
-    score_scale = 100 if share_of_questions else scale
+    scorer = scorer_of(scoring, scale)
     apart = [f"{k}{v}" for k, v in {**options, **(settings or {}), **(versions or {})}.items()]
     name = name or "-".join([task, model, method, f"{chosen.get('budget')}", *apart, f"{seed}", f"{n}"])
     name = re.sub(r"[^\w.-]", "_", name)
-    estimated = estimate(samples, scoring, score_scale)
+    estimated = score([samples], scorer.of_part() if n < documents else scorer)
     full, some = samples["full"], samples["kept"]
     record = unfinished(
         chosen,
@@ -194,7 +193,6 @@ def write_run(
         documents=documents,
         partial=n < documents,
         score=Score(**{f.name: getattr(estimated, f.name) for f in fields(Score)}),
-        score_scale=score_scale,
         tokens=Tokens(
             kept=Count(float(some.mean()), int(some.max())), full=Count(float(full.mean()), int(full.max()))
         ),

@@ -315,10 +315,11 @@ def test_runs_scored_otherwise_or_on_earlier_documents_are_left_out_with_a_line(
 
 def test_a_table_of_runs_names_what_they_differ_in(runs: Path) -> None:
     one = synthetic.write_run(runs, "hired", "docvqa", documents=30)
-    assert "| 15 " in run_table([one])
-    assert "mini" not in run_table([one])
+    store = Store(runs)
+    assert "| 15 " in run_table([(store, one)])
+    assert "mini" not in run_table([(store, one)])
     other = synthetic.write_run(runs, "hired", "docvqa", settings={"dtype": "float16"}, alpha=0.3)
-    text = run_table([one, other])
+    text = run_table([(store, one), (store, other)])
     assert "mini, bundled data, dtype=float16 " in text
     assert "HiRED 20 %, alpha=0.3" in text
 

@@ -1,0 +1,187 @@
+"""What a score is: how the documents of a benchmark make it, one way a kind of scoring.
+
+Every score and every difference that is shown anywhere is computed here, from samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from hired_eval.errors import UserError
+from hired_eval.records import statistics
+from hired_eval.records.statistics import Difference, Estimate, Units
+
+PERCENT = 100
+PAIR = "question_id"
+"""What the two questions of a pair have in common, as MME calls it."""
+ROUNDING = 6e-5
+"""Some of lmms-eval's aggregates are rounded to four digits, on a scale from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How documents make a score.
+
+    A document is a unit, or a pair of documents is. Units that share a picture are drawn together when an
+    interval is made, and where there are categories within each of them.
+
+    Attributes:
+        name: as `task.scoring` names it.
+        scale: factor from what lmms-eval makes of the documents to the printed score.
+        digits: printed behind the point.
+        pairs: whether two questions are a unit, as in MME: 100 times the share answered right, and 100 more
+            where both are. A `limit` cuts no pair.
+        categories: what is made of the means of the categories; None where all documents are alike.
+        category: name of a document's category, in what the metric says of the document.
+        points: what lmms-eval divides the number of right answers by, however many questions were asked.
+        open: which of `scale` and `category` are for the task to say.
+        share: whether it stands in for points, where not all questions were asked.
+    """
+
+    name: str
+    scale: float = PERCENT
+    digits: int = 1
+    pairs: bool = False
+    categories: Literal["sum", "mean"] | None = None
+    category: str | None = None
+    points: int | None = None
+    open: tuple[str, ...] = ()
+    share: bool = False
+
+    @property
+    def unit_columns(self) -> tuple[str, ...]:
+        """Columns of the documents that tell which of them are one unit; () where each is one."""
+        return (str(self.category), PAIR) if self.pairs else ()
+
+    def of_part(self) -> Scorer:
+        """The scorer of a part of the benchmark: of points, which need all questions, a share in percent."""
+        return replace(self, scale=PERCENT, digits=1, points=None, share=True) if self.points else self
+
+    def units(self, samples: pd.DataFrame) -> Units:
+        """The units of samples, before the factor to the printed score.
+
+        Args:
+            samples: one row a document, with `doc_id`, `score`, `image`, and for what needs them `pair` and
+                `category`; a document without a score, which another metric counts, is no unit.
+        """
+        scored = samples[samples["score"].notna()]
+        bounds: tuple[float, float] | None = None
+        if self.pairs:
+            scored = (
+                scored.groupby(["category", "pair"], sort=True)["score"].agg(["mean", "min"]).reset_index()
+            )
+            values = (100 * scored["mean"] + 100 * (scored["min"] == 1)).to_numpy(float)
+            clusters, bounds = scored["pair"].to_numpy(), (0.0, 200.0)
+        else:
+            values = scored["score"].to_numpy(float)
+            clusters = scored["image"].fillna(scored["doc_id"].astype(str)).to_numpy()
+            if ((values >= 0) & (values <= 1)).all():
+                bounds = (0.0, 1.0)
+        if self.categories is None:
+            return Units(values, clusters, np.zeros(len(values), dtype=int), bounds)
+        strata = scored["category"].fillna("").to_numpy()
+        if self.categories == "mean" and len(values):
+            # a mean of means is a sum of smaller ones
+            share = 1 / len(set(strata))
+            values, bounds = values * share, bounds and (bounds[0] * share, bounds[1] * share)
+        return Units(values, clusters, strata, bounds)
+
+    def aggregate(self, samples: pd.DataFrame) -> float:
+        """What lmms-eval's own aggregate of the same samples is; not a number where none has a score."""
+        return float(samples["score"].sum()) / self.points if self.points else self.units(samples).total
+
+    def agrees(self, samples: pd.DataFrame, theirs: float) -> bool:
+        """Whether a number is lmms-eval's aggregate of samples, but for rounding, or that times the scale."""
+        own = self.aggregate(samples)
+        return any(
+            math.isclose(own * factor, theirs, rel_tol=1e-6, abs_tol=ROUNDING * factor)
+            for factor in (1, self.scale)
+        )
+
+
+SCORERS = {
+    scorer.name: scorer
+    for scorer in (
+        # the mean of the documents
+        Scorer("mean", open=("scale",)),
+        # the mean of the categories' means, each as heavy as another
+        Scorer("category_mean", categories="mean", category="category", open=("scale", "category")),
+        # MME (Fu et al.): accuracy and accuracy of pairs, summed over categories
+        Scorer("mme", scale=1, digits=0, pairs=True, categories="sum", category="category"),
+        # OCRBench: points of 1000
+        Scorer("ocrbench", scale=1000, digits=0, points=1000),
+    )
+}
+
+
+def scorer_of(scoring: str, scale: float | None = None, category: str | None = None) -> Scorer:
+    """The scorer that a task names, with what the task says of it.
+
+    Args:
+        scoring: its name.
+        scale: see `Scorer`; None for the scorer's own.
+        category: likewise.
+
+    Raises:
+        UserError: there is no such scorer, or it has a scale or category of its own.
+    """
+    if scoring not in SCORERS:
+        raise UserError(f"task.scoring must be one of {', '.join(SCORERS)}, got {scoring!r}")
+    kind = SCORERS[scoring]
+    asked = replace(
+        kind,
+        scale=kind.scale if scale is None else scale,
+        category=kind.category if category is None else category,
+    )
+    for option in ("scale", "category"):
+        if option not in kind.open and getattr(asked, option) != getattr(kind, option):
+            raise UserError(f"task.scoring={scoring} takes no task.{option}; leave it out")
+    return asked
+
+
+def score(runs: Sequence[pd.DataFrame], scorer: Scorer, seed: int = 0) -> Estimate:
+    """The printed score of a run with its 95 % interval; of several runs, the mean of theirs.
+
+    Args:
+        runs: samples, see `Scorer.units`; those of several runs differ in their seed alone, and count on the
+            documents that all have a score of.
+        scorer: that of a part, where a part was answered.
+        seed: of the bootstrap.
+    """
+    units = [scorer.units(samples) for samples in _on_common_documents(runs)]
+    return statistics.estimate(units, seed).scaled(scorer.scale)
+
+
+def difference(
+    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], scorer: Scorer, seed: int = 0
+) -> Difference | None:
+    """The printed score of a run minus that of another, on the documents that both have a score of.
+
+    Args:
+        pairs: samples of a run and of the one it is compared with; of several seeds, a pair for each.
+        scorer: see `score`.
+        seed: of the bootstrap and the test.
+
+    Returns:
+        With its 95 % interval and a paired test; None where the runs share no document.
+    """
+    frames = _on_common_documents([samples for pair in pairs for samples in pair])
+    if frames[0].empty:
+        return None
+    units = [scorer.units(samples) for samples in frames]
+    found = statistics.difference(list(zip(units[::2], units[1::2], strict=True)), seed)
+    return found.scaled(scorer.scale)
+
+
+def _on_common_documents(runs: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The samples of the documents that every run has a score of; of a single run, all as they are."""
+    if len(runs) == 1:
+        return list(runs)
+    common = set.intersection(*(set(samples.loc[samples["score"].notna(), "doc_id"]) for samples in runs))
+    return [samples[samples["doc_id"].isin(common)].sort_values("doc_id") for samples in runs]
