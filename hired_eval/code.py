@@ -24,7 +24,7 @@ DECIDES_NOTHING = {
         "cli", "code", "dropping.registry", "errors", "hub", "lmms.data_cards", "lmms.local_data",
         "lmms.manifest", "lmms.parquet_files", "mini", "models.apply", "models.configs", "models.convert",
         "models.encoding_cache", "paths", "processes", "records.record", "records.replies", "records.store",
-        "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring", "runs.options",
+        "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring", "runs.options", "runs.plan",
         "runs.probes", "typed",
     )
 }  # fmt: skip

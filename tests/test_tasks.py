@@ -11,10 +11,9 @@ import pytest
 
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava
-from hired_eval.runs.accuracy import run
 from hired_eval.runs.loading import Models
 from tests import tiny
-from tests.spine import config
+from tests.spine import run_quietly
 
 LETTERS = "ABCD"
 
@@ -209,11 +208,11 @@ def test_a_task_is_scored_as_lmms_eval_does_or_refused(
     options += [f"task.metric={case.metric}", f"task.scale={case.scale}"]
     if case.refused:
         with pytest.raises(UserError, match=re.escape(case.refused)) as refused:
-            run(config(*options), lambda line: None, models)
+            run_quietly(*options, models=models)
         assert "\n" not in str(refused.value)
         assert not list(tmp_path.glob("runs/*/replies*"))
         return
-    record = run(config(*options), lambda line: None, models).record
+    record = run_quietly(*options, models=models).record
     (theirs,) = (v for k, v in record.lmms_eval_metrics.items() if k.startswith(f"{case.metric},"))
     assert record.score.value == pytest.approx(theirs * case.scale)
     # a letter is no box
