@@ -1,5 +1,6 @@
 """The experiments' configs: they compose in both profiles, and run what the tables look for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 from hired_eval.reporting.rows import TABLE3, TABLE5, TABLE6, Row
 from hired_eval.reporting.write import NAMES
+from hired_eval.runs.identity import default_options, effective_method
 from hired_eval.runs.measuring import MEASURES
-from hired_eval.runs.options import build_dropper
-from tests.spine import command_line, config
+from hired_eval.runs.options import build_dropper, read_config
+from tests.reporting.synthetic import METHODS, identity, unfinished
+from tests.spine import command_line, config, run_config
 
 EXPERIMENTS = sorted(f.stem for f in (config_folder() / "experiment").glob("*.yaml"))
 
@@ -37,7 +40,8 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
     for option, values in swept.hydra.sweeper.params.items():
         for value in str(values).split(","):
             resolved = config(f"+experiment={name}", f"profile={profile}", f"{option}={value}")
-            assert build_dropper(resolved) is not None
+            chosen = read_config(resolved)
+            assert build_dropper(chosen.method, chosen.budget) is not None
             if option == "model":
                 assert resolved["model"]["name"] == value
 
@@ -46,8 +50,13 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
     "row", {r.variant: r for r in (*TABLE3, *TABLE5, *TABLE6)}.values(), ids=lambda r: r.variant
 )
 def test_a_variant_is_the_row_it_is_named_for(row: Row) -> None:
-    resolved = config(f"+variant={row.variant}")
-    record = {"method": resolved["method"], "config": {"budget": resolved["budget"]}}
+    resolved = run_config(f"+variant={row.variant}")
+    dropper = build_dropper(resolved.method, resolved.budget)
+    record = replace(
+        unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
+        method=effective_method(dropper),
+        method_defaults=default_options(type(dropper)),
+    )
     assert row.of([record]) == [record]
     others = [r for r in (*TABLE3, *TABLE5) if r.variant != row.variant]
     assert not [r.label for r in others if r.of([record])]

@@ -20,7 +20,7 @@ from hired_eval.method_configs import ABOUT, MethodConfig, class_modules, method
 from hired_eval.paths import PACKAGE, config_folder
 from hired_eval.reporting.rows import label_of
 from hired_eval.runs.identity import target_of
-from hired_eval.runs.options import build_dropper, checked_config
+from hired_eval.runs.options import build_dropper, read_config
 from tests.spine import command_line, config, run_quietly
 
 METHODS = list(method_configs().values())
@@ -86,7 +86,7 @@ def test_a_config_explains_itself_and_names_every_option_with_its_default(method
     dropper = build(method.name)
     assert content.keys() - {*ABOUT} == vars(dropper).keys()
     assert dropper == type(dropper)(**PRESET.get(method.name, {}))
-    assert dropper == build_dropper(config(f"method={method.name}"))
+    assert dropper == build_dropper(read_config(config(f"method={method.name}")).method, None)
 
 
 def test_methods_are_told_apart_by_their_labels_and_places() -> None:
@@ -190,8 +190,8 @@ def test_two_names_of_one_method_are_one_run_with_the_name_it_had_first(
 
 
 def test_what_a_config_says_for_tables_is_no_option() -> None:
-    method = checked_config(config("method=hired", "method.label=Mine"))["method"]
-    assert method["label"] == "Mine"
-    assert "place" not in method
+    method = read_config(config("method=hired", "method.label=Mine")).method
+    assert method.label == "Mine"
+    assert not {"label", "place"} & method.options.keys()
     with pytest.raises(UserError, match=r"method\.label must be text, got 3"):
-        checked_config(config("method.label=3"))
+        read_config(config("method.label=3"))
