@@ -35,8 +35,8 @@ knows the words, shapes, charts and forms that `hired_eval/mini/` draws.
   gets used to short sequences.
 - Training pages and test pages come from disjoint seeds.
 - About a third of the pages are crowded: of 300 drawn of each kind, 35 % with forms, 37 % with signs, 33 %
-  with shapes, 25 % with charts; OCRBench's single words have a page to themselves. Sparse pages favour methods
-  that follow CLS-attention.
+  with shapes, 25 % with charts; OCRBench's single words have a page to themselves. Sparse pages favour
+  methods that follow CLS-attention.
 - Answers are numbers and single words from a closed list; there are no two-word answers.
 
 ## How it was made
