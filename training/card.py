@@ -19,27 +19,26 @@ TARGETS = {
 
 TEXT = """# The bundled model
 
-A LLaVA-Next of {parameters:.1f} million parameters ({megabytes:.1f} MB in bfloat16), made from nothing by
-`make train-mini` with fixed seeds. Stock `LlavaNextForConditionalGeneration`, loaded by
+A LLaVA-Next with {parameters:.1f} million parameters ({megabytes:.1f} MB in bfloat16), trained from nothing
+by `make train-mini` with fixed seeds. It is a stock `LlavaNextForConditionalGeneration`, loaded by
 `from_pretrained`. The same weights serve as a single-partition `LlavaForConditionalGeneration` under the name
-`mini_1_5`, which sees the full-image alone.
+`mini_1_5`, which sees only the full-image.
 
-It is a measuring instrument for token dropping on machines without a GPU, and good for nothing else: it knows
-the words, shapes, charts and forms that `hired_eval/mini/` draws.
+It is a measuring instrument for token dropping on machines without a GPU, and is good for nothing else: it
+knows the words, shapes, charts and forms that `hired_eval/mini/` draws.
 
 ## Fairness
 
-- Attention is never a training target in the vision tower, and no dropping rule of any method is used in
-  training.
+- Attention is never a training target in the vision tower, and training uses no method's dropping rule.
 - The vision tower learns which letters, words, shapes and colours its patches show; CLS learns which of them
   occur in its partition, at the initial layer, the feature layer and the last layer.
-- While the language model learns, visual tokens are dropped uniformly at random (4 to 100 % kept), so that
-  short sequences are not foreign to it.
+- While the language model learns, visual tokens are dropped uniformly at random (4 to 100 % kept), so that it
+  gets used to short sequences.
 - Training pages and test pages come from disjoint seeds.
 - About a third of the pages are crowded: of 300 drawn of each kind, 35 % with forms, 37 % with signs, 33 %
-  with shapes, 25 % with charts; OCRBench's single words stand alone. Sparse pages are kind to methods that
-  follow CLS-attention.
-- Answers are single words of a closed list and numbers; two-word answers do not occur.
+  with shapes, 25 % with charts; OCRBench's single words have a page to themselves. Sparse pages favour
+  methods that follow CLS-attention.
+- Answers are numbers and single words from a closed list; there are no two-word answers.
 
 ## How it was made
 
@@ -51,10 +50,10 @@ Score with its 95 % interval. `Random` keeps a uniformly random share of the tok
 
 {scores}
 
-The target is what the model was to reach with all tokens. The full-image alone (`mini_1_5`) must stay far
-below on the reading benchmarks (textvqa, docvqa, ocrbench, chartqa), or high resolution would not matter.
+The target is what we wanted the model to reach with all tokens. The full-image alone (`mini_1_5`) must stay
+far below on the reading benchmarks (textvqa, docvqa, ocrbench, chartqa), or high resolution would not matter.
 
-Dropping methods, the same way:
+Dropping methods, measured the same way:
 
 {methods}
 """

@@ -19,12 +19,12 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
   python -m hired_eval -m +experiment=table3                    a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
-  python -m hired_eval --config-dir FOLDER method=mine          with a method, model or task of one's own
-  hired-eval report table3                                      the report of the runs that are there
-  hired-eval show PICTURE --method hired --budget 0.2           what is kept of a picture of one's own
+  python -m hired_eval --config-dir FOLDER method=mine          with your own method, model or task
+  hired-eval report table3                                      the report of the runs so far
+  hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
   hired-eval regress                                            compare with the committed reference results
 
-Without options: HiRED with its own budget, the bundled model, DocVQA. Defaults stand behind "=".
+Without options: HiRED with its default budget, the bundled model, DocVQA. Defaults are shown after "=".
 """
 
 COMMANDS = ("report", "show", "regress")
