@@ -1,5 +1,6 @@
 """The experiments' configs: they compose in both profiles, and run what the tables look for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 from hired_eval.reporting.rows import TABLE3, TABLE5, TABLE6, Row
 from hired_eval.reporting.write import NAMES
+from hired_eval.runs.identity import default_options, effective_method
 from hired_eval.runs.measuring import MEASURES
 from hired_eval.runs.options import build_dropper
+from tests.reporting.synthetic import METHODS, identity, unfinished
 from tests.spine import command_line, config
 
 EXPERIMENTS = sorted(f.stem for f in (config_folder() / "experiment").glob("*.yaml"))
@@ -47,7 +50,12 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
 )
 def test_a_variant_is_the_row_it_is_named_for(row: Row) -> None:
     resolved = config(f"+variant={row.variant}")
-    record = {"method": resolved["method"], "config": {"budget": resolved["budget"]}}
+    dropper = build_dropper(resolved)
+    record = replace(
+        unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
+        method=effective_method(dropper),
+        method_defaults=default_options(type(dropper)),
+    )
     assert row.of([record]) == [record]
     others = [r for r in (*TABLE3, *TABLE5) if r.variant != row.variant]
     assert not [r.label for r in others if r.of([record])]
