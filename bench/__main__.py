@@ -13,8 +13,8 @@ from bench.harness import Comparison, table
 from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import load_checkpoint
-from hired_eval.runs.accuracy import describe_machine
-from hired_eval.runs.efficiency.measure import Workload
+from hired_eval.runs.options import Workload
+from hired_eval.runs.plan import describe_machine
 
 START, END = "<!-- made by make bench: start -->", "<!-- end -->"
 CASES = "abcdefgh"

@@ -15,7 +15,8 @@ from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.signals import cls_attention
 from hired_eval.runs.efficiency.machine import peak_memory, synchronize
-from hired_eval.runs.efficiency.measure import Efficiency, Workload, picture
+from hired_eval.runs.efficiency.measure import Efficiency, picture
+from hired_eval.runs.options import Workload
 
 HEADS, LENGTH, CHANNELS = 16, 577, 1024
 LAYOUT = PartitionLayout(2, 2, 24, (672, 672))

@@ -116,26 +116,28 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
 
 
 def _run(
-    config: dict[str, Any], models: Models, shown: list[tuple[Store, Record]], several_methods: bool
+    resolved: dict[str, Any], models: Models, shown: list[tuple[Store, Record]], several_methods: bool
 ) -> str | None:
     """One run and its table; what went wrong, if anything.
 
     Args:
-        config: resolved.
+        resolved: the config.
         models: shared by the runs of a sweep.
         shown: takes the run's record with its store, where it is one of accuracy.
         several_methods: in a sweep over methods, those without a budget run once.
     """
-    from hired_eval.cli.sweeps import of_a_sweep
+    from hired_eval.cli.sweeps import without_needless_budget
     from hired_eval.processes import Processes
     from hired_eval.records.store import Store
     from hired_eval.reporting.table import beside, run_table
     from hired_eval.runs.measuring import measure
+    from hired_eval.runs.options import read_config
 
     try:
         say = _say if Processes().main else _hush
+        config = read_config(resolved)
         if several_methods:
-            config = of_a_sweep(config, say)
+            config = without_needless_budget(config, say)
         outcome = measure(config, say, models)
     except UserError as error:
         if Processes().count > 1:
@@ -146,7 +148,7 @@ def _run(
         return None
     if outcome.reused:
         print("this run is complete already (rerun=true repeats it):", file=sys.stderr)
-    if config["measure"] != "accuracy":
+    if config.measure != "accuracy":
         print(f"record: {outcome.folder}")
         return None
     store = Store(outcome.folder.parent)

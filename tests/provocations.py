@@ -31,14 +31,12 @@ from hired_eval.records.replies import ReplyFile
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.paper_tables import table2
 from hired_eval.runs.efficiency.__main__ import main as efficiency
-from hired_eval.runs.loading import Models
-from hired_eval.runs.measuring import measure
-from hired_eval.runs.options import build_dropper, checked_config, method_class
+from hired_eval.runs.options import build_dropper, method_class, read_config, read_method
 from hired_eval.runs.probes import questions
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
 from tests.reporting.synthetic import METHODS, identity, unfinished
-from tests.spine import config
+from tests.spine import config, run_quietly
 
 IMAGE = 4
 """Id of the tiny tokenizer's image token."""
@@ -73,7 +71,7 @@ class Place:
     def measure(self, *overrides: str) -> None:
         """A run of the tiny model."""
         base = [f"model.path={self.model}", f"data.path={self.data}", f"runs_dir={self.tmp}"]
-        measure(config(*base, *overrides), lambda line: None, Models())
+        run_quietly(*base, *overrides)
 
 
 Provocation = list[str] | Callable[[Place], Any]
@@ -233,11 +231,11 @@ def made_by_normalizing(place: Place) -> None:
 def option_missing(place: Place) -> None:
     settings = config()
     del settings["model"]["revision"]
-    checked_config(settings)
+    read_config(settings)
 
 
 def abstract_method(place: Place) -> None:
-    build_dropper({"budget": None, "method": {"_target_": "hired_eval.dropping.SelectingDropper"}})
+    build_dropper(read_method({"_target_": "hired_eval.dropping.SelectingDropper"}), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,7 +401,7 @@ def full_disk(place: Place) -> None:
 
 
 def table2_without_grid(place: Place) -> None:
-    record = {"run": "gallery-1", "samples": 1, "finished": ""}
+    record = replace(RECORD, run="gallery-1", samples=1)
     table2(SimpleNamespace(measuring=lambda _: [record], arrays=lambda _: {"top_tokens": []}))  # type: ignore[arg-type]
 
 

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 from hired_eval.__main__ import main
 from hired_eval.paths import config_folder
-from hired_eval.runs.accuracy import Outcome, run
+from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import Outcome, measure
+from hired_eval.runs.options import RunConfig, read_config
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -23,8 +25,12 @@ def config(*overrides: str) -> dict[str, Any]:
     return resolved
 
 
-def run_quietly(*overrides: str) -> Outcome:
-    return run(config(*overrides), say=lambda line: None)
+def run_config(*overrides: str) -> RunConfig:
+    return read_config(config(*overrides))
+
+
+def run_quietly(*overrides: str, models: Models | None = None) -> Outcome:
+    return measure(run_config(*overrides), lambda line: None, models or Models())
 
 
 def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

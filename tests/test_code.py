@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hired_eval.code import code_reached
-from hired_eval.runs.accuracy import planned
-from tests.spine import config
+from hired_eval.runs.plan import plan_run
+from tests.spine import run_config
 
 REPOSITORY = Path(__file__).parents[1]
 COMMENT = "\n# a comment\n"
@@ -56,7 +56,7 @@ def name_of_run(target: str, *overrides: str) -> str:
     for module in [m for m in sys.modules if m.startswith("own_")]:
         del sys.modules[module]
     options = ["method=full", f"method._target_={target}", "method.newline=none", "+method.budget=0.2"]
-    return planned(config(*options, *overrides)).folder.path.name
+    return plan_run(run_config(*options, *overrides)).folder.path.name
 
 
 LAYOUTS: dict[str, tuple[str, dict[str, str], str]] = {

@@ -27,7 +27,7 @@ from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import command_line as regression_options
 from hired_eval.reporting.write import REPORTS
-from hired_eval.runs.options import checked_config
+from hired_eval.runs.options import read_config
 from hired_eval.typed import types_of
 from tests.spine import command_line, config
 
@@ -110,7 +110,7 @@ def checked_run(arguments: list[str]) -> None:
         *(re.sub(r",[\w./-]+", "", a) if re.fullmatch(r"\+*[\w.]+=[\w.,/-]+", a) else a for a in overrides)
     )
     if any(a.startswith("model.prompt=") for a in arguments):
-        checked_prompt(checked_config(composed)["model"]["prompt"])
+        checked_prompt(read_config(composed).model.prompt)
 
 
 def checked_lmms(arguments: list[str]) -> None:

@@ -15,14 +15,17 @@ from hired_eval.models.families import family_of
 from hired_eval.models.memory import kv_bytes
 from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.records.record import Record
-from hired_eval.runs.accuracy import planned
-from hired_eval.runs.efficiency import efficiency, summary
+from hired_eval.runs.efficiency import summarize
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
 from hired_eval.runs.efficiency.machine import Machine, measure_machine, peak_memory
-from hired_eval.runs.efficiency.measure import Efficiency, Workload
+from hired_eval.runs.efficiency.measure import Efficiency
 from hired_eval.runs.efficiency.table import HEAD, table
 from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import measure
+from hired_eval.runs.options import RunConfig, Workload, read_method
+from hired_eval.runs.plan import plan_run
 from tests import tiny
+from tests.spine import run_config
 
 WORK = Workload(width=112, height=112, text_tokens=7, new_tokens=4, warm_up=0, repeats=2)
 METHODS: dict[str, dict[str, Any]] = {
@@ -151,44 +154,31 @@ def test_the_roofline_is_the_slower_of_arithmetic_and_traffic() -> None:
     ("name", "value"), [("repeats", 0), ("width", 0), ("new_tokens", 2.5), ("warm_up", -1)]
 )
 def test_a_workload_that_makes_no_sense_is_refused(name: str, value: Any) -> None:
-    options = {"width": 1, "height": 1, "text_tokens": 2, "new_tokens": 1, "warm_up": 0, "repeats": 1}
-    with pytest.raises(UserError, match=f"efficiency.{name} must be"):
-        Workload(**{**options, name: value})
+    with pytest.raises(UserError, match=f"efficiency.{name} must be a whole number of at least"):
+        run_config(f"efficiency.{name}={value}")
 
 
 @pytest.fixture(scope="module")
-def config(tiny_checkpoint: Path) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from hired_eval.paths import config_folder
-
-    overrides = [
+def config(tiny_checkpoint: Path) -> RunConfig:
+    return run_config(
         f"model.path={tiny_checkpoint}", "batch_size=2", "efficiency.width=112", "efficiency.height=112",
         "efficiency.new_tokens=3", "efficiency.repeats=2", "measure=efficiency", "device=cpu",
-    ]  # fmt: skip
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = compose("config", overrides=overrides)
-    # the group hydra is there only where its own app composes
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
-    return dict(resolved)
+    )  # fmt: skip
 
 
-def records(config: dict[str, Any], folder: Path) -> list[Record]:
+def records(config: RunConfig, folder: Path) -> list[Record]:
     said: list[str] = []
     models = Models()
-    full = {"_target_": "hired_eval.dropping.Full", "newline": "rows"}
-    variants: list[dict[str, Any]] = [
-        {"measure": "efficiency_stock", "method": full},
-        {"method": full},
-        {"budget": 0.2},
+    full = read_method({"_target_": "hired_eval.dropping.Full", "newline": "rows"})
+    variants = [
+        replace(config, measure="efficiency_stock", method=full),
+        replace(config, method=full),
+        replace(config, budget=0.2),
     ]
-    return [
-        efficiency({**config, "runs_dir": str(folder), **v}, said.append, models).record for v in variants
-    ]
+    return [measure(replace(v, runs_dir=folder), said.append, models).record for v in variants]
 
 
-def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Path) -> None:
+def test_records_hold_what_the_table_needs(config: RunConfig, tmp_path: Path) -> None:
     made = records(config, tmp_path)
     for record in made:
         measured = record.efficiency
@@ -201,7 +191,7 @@ def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Pat
             assert 0 < found.low <= found.median <= found.high
         assert 0 < measured.share_of_roofline < 1
         assert measured.memory_gigabytes > 0.05
-        assert "tokens/s" in summary(record)
+        assert "tokens/s" in summarize(record)
     text = table(made)
     rows = [line.split("|")[3].strip() for line in text.splitlines()[2:5]]
     assert rows == ["stock generate", "Full", "HiRED 20 %"]
@@ -217,33 +207,32 @@ def test_records_hold_what_the_table_needs(config: dict[str, Any], tmp_path: Pat
         efficiency=replace(made[2].efficiency, vision_memory_gigabytes=0.25),
     )
     assert table([on_gpu]).splitlines()[2].split("|")[HEAD.index("vision GB") + 1].strip() == "0.25"
-    again = efficiency({**config, "runs_dir": str(tmp_path), "budget": 0.2}, print, Models())
+    again = measure(replace(config, runs_dir=tmp_path, budget=0.2), print, Models())
     assert again.reused
 
 
 def test_out_of_memory_is_a_result(
-    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(self: Any, *args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     models = Models()
-    plan = planned(config)
-    checkpoint = models.get(plan.source, config["model"], "cpu", 0, plan.content)
+    checkpoint = plan_run(config).load_checkpoint(models, print)
     handle = checkpoint.model.model.language_model.register_forward_pre_hook(no_memory)
     try:
-        record = efficiency({**config, "runs_dir": str(tmp_path)}, print, models).record
+        record = measure(replace(config, runs_dir=tmp_path), print, models).record
     finally:
         handle.remove()
     assert record.status == "complete"
     assert record.out_of_memory
     assert "OOM" in table([record])
-    assert "out of memory" in summary(record)
+    assert "out of memory" in summarize(record)
 
 
-def test_the_stock_model_drops_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+def test_the_stock_model_drops_nothing(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="set method=full"):
-        efficiency({**config, "runs_dir": str(tmp_path), "measure": "efficiency_stock"}, print, Models())
+        measure(replace(config, runs_dir=tmp_path, measure="efficiency_stock"), print, Models())
 
 
 def test_an_empty_folder_says_how_to_fill_it() -> None:

@@ -14,9 +14,9 @@ from hired_eval.reporting.rows import TABLE3, TABLE5, TABLE6, Row
 from hired_eval.reporting.write import NAMES
 from hired_eval.runs.identity import default_options, effective_method
 from hired_eval.runs.measuring import MEASURES
-from hired_eval.runs.options import build_dropper
+from hired_eval.runs.options import build_dropper, read_config
 from tests.reporting.synthetic import METHODS, identity, unfinished
-from tests.spine import command_line, config
+from tests.spine import command_line, config, run_config
 
 EXPERIMENTS = sorted(f.stem for f in (config_folder() / "experiment").glob("*.yaml"))
 
@@ -40,7 +40,8 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
     for option, values in swept.hydra.sweeper.params.items():
         for value in str(values).split(","):
             resolved = config(f"+experiment={name}", f"profile={profile}", f"{option}={value}")
-            assert build_dropper(resolved) is not None
+            chosen = read_config(resolved)
+            assert build_dropper(chosen.method, chosen.budget) is not None
             if option == "model":
                 assert resolved["model"]["name"] == value
 
@@ -49,8 +50,8 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
     "row", {r.variant: r for r in (*TABLE3, *TABLE5, *TABLE6)}.values(), ids=lambda r: r.variant
 )
 def test_a_variant_is_the_row_it_is_named_for(row: Row) -> None:
-    resolved = config(f"+variant={row.variant}")
-    dropper = build_dropper(resolved)
+    resolved = run_config(f"+variant={row.variant}")
+    dropper = build_dropper(resolved.method, resolved.budget)
     record = replace(
         unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
         method=effective_method(dropper),

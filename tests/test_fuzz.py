@@ -16,10 +16,9 @@ from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Family
 from hired_eval.models.images import digest
-from hired_eval.runs.accuracy import run
 from hired_eval.runs.loading import Models
 from tests.fuzzed import Case, corpus, write_corpus, write_task
-from tests.spine import config
+from tests.spine import run_quietly
 
 METHODS = [
     ["method=hired", "budget=0.2"],
@@ -89,7 +88,7 @@ def outcomes(
             options = [f"model.path={tiny_checkpoint}", f"runs_dir={folder / 'runs'}", "on_error=record"]
             options += [f"data.path={write_corpus(part, folder / f'data{number}')}", *method]
             task = ["task.name=fuzzed", "task.lmms_task=fuzzed", "task.metric=exact_match"]
-            outcome = run(config(*options, *task), lambda line: None, models)
+            outcome = run_quietly(*options, *task, models=models)
             samples = pd.read_parquet(outcome.folder / "samples.parquet").to_dict("records")
             seen += [(case, row, method) for case, row in zip(part, samples, strict=True)]
     return seen

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from hired_eval import HiRED, hub
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.records.record import Benchmark, Method
-from hired_eval.runs.accuracy import Outcome, Plan, planned, run
-from hired_eval.runs.identity import READ_WHOLE, fingerprint, normal, run_identity, run_name
+from hired_eval.records.record import Method
+from hired_eval.runs.identity import READ_WHOLE, fingerprint, identify_run, name_run, normal
 from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import Outcome
+from hired_eval.runs.plan import Plan, plan_run
 from tests import tiny
 from tests.data import write_docvqa, write_mme
-from tests.spine import config, run_quietly
+from tests.spine import run_config, run_quietly
 
 MODEL_CACHE = "models--llava-hf--llava-v1.6-vicuna-7b-hf"
 DOCVQA_CACHE = "datasets--lmms-lab-encoder--DocVQA"
@@ -26,7 +27,7 @@ EFFICIENCY = "measure=efficiency"
 
 
 def plan(*overrides: str) -> Plan:
-    return planned(config(*overrides))
+    return plan_run(run_config(*overrides))
 
 
 def samples_of(outcome: Outcome) -> bytes:
@@ -54,6 +55,7 @@ def name(*overrides: str) -> str:
         (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
         (["method=full"], ["method=full", "encoding_cache=somewhere", "encoding_cache_gib=3", "rerun=true"]),
         (["method=random"], ["method=random", "method.seed=0"]),
+        (["method=hired"], ["method=hired", "++method.label=Ours"]),
         (["data=auto"], ["data=bundled"]),
         (["model=mini"], ["model.feature_layer=4"]),
         (["model=mini"], ["model.feature_layer=null"]),
@@ -103,7 +105,7 @@ def test_what_decides_an_answer_or_a_score_makes_another_run(base: list[str], ch
 
 def test_a_machine_is_part_of_what_is_timed_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name(EFFICIENCY), name()
-    monkeypatch.setattr("hired_eval.runs.accuracy.describe_machine", lambda: "another machine")
+    monkeypatch.setattr("hired_eval.runs.plan.describe_machine", lambda: "another machine")
     assert name(EFFICIENCY) != before[0]
     assert name() == before[1]
 
@@ -206,10 +208,10 @@ def test_a_checkpoint_replaced_while_a_sweep_runs_is_loaded_again(
     shutil.copytree(tiny_checkpoint, tmp_path / "ck")
     options = [f"model.path={tmp_path}/ck", f"data.path={docvqa_folder}", f"runs_dir={tmp_path}/runs"]
     models = Models()
-    run(config(*options, "method=full"), lambda line: None, models)
+    run_quietly(*options, "method=full", models=models)
     for part in tiny.llava_next(seed=1):
         part.save_pretrained(tmp_path / "ck")
-    second = run(config(*options, "method=full"), lambda line: None, models)
+    second = run_quietly(*options, "method=full", models=models)
     alone = run_quietly(*options[:2], f"runs_dir={tmp_path}/alone", "method=full")
     assert second.folder.name == alone.folder.name
     assert samples_of(second) == samples_of(alone)
@@ -225,7 +227,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) 
     models = Models()
     for options in asked:
         sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep", f"encoding_cache={tmp_path}/cache"]
-        together = run(config(*sweep), lambda line: None, models)
+        together = run_quietly(*sweep, models=models)
         alone = run_quietly(*tiny_run, *options, f"runs_dir={tmp_path}/alone")
         assert together.folder.name == alone.folder.name
         assert samples_of(together) == samples_of(alone)
@@ -242,22 +244,21 @@ def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pyt
             (tmp_path / kind / "refs" / "main").write_text(known)
         hub.commit.cache_clear()
         of_run = [
-            run_identity(
+            identify_run(
                 settings,
-                settings["model"]["hub_id"],
-                Benchmark(**settings["task"]),
+                str(settings.model.hub_id),
                 DataSource("hub"),
                 HiRED(),
                 limit=None,
             )
             for settings in (
-                config("model=llava_next_7b", "data=hub"),
-                config("model=llava_next_7b", "data=hub", "model.revision=main"),
+                run_config("model=llava_next_7b", "data=hub"),
+                run_config("model=llava_next_7b", "data=hub", "model.revision=main"),
             )
         ]
         assert (of_run[0].checkpoint, of_run[0].documents) == (weights, documents)
-        assert run_name(of_run[0]) == run_name(of_run[1])
-        names.append(run_name(of_run[0]))
+        assert name_run(of_run[0]) == name_run(of_run[1])
+        names.append(name_run(of_run[0]))
     hub.commit.cache_clear()
     assert len(set(names)) == 3
 
@@ -266,12 +267,12 @@ def test_a_build_for_a_device_is_no_other_version(monkeypatch: pytest.MonkeyPatc
     identity = plan().record.identity
 
     def with_version(package: str, version: str) -> str:
-        return run_name(replace(identity, versions=identity.versions | {package: version}))
+        return name_run(replace(identity, versions=identity.versions | {package: version}))
 
     torch = identity.versions["torch"].partition("+")[0]
     assert (
-        with_version("torch", f"{torch}+cu128") == with_version("torch", f"{torch}+cpu") == run_name(identity)
+        with_version("torch", f"{torch}+cu128") == with_version("torch", f"{torch}+cpu") == name_run(identity)
     )
-    assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == run_name(identity)
+    assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == name_run(identity)
     for package in identity.versions.keys() - {"hired-eval", "python"}:
-        assert with_version(package, "0.0.1") != run_name(identity)
+        assert with_version(package, "0.0.1") != name_run(identity)

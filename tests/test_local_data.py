@@ -303,7 +303,7 @@ def test_what_may_not_be_read_is_named(
 def test_a_file_is_no_folder(files: Files) -> None:
     file = files(ONE) / ONE
     with pytest.raises(UserError, match="is a file; name the folder that it lies in"):
-        data_source({"source": "hub", "path": str(file)}, {"path": None})
+        data_source("hub", file, None)
 
 
 def test_what_lmms_eval_reads_is_known() -> None:

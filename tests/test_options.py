@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pwd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -29,14 +29,15 @@ from hired_eval.paths import config_folder, expanded, home_folder, text_without_
 from hired_eval.runs.measuring import MEASURES
 from hired_eval.runs.options import (
     GROUPS,
-    RunOptions,
+    RunConfig,
     build_dropper,
-    checked_config,
+    dump_config,
     kinds,
-    without_home,
+    read_config,
+    read_method,
 )
 from hired_eval.typed import Count, Positive, Range, Share, checked, read, types_of
-from tests.spine import config
+from tests.spine import config, run_config
 
 if TYPE_CHECKING:
     from nowhere import Nothing
@@ -145,7 +146,9 @@ def test_a_text_is_read_as_the_type_says(kind: Any, text: Any, value: Any) -> No
 
 def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
     whole = yaml.safe_load((config_folder() / "config.yaml").read_text())
-    assert {*whole} - {"defaults", "hydra"} | {"model", "task", "data"} == types_of(RunOptions).keys()
+    assert {*whole} - {"defaults", "hydra"} | {"model", "method", "task", "data", "profile"} == types_of(
+        RunConfig
+    ).keys()
     assert whole["efficiency"].keys() == types_of(GROUPS["efficiency"]).keys()
     for group in ("model", "task", "data"):
         for file in (config_folder() / group).glob("*.yaml"):
@@ -155,11 +158,10 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
 
 
 def test_every_method_of_the_configs_fits_its_types() -> None:
-    settings = config()
     for file in (config_folder() / "method").glob("*.yaml"):
         method = yaml.safe_load(file.read_text())
         method |= {k: 0.5 if k == "alpha" else 0 for k, v in method.items() if str(v).startswith("${")}
-        assert build_dropper({**settings, "method": method}) is not None
+        assert build_dropper(read_method(method), None) is not None
 
 
 REFUSED = {
@@ -190,14 +192,13 @@ REFUSED = {
 @pytest.mark.parametrize("argument", REFUSED)
 def test_a_run_refuses_words_of_another_type(argument: str) -> None:
     with pytest.raises(UserError) as refused:
-        checked_config(config(*for_hydra([argument])))
+        run_config(*for_hydra([argument]))
     assert str(refused.value) == REFUSED[argument]
 
 
-def test_a_checked_config_stays_the_same_and_is_the_same_for_all_spellings() -> None:
+def test_a_config_is_the_same_for_all_spellings() -> None:
     spelled = ["limit=5.0", "budget=1", "data.path=~/x", "model.prompt=mini", "runs_dir=2024"]
-    once = checked_config(config(*for_hydra(spelled)))
-    assert checked_config(once) == once
+    once = run_config(*for_hydra(spelled))
     plain = [
         f"data.path={Path.home()}/x",
         f"model.prompt={VICUNA}",
@@ -205,8 +206,9 @@ def test_a_checked_config_stays_the_same_and_is_the_same_for_all_spellings() -> 
         "limit=5",
         "budget=1.0",
     ]
-    assert checked_config(config(*for_hydra(plain))) == once
-    assert (once["limit"], once["runs_dir"], once["model"]["prompt"]) == (5, "2024", VICUNA)
+    assert run_config(*for_hydra(plain)) == once
+    assert (once.limit, once.runs_dir, once.model.prompt) == (5, Path("2024"), VICUNA)
+    assert isinstance(once.budget, float)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_a_method_of_the_users_own_is_checked_by_its_annotations(
         Own(**{"sizes": [1], **options})
     method = {"_target_": f"{__name__}.Own", "sizes": [1], **options}
     with pytest.raises(UserError, match=message):
-        build_dropper({"budget": None, "method": method})
+        build_dropper(read_method(method), None)
 
 
 def test_a_method_gets_its_options_in_their_types() -> None:
@@ -237,9 +239,9 @@ def test_a_method_gets_its_options_in_their_types() -> None:
     assert isinstance(own.part, float)
     settings = config()
     settings["method"] = {"_target_": f"{__name__}.Own", "file": "~/x", "sizes": [1]}
-    typed = checked_config(settings)
-    assert typed["method"]["file"] == str(Path.home() / "x")
-    assert without_home(typed)["method"]["file"] == "~/x"
+    typed = read_config(settings)
+    assert typed.method.options["file"] == Path.home() / "x"
+    assert dump_config(typed)["method"]["file"] == "~/x"
 
 
 def test_annotations_without_the_future_import_count() -> None:
@@ -332,7 +334,7 @@ WAYS = [TYPED, f'"{TYPED}"', f"'{TYPED}'", VICUNA, f'"{VICUNA}"', "mini"]
 def test_a_prompt_typed_in_any_way_is_the_same(typed: str) -> None:
     arguments = [f"model.prompt={typed}"]
     check_names(arguments)
-    assert checked_config(config(*for_hydra(arguments)))["model"]["prompt"] == VICUNA
+    assert run_config(*for_hydra(arguments)).model.prompt == VICUNA
     assert prompt_named(of_lmms_eval(f"prompt={typed}")["prompt"]) == VICUNA
 
 
@@ -422,10 +424,9 @@ def test_the_home_folder_is_hidden_in_whole_components(
     monkeypatch.setenv("HOME", home)
     assert with_tilde(path) == hidden
     assert text_without_home(f"cannot write {path}: full") == f"cannot write {hidden}: full"
-    settings = config()
-    settings["runs_dir"] = settings["model"]["path"] = settings["model"]["prompt"] = path
-    settings["model"]["hub_id"] = "llava-hf/x"
-    shown = without_home(settings)
+    usual = run_config()
+    model = replace(usual.model, path=Path(path), prompt=path, hub_id="llava-hf/x")
+    shown = dump_config(replace(usual, runs_dir=Path(path), model=model))
     assert (shown["runs_dir"], shown["model"]["path"]) == (hidden, hidden)
     assert (shown["model"]["prompt"], shown["model"]["hub_id"]) == (path, "llava-hf/x")
 
@@ -439,7 +440,7 @@ def test_without_a_home_folder_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> 
     assert home_folder() is None
     assert for_hydra(["method=full", "runs_dir=x"]) == ["method=full", 'runs_dir="x"']
     assert flags_expanded(["--help", "--question=~/x"]) == ["--help", "--question=~/x"]
-    assert without_home(config())["runs_dir"] == "results/runs"
+    assert dump_config(run_config())["runs_dir"] == "results/runs"
     assert default_cache().is_absolute()
     with pytest.raises(UserError, match="~/x: there is no such home folder here; write the path out"):
         expanded("~/x")

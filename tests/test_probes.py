@@ -18,11 +18,10 @@ from hired_eval.records.store import Store
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
 from hired_eval.runs.loading import Models
-from hired_eval.runs.measuring import measure
 from hired_eval.runs.probes import GENERATED, accepted, attended, partition_of_placeholders, partitions_of
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
-from tests.spine import config
+from tests.spine import run_quietly
 
 PROMPT = "ab{images} {question}:"
 
@@ -30,10 +29,6 @@ PROMPT = "ab{images} {question}:"
 @pytest.fixture(scope="module")
 def eager(tiny_checkpoint: Path) -> Checkpoint:
     return load_checkpoint(str(tiny_checkpoint), dtype="float32", device="cpu", attention="eager")
-
-
-def say(line: str) -> None:
-    """Nobody listens."""
 
 
 @torch.inference_mode()
@@ -86,7 +81,7 @@ def test_a_measurement_leaves_a_record_that_reports_read(
 ) -> None:
     overrides = [*tiny_run, f"runs_dir={tmp_path}", f"measure={kind}", "limit=3"]
     models = Models()
-    outcome = measure(config(*overrides, "method=full"), say, models)
+    outcome = run_quietly(*overrides, "method=full", models=models)
     assert outcome.record.status == "complete"
     assert outcome.record.samples == 3
     store = Store(tmp_path)
@@ -107,22 +102,21 @@ def test_a_measurement_leaves_a_record_that_reports_read(
             len(arrays["kept_0"]) + arrays["layout_0"][0] * tiny.SIDE
             >= store.samples(outcome.record)["kept"][0]
         )
-    assert measure(config(*overrides, "method=full"), say, models).reused
+    assert run_quietly(*overrides, "method=full", models=models).reused
 
 
 def test_a_gallery_shows_the_tokens_of_the_method(tiny_run: list[str], tmp_path: Path) -> None:
     overrides = [*tiny_run, f"runs_dir={tmp_path}", "measure=gallery", "limit=1"]
     for method in ("full", "hired"):
-        measure(config(*overrides, f"method={method}"), say, Models())
+        run_quietly(*overrides, f"method={method}")
     (entry,) = entries(Store(tmp_path))
     assert [s.label for s in entry.shown] == ["Full", "HiRED 20 %"]
     assert entry.shown[1].kept < entry.shown[0].kept == entry.shown[0].full
 
 
 def test_a_failed_run_leaves_a_record_that_says_so(tiny_run: list[str], tmp_path: Path) -> None:
-    wrong = config(*tiny_run, f"runs_dir={tmp_path}", "method.final_layer=9")
     with pytest.raises(UserError, match="layer 9"):
-        measure(wrong, say, Models())
+        run_quietly(*tiny_run, f"runs_dir={tmp_path}", "method.final_layer=9")
     (file,) = tmp_path.glob("*/record.json")
     record = read_record(file.parent)
     assert record is not None
@@ -144,15 +138,15 @@ def test_a_sweep_loads_its_model_once(
     monkeypatch.setattr("hired_eval.models.checkpoint.load_checkpoint", counted)
     models = Models()
     for budget in (0.2, 0.4):
-        measure(config(*tiny_run, f"runs_dir={tmp_path}", f"budget={budget}"), say, models)
+        run_quietly(*tiny_run, f"runs_dir={tmp_path}", f"budget={budget}", models=models)
     assert len(loads) == 1
-    measure(config(*tiny_run, f"runs_dir={tmp_path}", "model.dtype=bfloat16"), say, models)
+    run_quietly(*tiny_run, f"runs_dir={tmp_path}", "model.dtype=bfloat16", models=models)
     assert len(loads) == 2
 
 
 def test_an_unknown_measurement_is_refused(tiny_run: list[str]) -> None:
     with pytest.raises(UserError, match=r"measure must be 'accuracy', .*gallery.*, got 'speed'"):
-        measure(config(*tiny_run, "measure=speed"), say, Models())
+        run_quietly(*tiny_run, "measure=speed")
 
 
 @pytest.mark.parametrize(
@@ -178,17 +172,23 @@ def test_accepted_answers_are_shown_once_each(
 def test_a_truncated_picture_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """lmms-eval has Pillow fill up what is missing; a picture of grey must not pass for the benchmark's."""
     damaged = write_docvqa(tmp_path / "damaged", 4, [tiny.picture(60, 60), truncated_png()])
-    settings = config(
-        "measure=gallery", f"model.path={tiny_checkpoint}", f"data.path={damaged}", f"runs_dir={tmp_path}"
+    settings = (
+        "measure=gallery",
+        f"model.path={tiny_checkpoint}",
+        f"data.path={damaged}",
+        f"runs_dir={tmp_path}",
     )
     with pytest.raises(UserError, match=r"docvqa_val document 2: its image cannot be read: .*truncated"):
-        measure(settings, say, Models())
+        run_quietly(*settings)
 
 
 def test_a_picture_of_more_than_eight_bits_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     deep = write_docvqa(tmp_path / "deep", 2, [Image.new("I;16", (60, 60))])
-    settings = config(
-        "measure=gallery", f"model.path={tiny_checkpoint}", f"data.path={deep}", f"runs_dir={tmp_path}"
+    settings = (
+        "measure=gallery",
+        f"model.path={tiny_checkpoint}",
+        f"data.path={deep}",
+        f"runs_dir={tmp_path}",
     )
     with pytest.raises(UserError, match=r"docvqa_val document 0: an image of mode I;16 has more than 8 bits"):
-        measure(settings, say, Models())
+        run_quietly(*settings)

@@ -13,13 +13,15 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
+from hired_eval.lmms.local_data import DataSource
+from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import Answer, DroppingLlava, Prepared
-from hired_eval.records.record import Count
-from hired_eval.runs.accuracy import Outcome, run
+from hired_eval.records.record import Benchmark, Count
 from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import Outcome
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
-from tests.spine import config, held_elsewhere, run_quietly
+from tests.spine import held_elsewhere, run_quietly
 
 
 def samples_of(outcome: Outcome) -> pd.DataFrame:
@@ -173,7 +175,7 @@ def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
     cached = [*tiny_run, f"runs_dir={tmp_path / 'runs'}", f"encoding_cache={tmp_path / 'cache'}"]
 
     def sources(models: Models, budget: float) -> dict[str, int]:
-        outcome = run(config(*cached, f"budget={budget}"), lambda line: None, models)
+        outcome = run_quietly(*cached, f"budget={budget}", models=models)
         use = outcome.record.timings.encodings or {}
         return {source: count for source, count in use.items() if count}
 
@@ -182,7 +184,23 @@ def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
     assert sources(models, 0.2) == {"memory": 6}
     assert sources(Models(), 0.3) == {"disk": 6}
     with pytest.raises(UserError, match="encoding_cache_gib must be above 0, got 0"):
-        run(config(*cached, "encoding_cache_gib=0"), lambda line: None, models)
+        run_quietly(*cached, "encoding_cache_gib=0", models=models)
+
+
+@pytest.mark.parametrize("limit", ["null", "2"])
+def test_documents_are_read_once_a_run(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    reads: list[str] = []
+
+    def counted(benchmark: Benchmark, data: DataSource) -> Any:
+        reads.append(benchmark.name)
+        return load_task(benchmark, data)
+
+    monkeypatch.setattr("hired_eval.runs.plan.load_task", counted)
+    outcome = run_quietly(*tiny_run, f"runs_dir={tmp_path}", f"limit={limit}", "++method.label=Ours")
+    assert reads == ["docvqa"]
+    assert outcome.record.method_label == outcome.record.config["method"]["label"] == "Ours"
 
 
 def test_two_processes_do_not_run_the_same(tiny_run: list[str], tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from hired_eval.lmms.guards import network_of, unchanged
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.tasks import DataSource, load_task, task_config, task_manager
 from hired_eval.records.record import Benchmark
-from hired_eval.runs.accuracy import run
 from tests import tiny
-from tests.spine import config
+from tests.spine import run_quietly
 
 UTILS = """
 import requests
@@ -290,7 +289,7 @@ def test_what_shows_at_the_end_is_one_line_and_the_replies_are_kept(
     options = ["task.name=toy", "task.lmms_task=toy", f"task.metric={metric}", f"data.path={toy / 'data'}"]
     options += [f"model.path={tiny_checkpoint}", f"runs_dir={toy / 'runs'}"]
     with pytest.raises(UserError) as refused:
-        run(config(*options), lambda line: None)
+        run_quietly(*options)
     assert message in str(refused.value)
     assert "; the replies are kept in" in str(refused.value) or "the replies are kept in" in str(
         refused.value

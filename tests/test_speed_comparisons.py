@@ -16,7 +16,7 @@ from hired_eval.dropping.registry import build
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.encoding_cache import GIB, EncodingStore
-from hired_eval.runs.efficiency.measure import Workload
+from hired_eval.runs.options import Workload
 
 CPU = torch.device("cpu")
 SMALL = PartitionLayout(1, 2, 7, (70, 140))

@@ -13,10 +13,11 @@ import yaml
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.records.store import Store
-from hired_eval.runs.accuracy import run
 from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import Outcome, measure
+from hired_eval.runs.options import read_config
 from tests import tiny
-from tests.spine import config
+from tests.spine import config, run_quietly
 
 LETTERS = "ABCD"
 
@@ -214,11 +215,11 @@ def test_a_task_is_scored_as_lmms_eval_does_or_refused(
     options += [re.sub(r"^(\+?)", r"\1task.", option) for option in (*of_task, *case.scoring)]
     if case.refused:
         with pytest.raises(UserError, match=re.escape(case.refused)) as refused:
-            run(config(*options), lambda line: None, models)
+            run_quietly(*options, models=models)
         assert "\n" not in str(refused.value)
         assert not list(tmp_path.glob("runs/*/replies*"))
         return
-    record = run(config(*options), lambda line: None, models).record
+    record = run_quietly(*options, models=models).record
     (theirs,) = (v for k, v in record.lmms_eval_metrics.items() if k.startswith(f"{case.metric},"))
     assert record.score.value == pytest.approx(theirs * case.scale)
     # a letter is no box
@@ -237,12 +238,16 @@ def test_the_mean_of_mmstars_categories_is_lmms_evals_own(
     page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
     task = yaml.safe_load(re.search(r"^# my_configs/task/mmstar.yaml\n(.*?)^```", page, re.M | re.S)[1])
     asked = {**config(*options), "task": task}
+
+    def answered(**changed: Any) -> Outcome:
+        return measure(read_config(asked | changed), lambda line: None, models)
+
     with pytest.raises(UserError) as refused:
-        run({**asked, "task": {**task, "scoring": "mean", "category": None}}, lambda line: None, models)
+        answered(task={**task, "scoring": "mean", "category": None})
     assert str(refused.value).endswith(
         "; write scoring: category_mean and category: l2_category in the task's config"
     )
-    whole = run(asked, lambda line: None, models)
+    whole = answered()
     # numbers: the first of one; geometry: three of five
     expected = 100 * (1 / 1 + 3 / 5) / 2
     assert whole.record["lmms_eval_metrics"]["average,none"] == pytest.approx(expected / 100)
@@ -250,8 +255,8 @@ def test_the_mean_of_mmstars_categories_is_lmms_evals_own(
     found = store.score([whole.record])
     assert (found.value, found.n) == (pytest.approx(expected), 6)
     assert store.samples(whole.record)["category"].tolist() == ["numbers", *["geometry"] * 5]
-    part = run({**asked, "limit": 2}, lambda line: None, models)
-    assert (part.record["partial"], store.score([part.record]).value) == (True, 100)
+    part = answered(limit=2)
+    assert (part.record.partial, store.score([part.record]).value) == (True, 100)
     difference = store.difference([(part.record, whole.record)])
     assert difference is not None
     assert (difference.value, difference.n) == (0, 2)

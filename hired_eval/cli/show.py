@@ -61,19 +61,18 @@ def _show(chosen: argparse.Namespace) -> None:
     import torch  # seconds, which a mistake in the picture's name need not cost
 
     from hired_eval.dropping.registry import build_as_typed
-    from hired_eval.lmms.options import as_typed
     from hired_eval.models.answering import DroppingLlava, Question
     from hired_eval.models.configs import prompt_named, typed_text
-    from hired_eval.runs.accuracy import checkpoint_source
     from hired_eval.runs.loading import Models
-    from hired_eval.runs.options import ModelOptions
+    from hired_eval.runs.options import read_model
+    from hired_eval.runs.plan import find_checkpoint
     from hired_eval.runs.probes import partitions_of
 
     dropper = build_as_typed(chosen.method, options)
-    model = as_typed(ModelOptions, _model_config(chosen.model, chosen.model_path))
-    prompt = prompt_named(chosen.prompt or model["prompt"])
+    model = read_model(_model_config(chosen.model, chosen.model_path))
+    prompt = prompt_named(chosen.prompt) if chosen.prompt else model.prompt
     question = typed_text("--question", chosen.question)
-    checkpoint = Models().get(checkpoint_source(model), model, chosen.device, 0)
+    checkpoint = Models().get(find_checkpoint(model), model, chosen.device, 0)
     llava = DroppingLlava(checkpoint, dropper, prompt)
     with torch.inference_mode():
         prepared = llava.prepare(Question(question, (picture,)))

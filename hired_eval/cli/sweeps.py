@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -12,14 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 from hired_eval.paths import text_without_home
 from hired_eval.records.record import replacing
 
+if TYPE_CHECKING:
+    from hired_eval.runs.options import RunConfig
 
-def of_a_sweep(config: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+
+def without_needless_budget(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     """The config of one run of a sweep: budgets are for the methods that have one, others run once."""
-    if config["budget"] is None or "budget" in config["method"]:
+    if config.budget is None or "budget" in config.method.options:
         return config
-    name = config["method"]["_target_"].rsplit(".", 1)[-1]
-    say(f"{name} has no token budget of its own: budget={config['budget']} is left out")
-    return {**config, "budget": None}
+    name = config.method.target.rsplit(".", 1)[-1]
+    say(f"{name} has no token budget of its own: budget={config.budget} is left out")
+    return replace(config, budget=None)
 
 
 class WithoutHome(Callback):

@@ -85,14 +85,14 @@ class Wanted:
         return f"{self.repository}, config {self.config}" if self.config else self.repository
 
 
-def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
+def data_source(
+    source: Literal["auto", "bundled", "hub"], path: Path | None, model_path: Path | None
+) -> DataSource:
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
 
     Raises:
         UserError: a path that is no folder, or one beside the bundled data.
     """
-    source = data["source"]
-    path = Path(data["path"]) if data["path"] else None
     if path is not None:
         if source == "bundled":
             raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
@@ -102,7 +102,7 @@ def data_source(data: dict[str, Any], model: dict[str, Any]) -> DataSource:
             raise UserError(f"data.path={path} is not a folder")
         return DataSource("hub", path)
     if source == "auto":
-        source = "bundled" if str(model["path"]).startswith(BUNDLED) else "hub"
+        source = "bundled" if str(model_path).startswith(BUNDLED) else "hub"
     return DataSource(source)
 
 

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +22,10 @@ from hired_eval.records.store import scorer_for
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS
-from hired_eval.runs.accuracy import describe_machine, planned, run
 from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import measure
+from hired_eval.runs.options import read_config
+from hired_eval.runs.plan import describe_machine, plan_run
 
 
 def made_here(chosen: ChosenSet) -> Made:
@@ -34,12 +37,12 @@ def made_here(chosen: ChosenSet) -> Made:
     documents, versions, commit, weights = {}, {}, None, ""
     for benchmark in chosen.benchmarks:
         for method in chosen.methods:
-            config = chosen.config(method, benchmark)
-            plan = planned(config)
+            config = read_config(chosen.config(method, benchmark))
+            plan = plan_run(config)
             identity = plan.record.identity
             documents[benchmark] = identity.documents
             versions, commit = identity.versions, identity.git_commit
-            weights = weights_of(plan.source, config["model"])
+            weights = weights_of(plan.source, config.model)
     return Made(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         overrides=[text_without_home(override) for override in chosen.overrides],
@@ -67,7 +70,7 @@ def answered(
         log: takes the libraries' progress bars and warnings.
 
     Raises:
-        UserError: see `runs.run`.
+        UserError: see `hired_eval.runs.measuring.measure`.
     """
     frames: list[pd.DataFrame] = []
     scorers: dict[str, Scorer] = {}
@@ -75,10 +78,13 @@ def answered(
         start = time.perf_counter()
         # an encoding is read by the methods of one benchmark, and its memory is free before the next
         with TemporaryDirectory(prefix="hired-eval-") as scratch:
-            here = {"runs_dir": f"{scratch}/runs", "encoding_cache": f"{scratch}/encodings"}
+            runs, encodings = Path(scratch, "runs"), Path(scratch, "encodings")
             for method in chosen.methods:
+                config = read_config(chosen.config(method, benchmark))
                 with redirect_stderr(log):
-                    outcome = run({**chosen.config(method, benchmark), **here}, lambda line: None, models)
+                    outcome = measure(
+                        replace(config, runs_dir=runs, encoding_cache=encodings), lambda line: None, models
+                    )
                 if not frames:
                     # lmms-eval collects garbage after every run: half a second with a loaded model
                     gc.freeze()

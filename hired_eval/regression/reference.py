@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from hired_eval.errors import UserError
 from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.reporting.regression import COLUMNS
 from hired_eval.runs.identity import fingerprint
+from hired_eval.runs.options import ModelOptions
 
 SAMPLES, FACTS = "samples.parquet", "reference.json"
 FORMAT = 2
@@ -47,12 +47,12 @@ class Made:
     machine: str
 
 
-def weights_of(source: str, model: dict[str, Any]) -> str:
+def weights_of(source: str, model: ModelOptions) -> str:
     """The checkpoint of a model config, so that other weights are told from these."""
     if not Path(source).is_dir():
-        return f"{source}@{model['revision']}"
+        return f"{source}@{model.revision}"
     parts = [fingerprint(Path(source), f"*.{kind}")[:12] for kind in WEIGHT_FILES]
-    return "-".join([str(model["name"]), str(model["weights"]), *parts])
+    return "-".join([model.name, model.weights, *parts])
 
 
 def read(folder: Path) -> tuple[Made, pd.DataFrame]:

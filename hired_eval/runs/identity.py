@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from enum import Enum
 from functools import cache
 from math import isfinite
@@ -25,7 +25,8 @@ from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import files_read, hub_dataset
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE, with_tilde
-from hired_eval.records.record import FORMAT, Benchmark, Identity, Method
+from hired_eval.records.record import FORMAT, Identity, Method
+from hired_eval.runs.options import ModelOptions, RunConfig
 
 NOT_PART_OF_THE_RUN = (
     "runs_dir",
@@ -61,10 +62,9 @@ READ_WHOLE = 64 << 20
 """Bytes; of larger files, the hash is remembered while the process lasts."""
 
 
-def run_identity(
-    config: Mapping[str, Any],
+def identify_run(
+    config: RunConfig,
     checkpoint: str,
-    benchmark: Benchmark,
     data: DataSource,
     dropper: TokenDropper,
     *,
@@ -72,12 +72,11 @@ def run_identity(
     machine: str | None = None,
     feature_layer: int | None = None,
 ) -> Identity:
-    """What the record says about the origin of a run; what of it makes a run the same is in `run_name`.
+    """What the record says about the origin of a run; what of it makes a run the same is in `name_run`.
 
     Args:
-        config: resolved.
+        config: what is asked for.
         checkpoint: a folder, or an id on the hub.
-        benchmark: the task and metric.
         data: where the documents come from.
         dropper: the method with the options that run.
         limit: of the documents, None where it cuts off none.
@@ -88,7 +87,7 @@ def run_identity(
         UserError: the data of a local copy is not there.
     """
     timed = machine is not None
-    model, weights = config["model"], Path(checkpoint)
+    model, weights, benchmark = config.model, Path(checkpoint), config.task
     documents: str | None = None
     if data.path is not None:
         documents = _combined([content_hash(file) for file in files_read(benchmark.lmms_task, data.path)])
@@ -100,24 +99,25 @@ def run_identity(
     if weights.is_dir():
         fetched: str | None = fingerprint(weights, "*")
     else:
-        fetched = None if model["weights"] == "dummy" else commit(checkpoint, "model", model["revision"])
+        fetched = None if model.weights == "dummy" else commit(checkpoint, "model", model.revision)
+    left_out = (*NOT_PART_OF_THE_RUN, *RESOLVED, *(() if timed else TIMED))
     settings = {
-        **_other_options(config, timed),
+        **{k: v for k, v in asdict(config).items() if k not in left_out},
         "method_version": type(dropper).VERSION,
-        "model": {k: v for k, v in model.items() if k not in NOT_PART_OF_THE_MODEL}
+        "model": {k: v for k, v in asdict(model).items() if k not in NOT_PART_OF_THE_MODEL}
         | {
-            "weights": "dummy" if model["weights"] == "dummy" else "trained",
-            "feature_layer": model["feature_layer"] if feature_layer is None else feature_layer,
+            "weights": "dummy" if model.weights == "dummy" else "trained",
+            "feature_layer": model.feature_layer if feature_layer is None else feature_layer,
             # where its content is not known
-            **({"source": f"{checkpoint}@{model['revision']}"} if fetched is None else {}),
+            **({"source": f"{checkpoint}@{model.revision}"} if fetched is None else {}),
         },
     }
     if timed:
-        settings |= {"machine": machine, "device_map": model["device_map"]}
+        settings |= {"machine": machine, "device_map": model.device_map}
     else:
         settings |= {
-            "prompt": model["prompt"],
-            "task": vars(benchmark),
+            "prompt": model.prompt,
+            "task": asdict(benchmark),
             "data": data.source if data.path is None else "local copy",
             "limit": limit,
         }
@@ -128,7 +128,7 @@ def run_identity(
     return Identity(
         config_sha256=_sha256([settings, places]),
         settings=settings,
-        code=code_of(dropper, config["measure"]),
+        code=code_of(dropper, config.measure),
         checkpoint=fetched,
         data=data.source,
         documents=documents,
@@ -137,7 +137,7 @@ def run_identity(
     )
 
 
-def run_name(identity: Identity) -> str:
+def name_run(identity: Identity) -> str:
     """A name that tells the run, with a hash of all that makes it the same run."""
     settings, full_versions = identity.settings, identity.versions
     timed = "machine" in settings
@@ -160,11 +160,6 @@ def run_name(identity: Identity) -> str:
     share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget)] if budget else []
     parts = [subject, settings["model"]["name"], method, *share, _sha256(same)[:10]]
     return re.sub(r"[^\w.-]", "_", "-".join(map(str, parts)))
-
-
-def _other_options(config: Mapping[str, Any], timed: bool) -> dict[str, Any]:
-    left_out = (*NOT_PART_OF_THE_RUN, *RESOLVED, *(() if timed else TIMED))
-    return {k: v for k, v in config.items() if k not in left_out}
 
 
 def effective_method(dropper: TokenDropper) -> Method:
@@ -273,11 +268,11 @@ def _code_of(method: type, parts: tuple[str, ...], measure: str) -> dict[str, st
     return {name: digest[:16] for name, digest in found.items()}
 
 
-def versions(model: Mapping[str, Any]) -> dict[str, str]:
+def versions(model: ModelOptions) -> dict[str, str]:
     """Versions of this package, of Python, and of the libraries that matter for a model."""
     needed = [*LIBRARIES]
-    needed += ["bitsandbytes"] if model["quantization"] != "none" else []
-    needed += ["flash_attn"] if model["attention"] == "flash_attention_2" else []
+    needed += ["bitsandbytes"] if model.quantization != "none" else []
+    needed += ["flash_attn"] if model.attention == "flash_attention_2" else []
     found = {"hired-eval": importlib.metadata.version("hired-eval")}
     for package in needed:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from hired_eval.errors import UserError
 if TYPE_CHECKING:
     from hired_eval.models.checkpoint import Checkpoint
     from hired_eval.models.encoding_cache import EncodingStore
+    from hired_eval.runs.options import ModelOptions
 
 LOADING = ("revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer")
 
@@ -22,17 +22,17 @@ class Models:
         self._asked: tuple[dict[str, Any], str | None] | None = None
         self._named: dict[str, str] = {}
         self._loaded: Checkpoint | None = None
-        self._cache: tuple[str, float] | None = None
+        self._cache: tuple[Path, float] | None = None
         self._encodings: EncodingStore | None = None
 
     def get(
-        self, source: str, model: dict[str, Any], device: str, seed: int, content: str | None = None
+        self, source: str, model: ModelOptions, device: str, seed: int, content: str | None = None
     ) -> Checkpoint:
         """The checkpoint of a model config.
 
         Args:
             source: a folder, or an id on the hub.
-            model: the config's group `model`.
+            model: its config.
             device: 'auto', or a torch device.
             seed: of dummy weights.
             content: a fingerprint of the checkpoint; where it is another one at the same place, it is loaded.
@@ -42,15 +42,15 @@ class Models:
         """
         from hired_eval.models.checkpoint import load_checkpoint  # seconds, and not every command needs it
 
-        first = self._named.setdefault(source, model["name"])
-        if first != model["name"] and source == model["path"]:
+        first = self._named.setdefault(source, model.name)
+        if first != model.name and source == str(model.path):
             raise UserError(
-                f"model.path={source} is {first} in this sweep, and cannot be {model['name']} too; run one "
+                f"model.path={source} is {first} in this sweep, and cannot be {model.name} too; run one "
                 "model at a time, each with its own model.path"
             )
 
-        asked = {"source": source, "device": device, **{k: model[k] for k in LOADING}}
-        if model["weights"] == "dummy":
+        asked = {"source": source, "device": device, **{k: getattr(model, k) for k in LOADING}}
+        if model.weights == "dummy":
             asked["seed"] = seed
         if self._loaded is None or (asked, content) != self._asked:
             self._loaded = None  # its memory is free before the next one needs it
@@ -58,7 +58,7 @@ class Models:
             self._asked = asked, content
         return self._loaded
 
-    def encodings(self, folder: str | None, gib: float) -> EncodingStore | None:
+    def encodings(self, folder: Path | None, gib: float) -> EncodingStore | None:
         """The cache of vision encodings; None where no folder is named.
 
         Args:
@@ -66,15 +66,13 @@ class Models:
             gib: its limit on disk in GiB.
 
         Raises:
-            UserError: the limit is not a number above 0, or the folder is a file.
+            UserError: the folder is a file.
         """
         if folder is None:
             return None
-        if isinstance(gib, bool) or not isinstance(gib, int | float) or not 0 < gib < math.inf:
-            raise UserError(f"encoding_cache_gib must be a number above 0, got {gib!r}")
         from hired_eval.models.encoding_cache import GIB, EncodingStore
 
         if self._encodings is None or self._cache != (folder, gib):
-            self._encodings = EncodingStore(Path(folder).expanduser(), int(gib * GIB))
+            self._encodings = EncodingStore(folder, int(gib * GIB))
             self._cache = (folder, gib)
         return self._encodings

@@ -1,73 +1,98 @@
-"""One config, one record: the kind of measurement that a config asks for."""
+"""One config, one record: what every measurement does around what it measures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+import pandas as pd
 
 from hired_eval.errors import RefusedError, UserError
 from hired_eval.paths import text_without_home
 from hired_eval.processes import Processes
-from hired_eval.runs.accuracy import Outcome, planned, run
-from hired_eval.runs.efficiency import STOCK, efficiency
+from hired_eval.records.record import Record
+from hired_eval.runs.accuracy import measure_accuracy
+from hired_eval.runs.efficiency import STOCK, measure_efficiency
 from hired_eval.runs.loading import Models
-from hired_eval.runs.options import checked_config
-from hired_eval.runs.probes import MEASUREMENTS, probe
+from hired_eval.runs.options import RunConfig
+from hired_eval.runs.plan import Plan, Say, plan_run
+from hired_eval.runs.probes import MEASUREMENTS, measure_inside
 
-Say = Callable[[str], None]
-MEASURES: dict[str, Callable[[dict[str, Any], Say, Models], Outcome]] = {
-    "accuracy": run,
-    "efficiency": efficiency,
-    STOCK: efficiency,
-    **dict.fromkeys(MEASUREMENTS, probe),
+MEASURES: dict[str, Callable[[Plan, Say, Models], tuple[Record, pd.DataFrame] | None]] = {
+    "accuracy": measure_accuracy,
+    "efficiency": measure_efficiency,
+    STOCK: measure_efficiency,
+    **dict.fromkeys(MEASUREMENTS, measure_inside),
 }
 
 
-def measure(config: dict[str, Any], say: Say, models: Models) -> Outcome:
+@dataclass(frozen=True)
+class Outcome:
+    """A run's record, where it lies, and whether it was there already."""
+
+    record: Record
+    folder: Path
+    reused: bool
+
+
+def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
     """Do what a config asks for, or give its record where it is complete already.
 
     Where it fails, a record that says so is left, and a later run goes on from what was answered.
 
     Args:
-        config: resolved config, as `configs/config.yaml` describes.
+        config: as `configs/config.yaml` describes it.
         say: told in one line what is being done.
         models: shared by the runs of a sweep, so that they load their model once.
 
     Raises:
-        UserError: no such measurement; the config, the checkpoint, the data, a sample, or the disk.
+        UserError: the config, the checkpoint, the data, a sample, or the disk.
     """
-    config = checked_config(config)
-    if config["measure"] != "accuracy" and Processes().count > 1:
-        raise UserError(
-            f"measure={config['measure']} runs in one process; start it without accelerate launch"
-        )
+    if config.measure != "accuracy" and Processes().count > 1:
+        raise UserError(f"measure={config.measure} runs in one process; start it without accelerate launch")
+    plan = plan_run(config)
 
     def leave_failure(
         kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # the user's Ctrl-C is no failure, nor is a run that was not begun
         if isinstance(error, Exception) and not isinstance(error, RefusedError):
-            _record_failure(config, error)
+            _record_failure(plan, error)
 
     with ExitStack() as stack:
         stack.push(leave_failure)
-        return MEASURES[config["measure"]](config, say, models)
+        return _measured(plan, say, models)
 
 
-def _record_failure(config: dict[str, Any], error: Exception) -> None:
-    """A record that names the error; none where the config is wrong or another process is at the run."""
-    try:
-        plan = planned(config)
-        with plan.folder.locked():
-            if plan.folder.record() is None:
-                finished = datetime.now(UTC).isoformat(timespec="seconds")
-                reason = (
-                    f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
-                )
-                plan.folder.fail(replace(plan.record, finished=finished, error=text_without_home(reason)))
-    except UserError:
-        return  # the first error is the one to tell
+def _measured(plan: Plan, say: Say, models: Models) -> Outcome:
+    """The record of an earlier run that is complete, or of a new one, which is held while it is made."""
+    folder, processes = plan.folder, Processes()
+    with folder.locked() if processes.main else nullcontext():
+        if processes.main and plan.config.rerun:
+            folder.clear()
+        earlier = processes.from_main(folder.record() if processes.main else None)
+        if earlier is not None:
+            return Outcome(earlier, folder.path, reused=True)
+        record = plan.record
+        found = MEASURES[plan.config.measure](plan, say, models)
+        if found is not None:
+            record = replace(found[0], finished=_now())
+            folder.write(record, found[1])
+        return Outcome(processes.from_main(record), folder.path, reused=False)
+
+
+def _record_failure(plan: Plan, error: Exception) -> None:
+    """A record that names the error; none where another process is at the run, or has completed it."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    # the first error is the one to tell
+    with suppress(UserError), plan.folder.locked():
+        if plan.folder.record() is None:
+            plan.folder.fail(replace(plan.record, finished=_now(), error=text_without_home(reason)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from hired_eval.errors import UserError, first_line
 from hired_eval.method_configs import ABOUT
 from hired_eval.paths import with_tilde
+from hired_eval.records.record import Benchmark
+from hired_eval.records.scores import scorer_of
 from hired_eval.typed import (
     Count,
     Natural,
@@ -21,8 +23,6 @@ from hired_eval.typed import (
     Share,
     checked,
     checked_options,
-    is_path,
-    paths_as_text,
     types_of,
 )
 
@@ -51,15 +51,18 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """The group `task`, as `hired_eval.lmms.tasks.Benchmark` explains it."""
+class MethodOptions:
+    """The group `method`.
 
-    name: str
-    lmms_task: str
-    metric: str
-    scoring: str
-    scale: float | None = None
-    category: str | None = None
+    Attributes:
+        target: the method's class.
+        label: its name in tables.
+        options: those of the class that are given, of the types that it declares.
+    """
+
+    target: str
+    label: str
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,18 @@ class DataOptions:
     path: Path | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class EfficiencyOptions:
-    """What measure=efficiency times."""
+@dataclass(frozen=True)
+class Workload:
+    """What measure=efficiency times.
+
+    Attributes:
+        width: of the picture, in pixels.
+        height: likewise.
+        text_tokens: tokens of the prompt beside the visual ones.
+        new_tokens: generated, neither more nor fewer.
+        warm_up: runs before the timed ones.
+        repeats: timed runs.
+    """
 
     width: Count
     height: Count
@@ -83,12 +95,17 @@ class EfficiencyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The options and groups of `configs/config.yaml`, which explains them; `method` has its own class."""
+class RunConfig:
+    """The options and groups of `configs/config.yaml`, which explains them.
+
+    Paths have `~` written out, and `model.prompt` is the template itself.
+    """
 
     model: ModelOptions
-    task: TaskOptions
+    method: MethodOptions
+    task: Benchmark
     data: DataOptions
+    profile: dict[str, Any]
     measure: Literal[
         "accuracy", "generation_attention", "cls_attention", "gallery", "efficiency", "efficiency_stock"
     ]
@@ -103,17 +120,16 @@ class RunOptions:
     on_error: Literal["stop", "record"]
     runs_dir: Path
     rerun: bool
-    efficiency: EfficiencyOptions
+    efficiency: Workload
+
+    @property
+    def timed(self) -> bool:
+        """Whether time is measured, on made-up pictures."""
+        return self.measure.startswith("efficiency")
 
 
-OTHERS = ("method", "profile")
-"""What a config holds beside: the dropping method, and what experiments choose by."""
-GROUPS = {
-    "model": ModelOptions,
-    "task": TaskOptions,
-    "data": DataOptions,
-    "efficiency": EfficiencyOptions,
-}
+GROUPS = {"model": ModelOptions, "task": Benchmark, "data": DataOptions, "efficiency": Workload}
+"""The groups whose options are the same in every run; those of `method` are its class's."""
 
 
 def kinds() -> dict[str, Any]:
@@ -123,39 +139,57 @@ def kinds() -> dict[str, Any]:
         for group, declaration in GROUPS.items()
         for name, kind in types_of(declaration).items()
     }
-    return {name: kind for name, kind in types_of(RunOptions).items() if name not in GROUPS} | of_groups
+    apart = (*GROUPS, "method", "profile")
+    return {name: kind for name, kind in types_of(RunConfig).items() if name not in apart} | of_groups
 
 
-def checked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config in which every value has the type of its option; checked twice it stays the same.
+def read_config(resolved: dict[str, Any]) -> RunConfig:
+    """A resolved config in which every value has the type of its option.
 
-    Paths are text with `~` written out, the prompt is the template itself, of a task's scale and category
-    those of its scoring stand in, and of a method's config its place among others is left out.
+    A task has the scale and the category of its scoring, and a method's place among others is left out.
 
     Raises:
         UserError: an option that is missing or unknown, a value of another type, or no such method.
     """
+    resolved = {"profile": {}, **resolved}
+    own = _read_options(RunConfig, resolved, "", (*GROUPS, "method", "profile"))
+    return RunConfig(
+        **own,
+        model=read_model(resolved["model"]),
+        method=read_method(resolved["method"]),
+        task=_read_task(resolved["task"]),
+        data=_read_group("data", resolved["data"]),
+        profile=resolved["profile"],
+        efficiency=_read_group("efficiency", resolved["efficiency"]),
+    )
+
+
+def read_model(options: dict[str, Any]) -> ModelOptions:
+    """The group `model`, with the template of its prompt in place of a name.
+
+    Raises:
+        UserError: an option that is missing or unknown, a value of another type, or no such prompt.
+    """
     from hired_eval.models.configs import prompt_named
-    from hired_eval.records.scores import scorer_of
 
-    typed = _complete(RunOptions, config, "", OTHERS)
-    for group, declaration in GROUPS.items():
-        typed[group] = _complete(declaration, typed[group], f"{group}.")
-    typed["model"]["prompt"] = prompt_named(typed["model"]["prompt"])
-    scorer = scorer_of(*(typed["task"][name] for name in ("scoring", "scale", "category")))
-    typed["task"] |= {"scale": scorer.scale, "category": scorer.category}
-    method = config["method"]
-    typed["method"] = {"_target_": method["_target_"]}
-    if method.get("label") is not None:
-        typed["method"]["label"] = checked("method.label", str, method["label"])
-    typed["method"] |= paths_as_text(method_options(method))
-    return typed
+    model: ModelOptions = _read_group("model", options)
+    return replace(model, prompt=prompt_named(model.prompt))
 
 
-def _complete(
-    declaration: type, options: dict[str, Any], prefix: str, others: tuple[str, ...] = ()
+def _read_task(options: dict[str, Any]) -> Benchmark:
+    task: Benchmark = _read_group("task", options)
+    scorer = scorer_of(task.scoring, task.scale, task.category)
+    return replace(task, scale=scorer.scale, category=scorer.category)
+
+
+def _read_group(group: str, options: dict[str, Any]) -> Any:
+    return GROUPS[group](**_read_options(GROUPS[group], options, f"{group}."))
+
+
+def _read_options(
+    declaration: type, options: dict[str, Any], prefix: str, apart: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The options of a declaration, all of them there, those with a default in any case, and of their types.
+    """The options of a declaration, all there and of their types; those that are read apart left out.
 
     Raises:
         UserError: naming the option.
@@ -163,7 +197,7 @@ def _complete(
     known = types_of(declaration)
     defaults = {field.name: field.default for field in fields(declaration) if field.default is not MISSING}
     options = {**defaults, **options}
-    for name in options.keys() - known.keys() - {*others}:
+    for name in options.keys() - known.keys():
         close = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {prefix}{close[0]}? " if close else ""
         raise UserError(f"there is no option {prefix}{name}; {meant}known: {', '.join(known)}")
@@ -172,8 +206,8 @@ def _complete(
             raise UserError(
                 f"the config lacks {prefix}{name}; build on a packaged config, as docs/extending.md shows"
             )
-    single = {name: value for name, value in options.items() if prefix or name not in GROUPS}
-    return {**options, **paths_as_text(checked_options(declaration, single, prefix))}
+    own = {name: value for name, value in options.items() if name not in apart}
+    return checked_options(declaration, own, prefix)
 
 
 def method_class(target: str) -> type[TokenDropper]:
@@ -199,14 +233,15 @@ def method_class(target: str) -> type[TokenDropper]:
     return found
 
 
-def method_options(method: dict[str, Any]) -> dict[str, Any]:
-    """The options of a method's config, of the types that its class declares.
+def read_method(method: dict[str, Any]) -> MethodOptions:
+    """The group `method`: `_target_`, the options of the class that it names, and a `label`.
 
     Raises:
         UserError: an option that the method does not have, one whose name a config uses for something else, a
             value of another type, or see `method_class`.
     """
     target = method_class(method["_target_"])
+    label = checked("method.label", str | None, method.get("label"))
     options = {name: value for name, value in method.items() if name not in ABOUT}
     known = types_of(target)
     for option in ABOUT:
@@ -218,48 +253,40 @@ def method_options(method: dict[str, Any]) -> dict[str, Any]:
     for option in options:
         if option not in known:
             raise UserError(f"{target.__name__} has no option {option!r}; its options: {', '.join(known)}")
-    return checked_options(target, options)
+    return MethodOptions(
+        target=method["_target_"], label=label or target.__name__, options=checked_options(target, options)
+    )
 
 
-def method_label(method: dict[str, Any]) -> str:
-    """A method's name in tables: its config's `label`, or the name of its class."""
-    return str(method.get("label") or method["_target_"].rpartition(".")[2])
-
-
-def build_dropper(config: dict[str, Any]) -> TokenDropper:
+def build_dropper(method: MethodOptions, budget: float | None) -> TokenDropper:
     """The dropping method of a config, with the top-level budget where it is set.
 
     Raises:
         UserError: an option that the method does not have, or a value out of range.
     """
-    method = dict(config["method"])
-    if config["budget"] is not None:
-        if "budget" not in method:
-            name = method["_target_"].rsplit(".", 1)[-1]
-            raise UserError(f"{name} has no token budget of its own; leave budget={config['budget']} out")
-        method["budget"] = config["budget"]
-    target = method_class(method["_target_"])
+    options, target = method.options, method_class(method.target)
+    if budget is not None:
+        if "budget" not in options:
+            raise UserError(f"{target.__name__} has no token budget of its own; leave budget={budget} out")
+        options = {**options, "budget": budget}
     try:
-        return target(**method_options(method))
+        return target(**options)
     except TypeError as error:  # an option without a default, or an abstract class
         raise UserError(f"{target.__name__} cannot be made: {first_line(error)}") from error
 
 
-def without_home(config: dict[str, Any]) -> dict[str, Any]:
-    """The same config with the user's home folder written as ~ where it begins a path."""
-    known = kinds()
-    of_method = types_of(method_class(config["method"]["_target_"]))
-    known |= {f"method.{name}": kind for name, kind in of_method.items()}
-    return _hidden(config, "", known)
-
-
-def _hidden(options: dict[str, Any], prefix: str, known: dict[str, Any]) -> dict[str, Any]:
-    hidden: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, dict):
-            hidden[name] = _hidden(value, f"{prefix}{name}.", known)
-        elif isinstance(value, str) and is_path(known.get(f"{prefix}{name}")):
-            hidden[name] = with_tilde(value)
-        else:
-            hidden[name] = value
+def dump_config(config: RunConfig) -> dict[str, Any]:
+    """A config for JSON, with the user's home folder written as ~ where it begins a path."""
+    content = asdict(config)
+    method = content["method"]
+    named = {"_target_": method["target"], "label": method["label"]}
+    hidden: dict[str, Any] = _hidden({**content, "method": named | method["options"]})
     return hidden
+
+
+def _hidden(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _hidden(value) for name, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_hidden(value) for value in part]
+    return with_tilde(str(part)) if isinstance(part, Path) else part

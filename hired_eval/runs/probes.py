@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from sys import stderr
 from typing import Any
 
@@ -20,13 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
-from hired_eval.records.record import RunFolder, Timings, explained_disk_errors, replacing
+from hired_eval.records.record import Record, RunFolder, explained_disk_errors, replacing
 from hired_eval.records.store import ARRAYS, PICTURES
-from hired_eval.runs.accuracy import ATTENTION_SEEN, Outcome, describe_machine, planned
 from hired_eval.runs.loading import Models
+from hired_eval.runs.plan import Plan, Say, note_place
 
 GENERATED = 8
 CURVE = np.linspace(0, 1, 101)
@@ -71,46 +69,32 @@ class Asked:
 Measurement = Callable[[DroppingLlava, list[Asked]], Findings]
 
 
-def probe(config: dict[str, Any], say: Callable[[str], None], models: Models) -> Outcome:
-    """One measurement, or its record where it is complete already.
-
-    Args:
-        config: resolved config; `measure` names the measurement, `limit` how many pictures (4).
-        say: told in one line what is being done.
-        models: loads the checkpoint.
+def measure_inside(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.DataFrame]:
+    """One measurement inside the model, on the first question about each of the first pictures.
 
     Raises:
-        UserError: see `hired_eval.runs.accuracy.run`.
+        UserError: see `hired_eval.runs.accuracy.measure_accuracy`.
     """
-    plan = planned(config)
-    folder = plan.folder
-    with folder.locked(), whole_pictures():
-        earlier = None if config["rerun"] else folder.record()
-        if earlier is not None:
-            return Outcome(earlier, folder.path, reused=True)
-        task = load_task(plan.benchmark, plan.data)
+    config = plan.config
+    with whole_pictures():
+        task = plan.load_task()
         asked = list(questions(task, plan.limit or len(task.eval_docs)))
-        say(f"model {config['model']['name']}: loading")
-        eager = {**config["model"], "attention": ATTENTION_SEEN}
-        model = eager if config["measure"] == "generation_attention" else config["model"]
-        checkpoint = models.get(plan.source, model, config["device"], config["seed"], plan.content)
-        llava = DroppingLlava(checkpoint, plan.dropper, config["model"]["prompt"], share_prefix=False)
-        say(f"{config['measure']}: {len(asked)} pictures of {plan.benchmark.name}")
+        checkpoint = plan.load_checkpoint(models, say)
+        llava = DroppingLlava(checkpoint, plan.dropper, config.model.prompt, share_prefix=False)
+        say(f"{config.measure}: {len(asked)} pictures of {config.task.name}")
         with torch.inference_mode():
-            findings = MEASUREMENTS[config["measure"]](llava, asked)
-        record = replace(
-            plan.record,
-            status="complete",
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            samples=len(asked),
-            documents=len(task.eval_docs),
-            # one question a picture
-            partial=len(asked) < len(task.eval_docs),
-            timings=Timings(machine=describe_machine(), device=str(checkpoint.model.device)),
-        )
-        _keep(folder, findings)
-        folder.write(record, pd.DataFrame(findings.rows))
-    return Outcome(record, folder.path, reused=False)
+            findings = MEASUREMENTS[config.measure](llava, asked)
+    record = replace(
+        plan.record,
+        status="complete",
+        samples=len(asked),
+        documents=len(task.eval_docs),
+        # one question a picture
+        partial=len(asked) < len(task.eval_docs),
+        timings=note_place(checkpoint),
+    )
+    _keep(plan.folder, findings)
+    return record, pd.DataFrame(findings.rows)
 
 
 def _keep(folder: RunFolder, findings: Findings) -> None:

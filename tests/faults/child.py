@@ -22,7 +22,7 @@ import torch
 from hired_eval.__main__ import main
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.reporting.table import run_table  # noqa: F401
-from hired_eval.runs.accuracy import run  # noqa: F401
+from hired_eval.runs.measuring import measure  # noqa: F401
 
 Key = tuple[Any, ...]
 """Folder of the run, task, document and request: one question of one run."""

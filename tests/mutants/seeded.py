@@ -139,14 +139,14 @@ MUTANTS = [
     ),
     Mutant(
         "the record's method is that of the config, not the one that ran",
-        "hired_eval/runs/accuracy.py", "method=effective_method(dropper),",
-        'method=replace(effective_method(dropper), options=config["method"]),',
+        "hired_eval/runs/plan.py", "method=effective_method(dropper),",
+        "method=replace(effective_method(dropper), options=config.method.options),",
         tests=("tests/test_identity.py",),
     ),
     Mutant(
         "a limit beyond the documents makes another run",
-        "hired_eval/runs/accuracy.py",
-        "return limit if limit < len(task.eval_docs_no_media) else None", "return limit",
+        "hired_eval/runs/plan.py",
+        "return limit if limit < len(task.eval_docs_no_media) else None, task", "return limit, task",
         tests=("tests/test_identity.py",),
     ),
     Mutant(

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hired_eval.dropping import TokenDropper
-from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.memory import is_out_of_memory, kv_bytes
@@ -23,39 +22,7 @@ from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.records.record import Speed, Spread
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
 from hired_eval.runs.efficiency.machine import Machine, peak_memory, synchronize
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is timed.
-
-    Attributes:
-        width: of the picture, in pixels.
-        height: likewise.
-        text_tokens: tokens of the prompt beside the visual ones.
-        new_tokens: generated, neither more nor fewer.
-        warm_up: runs before the timed ones.
-        repeats: timed runs.
-
-    Raises:
-        UserError: a number that is too small.
-    """
-
-    width: int
-    height: int
-    text_tokens: int
-    new_tokens: int
-    warm_up: int
-    repeats: int
-
-    def __post_init__(self) -> None:
-        least = {"width": 1, "height": 1, "text_tokens": 2, "new_tokens": 1, "warm_up": 0, "repeats": 1}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise UserError(
-                    f"efficiency.{name} must be a whole number of at least {lowest}, got {value!r}"
-                )
+from hired_eval.runs.options import Workload
 
 
 @dataclass(frozen=True)
