@@ -159,7 +159,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
         def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
             seeds = [_seed(self.seed, key) for key in prepared]
             answers = self.llava.answer(list(prepared.values()), generation, seeds)
-            return [Reply(text=a.text, counts=_tokens(a.counts), images=a.images) for a in answers]
+            return [
+                Reply(text=a.text, counts=_tokens(a.counts), images=a.images, by_layer=a.by_layer)
+                for a in answers
+            ]
 
         return [r.text for r in self._replies(requests, reply)]
 
@@ -173,7 +176,14 @@ class HiredLlava(lmms):  # type: ignore[misc]
         def reply(prepared: dict[RequestKey, Prepared], generation: dict[str, Any]) -> list[Reply]:
             scored = self.llava.likelihood(list(prepared.values()))
             return [
-                Reply(loss=s.loss, greedy=s.greedy, counts=_tokens(s.counts), images=s.images) for s in scored
+                Reply(
+                    loss=s.loss,
+                    greedy=s.greedy,
+                    counts=_tokens(s.counts),
+                    images=s.images,
+                    by_layer=s.by_layer,
+                )
+                for s in scored
             ]
 
         replies = self._replies(requests, reply)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Real
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ def sample_table(
     """One row a document: question, prediction, target, score, token counts.
 
     kept, allowed and full are summed over a document's images; allowed is null for a method without a budget.
+    Where tokens leave inside the language model, by_layer has the number that each layer sees, and kept is
+    their mean.
 
     Args:
         logged: lmms-eval's samples.
@@ -108,9 +111,10 @@ def sample_table(
                 else str(sample["filtered_resps"]),
                 "target": json.dumps(sample["target"], ensure_ascii=False, default=str),
                 "score": None if errors else parts["score"],
-                "kept": sum(c.kept for c in first.counts),
+                "kept": fmean(first.by_layer) if first.by_layer else sum(c.kept for c in first.counts),
                 "allowed": sum(allowed) if allowed else None,
                 "full": sum(c.full for c in first.counts),
+                "by_layer": json.dumps(list(first.by_layer)) if first.by_layer else None,
                 "images": len(first.counts),
                 "image": " ".join(first.images) or None,
                 "pair": parts["pair"],
@@ -118,7 +122,13 @@ def sample_table(
                 "error": "; ".join(errors) or None,
             }
         )
-    columns = {"score": "float64", "allowed": "Int64", "image": "string", "pair": "string"}
+    columns = {
+        "score": "float64",
+        "by_layer": "string",
+        "allowed": "Int64",
+        "image": "string",
+        "pair": "string",
+    }
     return pd.DataFrame(rows).astype({**columns, "category": "string", "error": "string"})
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.dropping import TokenDropper
+from hired_eval.dropping.layer_stage import counts_by_layer
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, decoding, sampled
@@ -54,11 +55,13 @@ class Answer:
         text: the generated text.
         counts: visual tokens of each image.
         images: digest of each image.
+        by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
     """
 
     text: str
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
+    by_layer: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,14 @@ class Likelihood:
         greedy: whether greedy decoding would produce the continuation.
         counts: visual tokens of each image.
         images: digest of each image.
+        by_layer: as of an answer.
     """
 
     loss: float
     greedy: bool
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
+    by_layer: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -289,6 +294,14 @@ class DroppingLlava:
             "past_key_values": cache,
         }
 
+    def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
+        """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
+        if not self.dropper.inside:
+            return ()
+        given = sum(count.kept for count in prepared.counts)
+        layers = self.family.config.get_text_config(decoder=True).num_hidden_layers
+        return tuple(counts_by_layer(self.dropper.inside, given, layers))
+
     @contextmanager
     def _dropping_inside(self, input_ids: Tensor, scored: Sequence[int] | None = None) -> Iterator[None]:
         """The stages inside the language model, for one batch.
@@ -349,7 +362,8 @@ class DroppingLlava:
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(_cut(text, asked.until), p.counts, p.digests) for text, p in zip(texts, batch, strict=True)
+            Answer(_cut(text, asked.until), p.counts, p.digests, self._by_layer(p))
+            for text, p in zip(texts, batch, strict=True)
         ]
 
     @torch.inference_mode()
@@ -377,7 +391,7 @@ class DroppingLlava:
             target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
             loss = -log_probabilities.gather(1, target[:, None]).mean().item()
             greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss, greedy, p.counts, p.digests))
+            results.append(Likelihood(loss, greedy, p.counts, p.digests, self._by_layer(p)))
         return results
 
 

@@ -35,6 +35,7 @@ class Reply:
         greedy: of a likelihood request.
         counts: visual tokens of each image.
         images: digest of each image.
+        by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
         error: why the sample failed.
     """
 
@@ -43,6 +44,7 @@ class Reply:
     greedy: bool | None = None
     counts: Sequence[ImageTokens] = field(default_factory=tuple)
     images: Sequence[str] = field(default_factory=tuple)
+    by_layer: Sequence[int] = field(default_factory=tuple)
     error: str | None = None
 
 
@@ -80,7 +82,8 @@ class ReplyFile:
                 # replies from before requests were drawn several times have no number of the draw
                 task, doc_id, index, draw = key if len(key) == 4 else (*key, 0)
                 counts = tuple(ImageTokens(*c) for c in fields["counts"])
-                fields = {**fields, "counts": counts, "images": tuple(fields["images"])}
+                images, by_layer = tuple(fields["images"]), tuple(fields.get("by_layer", ()))
+                fields = {**fields, "counts": counts, "images": images, "by_layer": by_layer}
                 self.known[task, doc_id, index, draw] = Reply(**fields)
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(

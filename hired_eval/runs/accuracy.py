@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from argparse import Namespace
@@ -116,5 +117,5 @@ def count_tokens(samples: pd.DataFrame) -> Tokens:
     counts = {}
     for name in ("kept", "allowed", "full"):
         column = with_image[name].dropna()
-        counts[name] = Count(float(column.mean()), int(column.max())) if len(column) else None
+        counts[name] = Count(float(column.mean()), math.ceil(column.max())) if len(column) else None
     return Tokens(**counts)

@@ -83,6 +83,11 @@ def plan_run(config: RunConfig) -> Plan:
     model = config.model
     data = data_source(config.data.source, config.data.path, model.path)
     dropper = build_dropper(config.method, config.budget)
+    if dropper.inside and (config.timed or config.measure == "generation_attention"):
+        raise UserError(
+            f"measure={config.measure} does not look at tokens that leave inside the language model, as "
+            f"those of {type(dropper).__name__} do; measure=accuracy and measure=gallery do"
+        )
     source = find_checkpoint(model)
     limit, counted = count_documents(config, data)
     identity = identify_run(

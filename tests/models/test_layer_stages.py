@@ -1,7 +1,10 @@
 """Stages inside the language model, alone and behind a stage before it, by both ways of applying a method."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.inside import inside
 from tests import tiny
+from tests.spine import run_quietly
 
 SIZES = [(112, 112), (60, 200), (31, 500), (100, 75)]
 PROMPT = "{images}a:{question}"
@@ -105,6 +109,23 @@ def test_a_likelihood_is_that_of_the_answer_token_by_token(parts: tuple[Any, Any
                 input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values, use_cache=True
             )
     assert answering.likelihood([scored])[0].loss == pytest.approx(float(torch.stack(losses).mean()), 1e-4)
+
+
+def test_records_hold_the_counts_of_each_layer(tiny_run: list[str], tmp_path: Path) -> None:
+    method = ["method=full", "~method.newline", "method._target_=hired_eval.dropping.fastv.FastV"]
+    options = [*method, "+method.layer=1", "+method.keep=0.25", f"runs_dir={tmp_path}", "limit=3"]
+    outcome = run_quietly(*tiny_run, *options)
+    samples = pd.read_parquet(outcome.folder / "samples.parquet")
+    given = samples["full"]
+    assert [json.loads(row) for row in samples["by_layer"]] == [[n, n // 4] for n in given]
+    assert samples["kept"].tolist() == [(n + n // 4) / 2 for n in given]
+    tokens = outcome.record.tokens
+    assert tokens.kept is not None
+    assert tokens.kept.mean == pytest.approx(samples["kept"].mean())
+    again = run_quietly(*tiny_run, *options)
+    assert again.reused
+    with pytest.raises(UserError, match="measure=efficiency does not look at tokens that leave inside"):
+        run_quietly(*tiny_run, *options, "measure=efficiency")
 
 
 def test_everything_is_undone(parts: tuple[Any, Any]) -> None:
