@@ -25,8 +25,8 @@ ELSEWHERE = {
         "… both choose tokens before the language model; combine one of them with stages inside it",
     ],
     "models/apply.py": [
-        "… drops tokens inside the language model, and this prompt with images continues a KV cache; give the "
-        "whole conversation without it",
+        "… drops tokens inside the language model, and this prompt with images continues a KV cache; give "
+        "the whole conversation without it",
     ],
     "runs/plan.py": [
         "measure=… does not look at tokens that leave inside the language model, as those of … do; "
