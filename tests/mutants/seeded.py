@@ -61,7 +61,8 @@ MUTANTS = [
     ),
     Mutant(
         "features come from the layer before the feature layer",
-        "hired_eval/models/encoder.py", "if i == self.feature_layer:", "if i == self.feature_layer - 1:",
+        "hired_eval/models/signals.py",
+        "[layers[feature_layer].register_forward_hook", "[layers[feature_layer - 1].register_forward_hook",
     ),
     Mutant(
         "the visual content score is a mean over the region, not a sum",
@@ -71,7 +72,7 @@ MUTANTS = [
     ),
     Mutant(
         "CLS-attention is shifted by one token",
-        "hired_eval/models/encoder.py", "logits.softmax(dim=-1)[..., 1:]", "logits.softmax(dim=-1)[..., :-1]",
+        "hired_eval/models/signals.py", "logits.softmax(dim=-1)[..., 1:]", "logits.softmax(dim=-1)[..., :-1]",
     ),
     Mutant(
         "PruMerge takes the mean of the neighbours, not the sum",
@@ -111,7 +112,7 @@ MUTANTS = [
     ),
     Mutant(
         "a call's own feature layer is passed over",
-        "hired_eval/models/shortened_inputs.py", "feature_layer=layer,", "feature_layer=None,",
+        "hired_eval/models/shortened_inputs.py", "family_of(model, arguments)", "family_of(model)",
         tests=("tests/models/test_apply_forward.py",),
     ),
     Mutant(
@@ -163,7 +164,7 @@ MUTANTS = [
     Mutant(
         "a method is shown what the cache recorded for others",
         "hired_eval/models/encoding_cache.py",
-        "return self._encoding(tensors, dropper)", "return encoding",
+        "return self._encoding(tensors, stage)", "return encoding",
         tests=("tests/models/test_cache.py",),
     ),
     Mutant(
@@ -270,10 +271,78 @@ MUTANTS = [
     ),
     Mutant(
         "any aggregate of lmms-eval counts as the score of the samples",
-        "hired_eval/lmms/scoring.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
+        "hired_eval/records/scores.py", "rel_tol=1e-6", "rel_tol=1e6", ("tests/test_scorers.py",),
     ),
     Mutant(
         "a scorer's totals stay from one run to the next",
         "hired_eval/lmms/guards.py", "value.update(was)", "value.update(value)", ("tests/test_scorers.py",),
+    ),
+    Mutant(
+        "a limit does not make another run",
+        "hired_eval/runs/identity.py", '"limit": limit,', '"limit": None,', ("tests/test_identity.py",),
+    ),
+    Mutant(
+        "another version of the documents is the same run",
+        "hired_eval/runs/identity.py",
+        '"documents": None if timed else identity.documents', '"documents": None',
+        tests=("tests/test_identity.py",),
+    ),
+    Mutant(
+        "another version of a method is the same run",
+        "hired_eval/runs/identity.py", "type(dropper).VERSION", "1", ("tests/test_identity.py",),
+    ),
+    Mutant(
+        "a run that is asked for again is not repeated",
+        "hired_eval/runs/measuring.py", "plan.config.rerun", "not plan.config", ("tests/test_runs.py",),
+    ),
+    Mutant(
+        "the interval draws pictures over all strata",
+        "hired_eval/records/statistics.py", "np.unique(counts > 0,", "np.unique(counts >= 0,",
+        tests=("tests/reporting/test_statistics.py",),
+    ),
+    Mutant(
+        "the paired test looks at one side",
+        "hired_eval/records/statistics.py", "np.abs(signs @ kinds[:, 0])", "(signs @ kinds[:, 0])",
+        tests=("tests/reporting/test_statistics.py",),
+    ),
+    Mutant(
+        "a pair of questions counts double if one of them is right",
+        "hired_eval/records/scores.py", '(scored["min"] == 1)', '(scored["min"] >= 0)',
+        tests=("tests/reporting/test_statistics.py",),
+    ),
+    Mutant(
+        "a part of a benchmark of points is scored as the whole",
+        "hired_eval/records/store.py", "scorer.of_part() if record.partial else scorer", "scorer",
+        tests=("tests/reporting/test_tables.py",),
+    ),
+    Mutant(
+        "runs of another budget are in a row",
+        "hired_eval/reporting/rows.py", " or budget_of(record) != self.budget", "",
+        tests=("tests/reporting/test_tables.py",),
+    ),
+    Mutant(
+        "a limit cuts a pair of questions",
+        "hired_eval/lmms/tasks.py", "limit += 1", "break", ("tests/test_benchmarks.py",),
+    ),
+    Mutant(
+        "grids are shrunk later than the stock model shrinks them",
+        "hired_eval/models/families/llava_onevision.py", "SHRINKS_ABOVE = 1.1", "SHRINKS_ABOVE = 1.6",
+        tests=("tests/models/test_onevision.py",),
+    ),
+    Mutant(
+        "a picture among several has no newline token",
+        "hired_eval/dropping/packing.py", "newlines_after[-1] = 1", "newlines_after[-1] = 0",
+        tests=("tests/models/test_onevision.py",),
+    ),
+    Mutant(
+        "what stays inside the language model is chosen with a look at the answer",
+        "hired_eval/models/answering.py", "- torch.tensor(scored or", "- 0 * torch.tensor(scored or",
+        tests=("tests/models/test_layer_stages.py",),
+    ),
+    Mutant(
+        "layers behind a stage see positions that were counted anew",
+        "hired_eval/models/inside.py",
+        "_columns(t, segment.columns) for t in", "t[:, : segment.columns.shape[1]] for t in",
+        tests=("tests/models/test_inside.py",),
     ),
 ]  # fmt: skip
