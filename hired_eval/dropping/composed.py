@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hired_eval.dropping.base import TokenDropper, VisionStage
-from hired_eval.dropping.full import Full
 from hired_eval.dropping.layer_stage import LayerStage, acting
+from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
+from hired_eval.method_configs import FULL
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Composed(TokenDropper):
     @property
     def vision(self) -> VisionStage:
         """The one before the language model; without one, nothing is dropped there."""
-        return next((stage for stage in self.stages if isinstance(stage, VisionStage)), Full())
+        before = [stage for stage in self.stages if isinstance(stage, VisionStage)]
+        return before[0] if before else build(FULL).vision
 
     @property
     def inside(self) -> tuple[LayerStage, ...]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping.base import TokenDropper, VisionStage
-from hired_eval.dropping.full import Full
+from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
 from hired_eval.errors import UserError
+from hired_eval.method_configs import FULL
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LayerStage(TokenDropper):
     @property
     def vision(self) -> VisionStage:
         """Alone, nothing is dropped before the language model."""
-        return Full()
+        return build(FULL).vision
 
     @property
     def inside(self) -> tuple[LayerStage, ...]:

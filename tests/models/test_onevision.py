@@ -126,7 +126,7 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
 def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, Any], method: str) -> None:
     model, processor = llava_onevision
     inputs = inputs_of(processor, [[(112, 112)]])
-    names = ", ".join(["full", "spatial", "random", "downsample", "divprune"])
+    names = ", ".join(["full", "spatial", "spatial_sampling", "random", "downsample", "divprune"])
     needs = "needs the CLS token, which SiglipVisionModel"
     with pytest.raises(UserError, match=needs) as refused, build(method)(model):
         generate(model, inputs)
