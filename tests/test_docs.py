@@ -26,7 +26,7 @@ from hired_eval.models.configs import prompt_named
 from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import chosen_set
 from hired_eval.regression.command import command_line as regression_options
-from hired_eval.reporting.write import REPORTS
+from hired_eval.reporting.write import reports
 from hired_eval.runs.options import checked_config
 from hired_eval.typed import types_of
 from tests.spine import command_line, config
@@ -156,7 +156,7 @@ def test_commands_exist(page: str, command: str) -> None:
         if "--prompt" in words:
             checked_prompt(prompt_named(words[words.index("--prompt") + 1]))
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
-        assert words[-1] in REPORTS
+        assert words[-1] in reports()
     elif words[0] == "hired-eval" and words[1] == "regress":
         asked = regression_options().parse_args(words[2:])
         if not asked.set.endswith(".yaml"):

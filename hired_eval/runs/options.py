@@ -107,6 +107,8 @@ OTHERS = ("method", "profile")
 """What a config holds beside: the dropping method, and what experiments choose by."""
 OF_THE_GROUP = ("_target_", "label")
 """Of the group `method`: its class and its name in tables, which are no options of the class."""
+OF_THE_TABLES, NAMED = ("label", "place"), ("task",)
+"""What a config says of its name and place in tables, which no run depends on; in which groups."""
 GROUPS = {
     "model": ModelOptions,
     "task": TaskOptions,
@@ -137,7 +139,8 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
 
     typed = _complete(RunOptions, config, "", OTHERS)
     for group, declaration in GROUPS.items():
-        typed[group] = _complete(declaration, typed[group], f"{group}.")
+        asked = {k: v for k, v in typed[group].items() if k not in OF_THE_TABLES or group not in NAMED}
+        typed[group] = _complete(declaration, asked, f"{group}.")
     typed["model"]["prompt"] = prompt_named(typed["model"]["prompt"])
     method = config["method"]
     named = {name: method[name] for name in OF_THE_GROUP if name in method}
