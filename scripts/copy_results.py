@@ -11,14 +11,17 @@ from pathlib import Path
 
 from hired_eval.errors import UserError
 from hired_eval.records.store import Store
+from hired_eval.reporting.configs import PACKAGED
 from hired_eval.reporting.figures import FIGURES
 from hired_eval.reporting.gallery import marked
-from hired_eval.reporting.paper_tables import TABLES
-from hired_eval.reporting.rows import HIRED_20
+from hired_eval.reporting.kinds import KINDS
+from hired_eval.reporting.spec import RowSpec
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
+SPECS = {name: PACKAGED.spec(name) for name in PACKAGED.files("report")}
+TABLES = [name for name, spec in SPECS.items() if spec.kind in KINDS]
 FILES = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv")]
-FILES += [f"{name}.png" for name in FIGURES]
+FILES += [f"{name}.png" for name in (*FIGURES, *(SPECS.keys() - {*TABLES}))]
 
 
 def check(reports: Path) -> None:
@@ -48,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     store = Store(options.runs)
     gallery = [r for r in store.measuring("gallery") if r.benchmark.name == "docvqa"]
-    shown = HIRED_20.of(gallery)
+    shown = PACKAGED.row(RowSpec(method="hired", budget=0.2)).of(gallery)
     try:
         check(options.reports)
         if not shown:

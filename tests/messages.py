@@ -28,6 +28,7 @@ from tests.data import truncated_png
 from tests.provocations import (
     Provocation,
     applied,
+    described,
     encoding,
     hired_llava,
     loaded,
@@ -566,6 +567,50 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.table2_without_grid,
         "gallery-1 has no picture with a grid of 2 x 2, which table2 counts; raise limit",
+    ),
+    (reported("tabel3"), "there is no report 'tabel3'; did you mean table3? known: …"),
+    (
+        lambda place: report([str(place.tmp / "none.yaml"), "--out", str(place.tmp)]),
+        "{tmp}/none.yaml cannot be read: No such file or directory",
+    ),
+    (described("a: [1"), "{tmp}/mine.yaml is not YAML (…); mend it"),
+    (described("- a"), "{tmp}/mine.yaml is no config: it holds no keys"),
+    (described("kind: accuracy"), "{tmp}/mine.yaml is no table: it has no title; see docs/extending.md"),
+    (
+        described("title: a\nrow: [full]"),
+        "{tmp}/mine.yaml: there is no key 'row'; did you mean rows? known: title, kind, partitions, models, "
+        "rows, columns, others, published, notes",
+    ),
+    (described("title: a\nrows: [{budget: 0.2}]"), "{tmp}/mine.yaml: rows 1 has no method; add it"),
+    (described("title: a\nrows: full"), "{tmp}/mine.yaml: rows must be a list, got 'full'"),
+    (
+        described("title: a\nrows: [{method: full, options: 3}]"),
+        "{tmp}/mine.yaml: rows 1: options must be names with values, got 3",
+    ),
+    (
+        described("title: a\nrows: [{method: hired, budget: 20}]"),
+        "{tmp}/mine.yaml: rows 1: budget must be above 0 and at most 1, got 20",
+    ),
+    (described("title: a\nrows: [ful]"), "there is no method 'ful'; did you mean full? known: …"),
+    (
+        described("title: a\npublished: theirs.csv"),
+        "{tmp}/theirs.csv, which {tmp}/mine.yaml names, cannot be read; put a CSV there",
+    ),
+    (
+        described("title: a\npublished: mine.csv", numbers="method\nfull\n"),
+        "{tmp}/mine.csv has no column 'value', which holds the published numbers; add it",
+    ),
+    (
+        described("title: a\nkind: efficiency\ncolumns: [tokens]"),
+        "{tmp}/mine.yaml: there is no quantity 'tokens'; …known: throughput_tokens_per_second, …",
+    ),
+    (
+        described("title: a\nkind: attention\nrows: [full]"),
+        "{tmp}/mine.yaml: a table of kind attention has its own rows; leave them out",
+    ),
+    (
+        described("title: a\nkind: tokens_per_sample"),
+        "{tmp}/mine.yaml: a figure of kind tokens_per_sample shows one benchmark; name it in columns",
     ),
     (
         p.efficiency_records,

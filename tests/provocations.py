@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,14 +29,15 @@ from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
 from hired_eval.records.replies import ReplyFile
+from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
-from hired_eval.reporting.paper_tables import table2
 from hired_eval.runs.efficiency.__main__ import main as efficiency
 from hired_eval.runs.options import build_dropper, method_class, read_config, read_method
 from hired_eval.runs.probes import questions
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
-from tests.reporting.synthetic import METHODS, identity, unfinished
+from tests.reporting.packaged import table2
+from tests.reporting.synthetic import METHODS, identity, unfinished, write_measurement, write_run
 from tests.spine import config, run_quietly
 
 IMAGE = 4
@@ -401,8 +403,10 @@ def full_disk(place: Place) -> None:
 
 
 def table2_without_grid(place: Place) -> None:
-    record = replace(RECORD, run="gallery-1", samples=1)
-    table2(SimpleNamespace(measuring=lambda _: [record], arrays=lambda _: {"top_tokens": []}))  # type: ignore[arg-type]
+    write_measurement(
+        place.tmp, "generation_attention", {"top_tokens": np.empty((0, 2, 5))}, name="gallery-1"
+    )
+    table2(Store(place.tmp))
 
 
 def shown(*arguments: str) -> Callable[[Place], Any]:
@@ -438,6 +442,19 @@ def unreported(place: Place) -> None:
     (place.tmp / "run").mkdir()
     (place.tmp / "run" / "record.json").write_text('{"format": 2, "run": "run", "status": "failed"}')
     read_record(place.tmp / "run")
+
+
+def described(text: str, *, numbers: str | None = None) -> Callable[[Place], Any]:
+    """A table of somebody's own, of a run of full execution, with published numbers beside its file."""
+
+    def provoke(place: Place) -> None:
+        write_run(place.tmp, "full", "docvqa")
+        (place.tmp / "mine.yaml").write_text(text)
+        if numbers is not None:
+            (place.tmp / "mine.csv").write_text(numbers)
+        reported(str(place.tmp / "mine.yaml"))(place)
+
+    return provoke
 
 
 def reported(*arguments: str) -> Callable[[Place], Any]:

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hired_eval.cli.help import check_names, text
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
-from hired_eval.reporting.rows import TABLE3, TABLE5, TABLE6, Row
-from hired_eval.reporting.write import NAMES
+from hired_eval.reporting.configs import PACKAGED
+from hired_eval.reporting.write import names_of
 from hired_eval.runs.identity import default_options, effective_method
 from hired_eval.runs.measuring import MEASURES
 from hired_eval.runs.options import build_dropper, read_config
@@ -27,7 +27,7 @@ def hydra_config(*overrides: str) -> Any:
 
 
 def test_every_report_has_an_experiment() -> None:
-    assert set(EXPERIMENTS) == {*NAMES, "gallery"}
+    assert set(EXPERIMENTS) == {*names_of(PACKAGED), "gallery"}
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
@@ -46,28 +46,32 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
                 assert resolved["model"]["name"] == value
 
 
-@pytest.mark.parametrize(
-    "row", {r.variant: r for r in (*TABLE3, *TABLE5, *TABLE6)}.values(), ids=lambda r: r.variant
-)
-def test_a_variant_is_the_row_it_is_named_for(row: Row) -> None:
-    resolved = run_config(f"+variant={row.variant}")
-    dropper = build_dropper(resolved.method, resolved.budget)
-    record = replace(
-        unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
-        method=effective_method(dropper),
-        method_defaults=default_options(type(dropper)),
-    )
-    assert row.of([record]) == [record]
-    others = [r for r in (*TABLE3, *TABLE5) if r.variant != row.variant]
-    assert not [r.label for r in others if r.of([record])]
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+@pytest.mark.parametrize("name", ["table3", "table4", "table5", "table6", "figure5"])
+def test_an_experiment_runs_every_row_of_its_table_and_nothing_else(name: str, profile: str) -> None:
+    spec = PACKAGED.spec(name)
+    params = hydra_config(f"+experiment={name}", f"profile={profile}").hydra.sweeper.params
+    rows = [PACKAGED.row(row) for row in spec.rows]
+    found = set()
+    for variant in params["+variant"].split(","):
+        chosen = run_config(f"+experiment={name}", f"profile={profile}", f"+variant={variant}")
+        dropper = build_dropper(chosen.method, chosen.budget)
+        record = replace(
+            unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
+            method=effective_method(dropper),
+            method_defaults=default_options(type(dropper)),
+        )
+        labels = [row.label for row in rows if row.of([record])]
+        assert len(labels) == (3 if variant == "hired_20" and name == "table5" else 1), variant
+        found.update(labels)
+    assert found == {row.label for row in rows}
+    benchmarks = [column.name for column in spec.columns if spec.kind != "efficiency"]
+    assert params.get("task", "").split(",") == (benchmarks or [""])
 
 
-def test_table3_sweeps_its_rows_in_both_profiles() -> None:
+def test_table3_sweeps_its_models_in_both_profiles() -> None:
     for profile, models in (("mini", "mini"), ("paper", "llava_next_7b,llava_next_13b")):
-        params = hydra_config("+experiment=table3", f"profile={profile}").hydra.sweeper.params
-        assert params.model == models
-        assert params["+variant"].split(",") == [row.variant for row in TABLE3]
-        assert len(params.task.split(",")) == 8
+        assert hydra_config("+experiment=table3", f"profile={profile}").hydra.sweeper.params.model == models
 
 
 @pytest.mark.parametrize("launcher", ["ray", "submitit_slurm", "submitit_local"])

@@ -28,7 +28,7 @@ Without options: HiRED with its default budget, the bundled model, DocVQA. Defau
 """
 
 COMMANDS = ("report", "show", "regress")
-NO_GROUPS = ("hydra", "regression")
+NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
 
 

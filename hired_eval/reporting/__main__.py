@@ -10,22 +10,28 @@ from pathlib import Path
 
 from hired_eval.errors import UserError
 from hired_eval.records.store import Store
-from hired_eval.reporting.paper_tables import NothingYetError
-from hired_eval.reporting.write import REPORTS, write
+from hired_eval.reporting.configs import Configs
+from hired_eval.reporting.kinds import NothingYetError
+from hired_eval.reporting.write import reports, write
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a report of the records in a folder of runs, and print its tables."""
     parser = argparse.ArgumentParser(prog="hired-eval report", description=__doc__)
     parser.add_argument(
-        "report", nargs="+", choices=REPORTS, help="what to write; all: everything that has runs"
+        "report",
+        nargs="+",
+        help=f"what to write: {', '.join(reports())} (everything that has runs), or a table's own TABLE.yaml",
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, help="folder of your own configs: report/, task/ and method/ are read"
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="folder of run records")
     parser.add_argument("--out", type=Path, default=Path("results/reports"), help="folder the files go to")
     chosen = parser.parse_args(arguments)
     store = Store(chosen.runs_dir)
     try:
-        for line in write(store, chosen.report, chosen.out):
+        for line in write(store, chosen.report, chosen.out, Configs(chosen.config_dir)):
             _print(line)
     except NothingYetError as error:
         failed = [r.error or "samples failed" for r in store.failed()]

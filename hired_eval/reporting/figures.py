@@ -12,15 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hired_eval.errors import UserError
 from hired_eval.records.context import versions_note
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Estimate
 from hired_eval.records.store import Store, best
-from hired_eval.reporting.paper_tables import NothingYetError, newest, nothing_yet, one_block, others
+from hired_eval.reporting.configs import PACKAGED, Configs
+from hired_eval.reporting.kinds import (
+    NothingYetError,
+    newest,
+    nothing_yet,
+    of_models,
+    one_block,
+    others,
+    rows_for,
+)
 from hired_eval.reporting.rows import (
-    HIRED_20,
-    HIRED_40,
-    TABLE3,
+    HIRED,
     Row,
     budget_of,
     options_of,
@@ -29,7 +37,8 @@ from hired_eval.reporting.rows import (
     target_of,
     without_budget,
 )
-from hired_eval.reporting.tables import benchmark_label, benchmarks_of, provenance, repetitions, with_seeds
+from hired_eval.reporting.spec import TableSpec
+from hired_eval.reporting.tables import provenance, repetitions, with_seeds
 
 matplotlib.use("Agg")
 
@@ -82,7 +91,7 @@ def _line(i: int) -> dict[str, Any]:
     }
 
 
-def figure2(store: Store) -> Drawing:
+def figure2(store: Store, configs: Configs = PACKAGED) -> Drawing:
     """Figure 2: attention to system, text and visual tokens in generation, and its CDF over visual tokens."""
     record = newest(store, "generation_attention", "figure2")
     arrays = store.arrays(record)
@@ -143,14 +152,14 @@ def figure2(store: Store) -> Drawing:
         f"{record.benchmark.name}.",
         f"The top 20 % and 40 % of visual tokens hold {at20:.0f} % and {at40:.0f} % of the attention that "
         "visual tokens get; the paper's caption says 60 % and 80 %.",
-        *others(store, record),
+        *others(store, record, configs),
         *provenance([record]),
     ]
     alternative = f"Bars of attention for {', '.join(kinds)}; cumulative attention of visual tokens."
     return Drawing("figure2", "Figure 2: attention in generation", figure, alternative, notes)
 
 
-def figure3(store: Store) -> Drawing:
+def figure3(store: Store, configs: Configs = PACKAGED) -> Drawing:
     """Figure 3: CLS-attention maps of the full-image, layer by layer."""
     record = newest(store, "cls_attention", "figure3")
     arrays = store.arrays(record)
@@ -175,7 +184,7 @@ def figure3(store: Store) -> Drawing:
             )  # fmt: skip
     notes = [
         "Sum over heads, each map on a scale of its own: yellow is high.",
-        *others(store, record),
+        *others(store, record, configs),
         *provenance([record]),
     ]
     return Drawing(
@@ -190,12 +199,17 @@ def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
     axis.set_axis_off()
 
 
-def figure5(store: Store) -> Drawing:
-    """Figure 5: visual tokens given to the LLM for each of 100 samples of TextVQA."""
-    records, notes = one_block(r for r in store.accuracy() if r.benchmark.name == "textvqa")
-    rows = [row for row in (TABLE3[0], *TABLE3[2:4], HIRED_20, HIRED_40) if row.of(records)]
+def tokens_per_sample(spec: TableSpec, store: Store, configs: Configs = PACKAGED) -> Drawing:
+    """Visual tokens given to the LLM for each of the first 100 samples of a benchmark."""
+    if len(spec.columns) != 1:
+        raise UserError(
+            f"{spec.origin}: a figure of kind {spec.kind} shows one benchmark; name it in columns"
+        )
+    runs = of_models(spec, store, store.accuracy())
+    records, notes = one_block(r for r in runs if r.benchmark.name == spec.columns[0].name)
+    rows = [row for row in rows_for(spec, records, configs)[0] if row.of(records)]
     if not rows:
-        raise nothing_yet("figure5")
+        raise nothing_yet(spec.name, configs)
     figure = Figure(figsize=(6.4, 3.2))
     axis = figure.subplots()
     used = []
@@ -215,18 +229,18 @@ def figure5(store: Store) -> Drawing:
     axis.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
     alternative = f"Lines of visual tokens per sample for {', '.join(row.label for row in rows)}."
     return Drawing(
-        "figure5", "Figure 5: visual tokens per sample, TextVQA", figure, alternative,
-        [*notes, *versions_note(used), *provenance(used)],
+        spec.name, spec.title, figure, alternative,
+        [*notes, *versions_note(used), *provenance(used), *spec.notes_on(r.model for r in used)],
     )  # fmt: skip
 
 
-def figure6(store: Store) -> Drawing:
+def figure6(store: Store, configs: Configs = PACKAGED) -> Drawing:
     """Figure 6: accuracy of HiRED over alpha."""
-    hired = [r for r in store.accuracy() if target_of(r) == HIRED_20.target]
+    hired = [r for r in store.accuracy() if target_of(r) == HIRED]
     runs, left = one_block(r for r in hired if not set(options_of(r)) - {"alpha"})
     other = sum(bool(set(options_of(r)) - {"alpha"}) for r in hired)
     left += [f"Not drawn: {other} runs of HiRED with other options than alpha."] if other else []
-    tasks = [t for t in benchmarks_of(runs) if len(_alphas(_on(runs, t))) > 1]
+    tasks = [t for t in configs.benchmarks_of(runs) if len(_alphas(_on(runs, t))) > 1]
     budgets = sorted(
         {b for r in runs if (b := budget_of(r)) and any(len(_alphas(_on(runs, t, b))) > 1 for t in tasks)}
     )
@@ -242,7 +256,7 @@ def figure6(store: Store) -> Drawing:
             # side by side, so that the intervals can be told apart
             shift = 0.012 * (i - (len(tasks) - 1) / 2)
             points = [(alpha + shift, store.score(found[alpha])) for alpha in sorted(found)]
-            _scores(axis, points, _plain(benchmark_label(task)), i)
+            _scores(axis, points, _plain(configs.benchmark_label(task)), i)
         axis.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
         axis.set(
             title=f"token budget {percent(budget)}", xlabel="alpha: share of the budget for the full-image"
@@ -281,11 +295,11 @@ def _scores(
             part.set_alpha(0.35)
 
 
-def baselines(store: Store) -> Drawing:
+def baselines(store: Store, configs: Configs = PACKAGED) -> Drawing:
     """The accuracy-token curve: every method over the tokens it kept."""
     records, left = one_block(r for r in store.accuracy() if r.kept_share is not None)
     curves = _curves(records)
-    tasks = benchmarks_of(r for runs in curves.values() if _budgets(runs) > 1 for r in runs)
+    tasks = configs.benchmarks_of(r for runs in curves.values() if _budgets(runs) > 1 for r in runs)
     if not tasks:
         raise NothingYetError("the curve needs a method at two budgets; run it with -m budget=0.4,0.2")
     columns = min(4, len(tasks))
@@ -310,9 +324,9 @@ def baselines(store: Store) -> Drawing:
             )
             if points:
                 # a dozen lines: HiRED's stands out, and only its bars are drawn dark
-                prominent = target_of(runs[0]) == HIRED_20.target and not options_of(runs[0])
+                prominent = target_of(runs[0]) == HIRED and not options_of(runs[0])
                 _scores(axis, points, label, i, prominent)
-        axis.set_title(_plain(benchmark_label(task)))
+        axis.set_title(_plain(configs.benchmark_label(task)))
         axis.set(xlim=(0, 104), xticks=range(0, 101, 20))
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_axis_off()
@@ -325,7 +339,7 @@ def baselines(store: Store) -> Drawing:
     }
     named = [label for label in drawn if label in entries]
     figure.legend([entries[name] for name in named], list(map(_plain, named)), loc="outside right center")
-    absent = [benchmark_label(b) for b in benchmarks_of(records) if b not in tasks]
+    absent = [configs.benchmark_label(b) for b in configs.benchmarks_of(records) if b not in tasks]
     notes = [
         f"{BARS} PruMerge and PruMerge+ choose their number of tokens themselves.",
         *([f"Not drawn, options at fewer than three budgets: {'; '.join(few)}."] if few else []),
@@ -359,10 +373,9 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-FIGURES: dict[str, Callable[[Store], Drawing]] = {
+FIGURES: dict[str, Callable[[Store, Configs], Drawing]] = {
     "figure2": figure2,
     "figure3": figure3,
-    "figure5": figure5,
     "figure6": figure6,
     "baselines": baselines,
 }

@@ -11,9 +11,9 @@ from PIL import Image
 from hired_eval.records.context import blocks_of
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store
+from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
-from hired_eval.reporting.tables import benchmark_label, benchmarks_of
 
 WIDE = 112 * 2
 LARGE = 400_000
@@ -60,17 +60,17 @@ class Entry:
     shown: list[Shown]
 
 
-def entries(store: Store) -> list[Entry]:
+def entries(store: Store, configs: Configs = PACKAGED) -> list[Entry]:
     """All questions of the gallery, benchmark after benchmark; runs with other settings in entries apart."""
     found: dict[tuple[str, str, int, str], Entry] = {}
     for block in blocks_of(store.measuring("gallery")):
-        for benchmark in benchmarks_of(block.records):
+        for benchmark in configs.benchmarks_of(block.records):
             runs = [r for r in block.records if r.benchmark.name == benchmark]
             # in the order of the tables; of runs of one method, the newest first
             places = {row.label: i for i, row in enumerate(rows_of(runs))}
             runs.sort(key=lambda r: r.finished, reverse=True)
             for record in sorted(runs, key=lambda r: places.get(row_of(r).label, len(places))):
-                _add(found, store, record, block.label, benchmark)
+                _add(found, store, record, block.label, configs.benchmark_label(benchmark))
     return list(found.values())
 
 
@@ -82,10 +82,8 @@ def _add(
     label = label_of(record)
     for i, sample in enumerate(samples.to_dict("records")):
         question = str(sample["question"])
-        key = (block, benchmark, int(sample["doc_id"]), question)
-        entry = found.setdefault(
-            key, Entry(block, benchmark_label(benchmark), question, str(sample["target"]), [])
-        )
+        key = (block, record.benchmark.name, int(sample["doc_id"]), question)
+        entry = found.setdefault(key, Entry(block, benchmark, question, str(sample["target"]), []))
         if label in {s.label for s in entry.shown}:
             continue  # an older run of the same method
         content, kind = _encoded(marked(store, record, arrays, i))

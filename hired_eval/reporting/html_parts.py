@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from hired_eval.records.record import Record
+from hired_eval.reporting.configs import Configs
 from hired_eval.reporting.figures import Drawing
 from hired_eval.reporting.gallery import Entry
 from hired_eval.reporting.html import anchor, foreign, picture_source, text
 from hired_eval.reporting.rows import label_of
-from hired_eval.reporting.tables import Cell, Table, TableRow, benchmark_label, n_text
+from hired_eval.reporting.tables import Cell, Table, TableRow, n_text
 
 
 def _section(title: str, body: Iterable[str]) -> str:
@@ -95,13 +96,13 @@ def gallery(entries: Sequence[Entry]) -> str:
     return _section("Gallery", parts)
 
 
-def failures(records: Sequence[Record]) -> list[str]:
+def failures(records: Sequence[Record], configs: Configs) -> list[str]:
     """A section that names the runs that failed; none where none did."""
     if not records:
         return []
     same: dict[tuple[str, str], list[str]] = {}
     for r in records:
-        name = f"{label_of(r)} on {benchmark_label(r.benchmark.name)}"
+        name = f"{label_of(r)} on {configs.benchmark_label(r.benchmark.name)}"
         same.setdefault((r.model, r.error or "samples failed"), []).append(name)
     items = [
         f"<li>{text('; '.join(dict.fromkeys(names)))}, {text(model)}: {foreign(error)}</li>"

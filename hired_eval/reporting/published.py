@@ -1,68 +1,41 @@
-"""The paper's published numbers."""
+"""Published numbers beside the measured ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Sequence
 
-import pandas as pd
-
+from hired_eval.errors import UserError
 from hired_eval.paths import published_folder
+from hired_eval.reporting.rows import Row
+from hired_eval.reporting.spec import TableSpec
 
-PAPER = "Arif et al., AAAI-25, arXiv:2408.10945v3"
-
-# Which of the paper's models a model is compared with; the bundled models stand in for them.
-PAPER_MODELS = {
-    "mini": "LLaVA-Next-7B",
-    "llava_next_7b": "LLaVA-Next-7B",
-    "llava_next_13b": "LLaVA-Next-13B",
-    "mini_1_5": "LLaVA-1.5-7B",
-    "llava_1_5_7b": "LLaVA-1.5-7B",
-    "sharegpt4v_7b": "ShareGPT4V-7B",
-}
-
-ODDITIES = {
-    "table2": ["The paper's counts for the top 20 % add up to 577, not to the 576 it names."],
-    "table3": [
-        "The paper's default of HiRED scores otherwise in its Table 5 than here, at either budget.",
-        "The paper's 10 % and 55 % for PruMerge and PruMerge+ are averages, not budgets; its 13B rows of the "
-        "two have the same DocVQA, OCRBench and ChartQA numbers.",
-    ],
-    "table4": ["The paper's abstract calls this latency response latency, its text time to first token."],
-    "table5": [
-        "The paper does not name this table's budget; its default row fits neither budget of its Table 3.",
-        "The paper's rows 'budget by layer 22' and 'drop by layer 0' have the same four numbers.",
-    ],
-    "table6": [
-        "The paper has HiRED 40 % above full execution on LLaVA-1.5-7B for three of four benchmarks, and the "
-        "same ScienceQA and VQAv2 numbers for HiRED on both models.",
-    ],
-}
+Numbers = Sequence[dict[str, str]]
+"""`value`, a number as printed, with the columns that find it; see `results/paper/`."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """One of the paper's tables, one number a row.
+def published(spec: TableSpec) -> Numbers:
+    """The numbers that a table names, from beside its own file or the package's; none where it names none.
 
-    Attributes:
-        name: table2 to table6.
-        frame: columns as in `results/paper/`, all text.
+    Raises:
+        UserError: there is no such file, or it is no CSV with a column `value`.
     """
+    if spec.published is None:
+        return []
+    own = spec.origin.parent / spec.published.file
+    file = own if own.is_file() else published_folder() / spec.published.file
+    try:
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{own}, which {spec.origin} names, cannot be read; put a CSV there") from error
+    if not all("value" in row for row in rows):
+        raise UserError(f"{file} has no column 'value', which holds the published numbers; add it")
+    return rows
 
-    name: str
-    frame: pd.DataFrame
 
-    def value(self, **where: str) -> str | None:
-        """The number as printed at the row with these columns; None where the paper has none."""
-        frame = self.frame
-        if not set(where) <= set(frame.columns):
-            return None
-        for column, wanted in where.items():
-            frame = frame[frame[column] == wanted]
-        return str(frame["value"].iloc[0]) if len(frame) == 1 else None
-
-
-def published(name: str) -> Published:
-    """One of the paper's tables: table2, table3, table4, table5 or table6."""
-    file = published_folder() / f"{name}.csv"
-    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return Published(name, frame.rename(columns={"tokens": "value"}))
+def value(numbers: Numbers, row: Row, **where: str) -> str | None:
+    """The number of a row, as printed; None where there is none, or more than one."""
+    wanted = {**row.published, **where}
+    found = [number["value"] for number in numbers if wanted.items() <= number.items()]
+    return found[0] if row.published and len(found) == 1 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,12 @@ def name_of(record: Record) -> str:
     return target if name in class_modules() else name
 
 
+def label_with(name: str, budget: float | None, options: Mapping[str, Any]) -> str:
+    """'HiRED 20 %, alpha=0.3': a method with its budget and the options that are not its defaults."""
+    name += f" {percent(budget)}" if budget else ""
+    return ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
+
+
 def label_of(record: Record) -> str:
     """A run's method in words, with its budget and all that is not the method's default."""
     seed = seed_of(record)
@@ -90,17 +96,15 @@ class Row:
         label: as printed.
         target: of the method, see `target_of`.
         budget: its token budget, None for a method without one.
-        options: option -> the value it must have, or a test of it; all others must have their default.
-        published: columns that find the paper's number, without the benchmark.
-        variant: the config of `configs/variant/` that runs it.
+        options: option -> the value it must have, or {above: number}; all others must have their default.
+        published: columns that find the published number, without model and benchmark.
     """
 
     label: str
     target: str
     budget: float | None = None
-    options: Mapping[str, Any | Callable[[Any], bool]] = field(default_factory=dict)
-    published: Mapping[str, str] | None = None
-    variant: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, records: Iterable[Record]) -> list[Record]:
         """The runs that belong to this row."""
@@ -111,24 +115,32 @@ class Row:
             return False
         if not options_of(record).keys() <= self.options.keys():
             return False
-        usual = record.method_defaults
-        for name, wanted in self.options.items():
-            value = record.method.options.get(name, usual.get(name))
-            if not (wanted(value) if callable(wanted) else value == wanted):
-                return False
-        return True
+        ran = record.method_defaults | record.method.options
+        return all(_is(ran.get(name), wanted) for name, wanted in self.options.items())
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether an option has the value that a row asks for."""
+    if isinstance(wanted, Mapping) and "above" in wanted:
+        return value is not None and bool(value > wanted["above"])
+    return bool(value == wanted)
+
+
+_FULL = method_configs()[FULL_EXECUTION]
+FULL = Row(_FULL.label, _FULL.class_name)
+"""Full execution, which every method is compared with."""
+HIRED = method_configs()["hired"].class_name
+"""The method that the figures single out."""
 
 
 def row_of(record: Record) -> Row:
-    """The row of a run that no table of the paper has."""
+    """The row of a run that no table lists."""
     return _named(name_of(record), record)
 
 
 def _named(name: str, record: Record) -> Row:
     options, budget = options_of(record), budget_of(record)
-    name += f" {percent(budget)}" if budget else ""
-    label = ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
-    return Row(label, target_of(record), budget, options)
+    return Row(label_with(name, budget, options), target_of(record), budget, options)
 
 
 def without_budget(row: Row) -> str:
@@ -160,46 +172,3 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 def _order(row: Row) -> tuple[tuple[int, str], str, float]:
     options = ", ".join(option_text(*option) for option in sorted(row.options.items()))
     return place_of(row.target), options, -(row.budget or 2)
-
-
-def _between(layer: int | None) -> bool:
-    return layer is not None and layer > 0
-
-
-def _row(method: str, budget: float | None, variant: str) -> Row:
-    config = method_configs()[method]
-    label = config.label + ("" if budget is None else f" {percent(budget)}")
-    key = {"method": method, "budget": "" if budget is None else f"{budget:g}"}
-    return Row(label, config.class_name, budget, published=key, variant=variant)
-
-
-FULL = _row(FULL_EXECUTION, None, "full")
-HIRED_20 = _row("hired", 0.2, "hired_20")
-HIRED_40 = _row("hired", 0.4, "hired_40")
-
-TABLE3 = (
-    FULL,
-    _row("spatial", 0.4, "spatial_40"),
-    _row("prumerge", None, "prumerge"),
-    _row("prumerge_plus", None, "prumerge_plus"),
-    HIRED_20,
-    HIRED_40,
-)
-TABLE6 = (FULL, HIRED_40, HIRED_20)
-
-
-def _choice(choice: str, option: str, label: str, variant: str, **options: Any) -> Row:
-    key = {"choice": choice, "option": option}
-    return Row(label, HIRED_20.target, HIRED_20.budget, options, key, variant)
-
-
-TABLE5 = (
-    _choice("distribute", "evenly", "budget evenly", "hired_20_evenly", distribute="even"),
-    _choice("distribute", "layer 22", "budget by the final layer", "hired_20_by_final", initial_layer=None),
-    _choice("distribute", "layer 0", "budget by layer 0 (default)", "hired_20"),
-    _choice("drop_layer", "layer 0", "drop by layer 0", "hired_20_drop_0", final_layer=0),
-    _choice("drop_layer", "layer 11", "drop by a middle layer", "hired_20_drop_middle", final_layer=_between),
-    _choice("drop_layer", "layer 22", "drop by the final layer (default)", "hired_20"),
-    _choice("heads", "single", "one head", "hired_20_one_head", heads="single"),
-    _choice("heads", "sum", "sum of heads (default)", "hired_20"),
-)

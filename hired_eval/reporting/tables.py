@@ -6,36 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hired_eval.records.context import Block, blocks_of
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference
 from hired_eval.records.store import Store, best, scorer_for
-from hired_eval.reporting.published import PAPER_MODELS, Published
-from hired_eval.reporting.rows import FULL, SEED, Row, budget_of, seed_of
+from hired_eval.reporting.rows import SEED, budget_of, seed_of
 
-# How the paper writes its benchmarks, in its order; any other goes by its name.
-BENCHMARK_LABELS = {
-    "vqav2": "VQAv2",
-    "scienceqa": "ScienceQA",
-    "textvqa": "TextVQA",
-    "docvqa": "DocVQA",
-    "ocrbench": "OCRBench",
-    "mme": "MME",
-    "pope": "POPE",
-    "chartqa": "ChartQA",
-}
 DASH = "-"
-
-
-def benchmark_label(name: str) -> str:
-    """A benchmark as the paper writes it, or its name."""
-    return BENCHMARK_LABELS.get(name, name)
-
-
-def benchmarks_of(records: Iterable[Record]) -> list[str]:
-    """Names of the benchmarks of runs: the paper's in its order, then others by name."""
-    names = {r.benchmark.name for r in records}
-    return [*(n for n in BENCHMARK_LABELS if n in names), *sorted(names - BENCHMARK_LABELS.keys())]
 
 
 def interval_text(low: float | None, high: float | None, digits: int, pictures: int, sign: str = "") -> str:
@@ -55,14 +31,14 @@ class Cell:
     """One number of a table, with what is needed to trust it.
 
     Attributes:
-        value: measured, on the paper's scale; None where there is none.
+        value: measured, on the benchmark's scale; None where there is none.
         low: lower end of its 95 % interval, where it has one.
         high: upper end.
         n: scored units.
         pictures: different pictures they are about; None where no bootstrap over pictures was made.
         documents: documents of the whole benchmark.
         digits: digits behind the point.
-        published: the paper's number as printed.
+        published: the published number as printed.
         difference: to full execution, paired.
         seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
@@ -203,7 +179,7 @@ def accuracy_cell(
         store: has the samples.
         runs: see `repetitions`.
         full: those of full execution, likewise.
-        published: the paper's number.
+        published: the published number.
         reason: why there are no runs.
     """
     if not runs:
@@ -236,74 +212,6 @@ def _options_text(runs: Sequence[Record]) -> str:
     options = {"_target_": method.target, **method.options}
     options = {k: v for k, v in options.items() if k != SEED or len(runs) == 1}
     return json.dumps(options if budget is None else {**options, "budget": budget})
-
-
-@dataclass(frozen=True)
-class Body:
-    """The rows of a table of accuracy, and what is to be said of them, one line each."""
-
-    rows: list[TableRow]
-    notes: list[str]
-
-
-def accuracy_rows(
-    store: Store,
-    records: Sequence[Record],
-    rows: Iterable[Row],
-    benchmarks: Sequence[str],
-    paper: Published | None,
-) -> Body:
-    """A block of rows for each model, data source and choice of settings that has runs."""
-    rows = list(rows)
-    of_rows = {r.run: r for row in rows for r in row.of(records)}
-    result, notes = [], []
-    for block in sorted(blocks_of(of_rows.values()), key=_block_order):
-        full = {b: repetitions(_on(FULL.of(block.records), b)) for b in benchmarks}
-        without = []
-        for row in rows:
-            chosen = {b: repetitions(_on(row.of(block.records), b)) for b in benchmarks}
-            used = [r for runs in chosen.values() for r in runs]
-            if block.settings and not used:
-                continue
-            without += [
-                f"{row.label} on {benchmark_label(b)}" for b in benchmarks if chosen[b] and not full[b]
-            ]
-            cells = []
-            for b in benchmarks:
-                where = {"model": PAPER_MODELS.get(block.model, ""), "benchmark": b, **(row.published or {})}
-                printed = paper.value(**where) if paper and row.published else None
-                reason = "" if block.settings else _reason(store, row, block, b)
-                cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
-            result.append(TableRow(block.label, with_seeds(row.label, used), token_share(used), cells))
-        if block.settings and without:
-            notes.append(
-                f"Without a difference, since full execution was not run with {block.settings}: "
-                f"{', '.join(without)}."
-            )
-    if any(block.settings for block in blocks_of(of_rows.values())):
-        notes.insert(0, "A block that names settings differs in them from the block above it.")
-    return Body(result, notes)
-
-
-def _block_order(block: Block) -> tuple[int, str, str, str]:
-    models = list(PAPER_MODELS)
-    place = models.index(block.model) if block.model in models else len(models)
-    return place, block.model, block.weights, block.data
-
-
-def _on(records: Iterable[Record], benchmark: str) -> list[Record]:
-    return [r for r in records if r.benchmark.name == benchmark]
-
-
-def _reason(store: Store, row: Row, block: Block, benchmark: str) -> str:
-    """Why a cell is empty."""
-    where = (block.model, block.data)
-    failed = [r for r in _on(row.of(store.failed()), benchmark) if (r.model, r.data) == where]
-    name = f"{row.label} on {benchmark_label(benchmark)}"
-    if failed:
-        latest = max(failed, key=lambda r: r.finished)
-        return f"{name}: failed ({latest.error or 'samples failed'})"
-    return f"{name}: not run"
 
 
 def token_share(records: Sequence[Record]) -> str:

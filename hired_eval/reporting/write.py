@@ -11,20 +11,32 @@ import matplotlib
 
 from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.records.store import Store
-from hired_eval.reporting.figures import FIGURES, STYLE, Drawing
+from hired_eval.reporting.configs import PACKAGED, Configs
+from hired_eval.reporting.figures import FIGURES, STYLE, Drawing, tokens_per_sample
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.html import page, picture_source
 from hired_eval.reporting.html_parts import failures, figure, gallery, table
-from hired_eval.reporting.paper_tables import TABLES, NothingYetError, nothing_yet
+from hired_eval.reporting.kinds import KINDS, NothingYetError, nothing_yet
 from hired_eval.reporting.render import comma_separated, latex, markdown
 from hired_eval.reporting.tables import Table
 
 DOTS_PER_INCH = 150
-NAMES = tuple(dict.fromkeys([*TABLES, *FIGURES]))
-REPORTS = (*NAMES, "gallery", "html", "all")
+PAGES = ("gallery", "html", "all")
 
 
-def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
+def reports(configs: Configs = PACKAGED) -> list[str]:
+    """Names of all reports."""
+    return [*names_of(configs), *PAGES]
+
+
+def names_of(configs: Configs) -> list[str]:
+    """Names of all tables and figures, the paper's tables first."""
+    return sorted(
+        {*configs.files("report"), *FIGURES}, key=lambda name: (name.rstrip("0123456789") != "table", name)
+    )
+
+
+def write(store: Store, names: Sequence[str], out: Path, configs: Configs = PACKAGED) -> Iterator[str]:
     """Write reports; what to print comes back piece by piece.
 
     Records that are damaged are named and left out.
@@ -34,11 +46,12 @@ def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
 
     Args:
         store: the run records.
-        names: of `REPORTS`.
+        names: of `reports`, or files that describe a table.
         out: folder the files go to.
+        configs: what tables show, and how things are called.
 
     Raises:
-        UserError: no runs for a report that was asked for by name; the folder cannot be written.
+        UserError: there is no such report, it has no runs, or the folder cannot be written.
     """
     wanted = list(dict.fromkeys(names))
     with explained_disk_errors(out):
@@ -46,25 +59,28 @@ def write(store: Store, names: Sequence[str], out: Path) -> Iterator[str]:
         yield from (f"left out: {line}" for line in store.damaged)
         for name in wanted:
             if name in ("html", "all"):
-                yield from _overview(store, out, files=name == "all")
+                yield from _overview(store, out, configs, files=name == "all")
             elif name == "gallery":
-                yield _page(out / "gallery.html", "Gallery", [_gallery(store)])
+                yield _page(out / "gallery.html", "Gallery", [_gallery(store, configs)])
             else:
-                yield from _one(_made(store, name), name, out)
+                yield from _one(_made(store, name, configs), Path(name).stem, out)
 
 
-def _made(store: Store, name: str) -> tuple[Table | None, Drawing | None, str]:
+def _made(store: Store, name: str, configs: Configs) -> tuple[Table | None, Drawing | None, str]:
     """A table, a figure, or both under one name, and why there is no figure beside a table.
 
     Raises:
         NothingYetError: it has no runs.
     """
-    made = TABLES[name](store) if name in TABLES else None
-    if name not in FIGURES:
+    spec = None if name in FIGURES and name not in configs.files("report") else configs.spec(name)
+    made = KINDS[spec.kind](spec, store, configs) if spec and spec.kind in KINDS else None
+    if made and name not in FIGURES:
         return made, None, ""
     with matplotlib.rc_context(STYLE):
         try:
-            return made, FIGURES[name](store), ""
+            if spec and not made:
+                return made, tokens_per_sample(spec, store, configs), ""
+            return made, FIGURES[name](store, configs), ""
         except NothingYetError as error:
             if made is None:
                 raise
@@ -104,13 +120,13 @@ def _picture(drawing: Drawing, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _overview(store: Store, out: Path, files: bool) -> Iterator[str]:
+def _overview(store: Store, out: Path, configs: Configs, files: bool) -> Iterator[str]:
     """One page of everything that has runs; with `files`, the files of each table and figure as well."""
     parts: list[str] = []
     missing: list[str] = []
-    for name in NAMES:
+    for name in names_of(configs):
         try:
-            made = _made(store, name)
+            made = _made(store, name, configs)
         except NothingYetError as error:
             missing.append(f"{name}: {error}")
             continue
@@ -123,15 +139,15 @@ def _overview(store: Store, out: Path, files: bool) -> Iterator[str]:
     if files:
         yield from missing
     if store.measuring("gallery"):
-        parts.append(_gallery(store))
-    parts += failures(store.failed())
+        parts.append(_gallery(store, configs))
+    parts += failures(store.failed(), configs)
     if not parts:
         raise nothing_yet("table3")
     yield _page(out / "report.html", "Visual-token dropping: results", parts)
 
 
-def _gallery(store: Store) -> str:
-    found = entries(store)
+def _gallery(store: Store, configs: Configs) -> str:
+    found = entries(store, configs)
     if not found:
         raise nothing_yet("gallery")
     return gallery(found)

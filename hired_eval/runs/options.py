@@ -180,7 +180,7 @@ def read_task(options: dict[str, Any]) -> Benchmark:
     Raises:
         UserError: an option that is missing or unknown, a value of another type, or no such scoring.
     """
-    task: Benchmark = _read_group("task", options)
+    task: Benchmark = _read_group("task", {k: v for k, v in options.items() if k not in ABOUT})
     scorer = scorer_of(task.scoring, task.scale, task.category)
     return replace(task, scale=scorer.scale, category=scorer.category)
 

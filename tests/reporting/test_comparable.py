@@ -16,11 +16,11 @@ from hired_eval.records.store import Store
 from hired_eval.reporting import render
 from hired_eval.reporting.figures import baselines as curve
 from hired_eval.reporting.gallery import entries
-from hired_eval.reporting.paper_tables import baselines, table3, table4, table5, table6
 from hired_eval.reporting.rows import label_of, options_of, rows_of
 from hired_eval.reporting.table import beside, run_table
 from hired_eval.reporting.tables import Cell, Table, TableRow
 from tests.reporting import synthetic
+from tests.reporting.packaged import baselines, table3, table4, table5, table6
 
 SETTINGS: dict[str, Any] = {
     "prompt": "{images} {question}",

@@ -15,7 +15,7 @@ from hired_eval.records.store import Store
 from hired_eval.reporting import html
 from hired_eval.reporting.__main__ import main
 from hired_eval.reporting.overlay import LINE, overlay
-from hired_eval.reporting.write import REPORTS
+from hired_eval.reporting.write import reports
 from tests.reporting import synthetic
 
 VOID = {"meta", "link", "img", "br"}
@@ -123,7 +123,7 @@ def test_the_page_can_be_used_by_keyboard_and_by_ear(everything: Path) -> None:
 def test_a_report_without_runs_says_how_to_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in REPORTS:
+    for name in reports():
         arguments = [name, "--runs-dir", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", ["x"])
         with pytest.raises(SystemExit) as end:

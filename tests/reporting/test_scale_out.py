@@ -13,10 +13,10 @@ import yaml
 from hired_eval.paths import config_folder
 from hired_eval.records.record import read_record
 from hired_eval.records.store import Store
-from hired_eval.reporting.paper_tables import table3
 from hired_eval.reporting.render import comma_separated
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
+from tests.reporting.packaged import table3
 
 LAUNCHERS = {
     "submitit_local": [],

@@ -10,9 +10,10 @@ import pytest
 
 from hired_eval.records.store import Store
 from hired_eval.reporting import render
-from hired_eval.reporting.paper_tables import NothingYetError, baselines, table3, table4, table5, table6
+from hired_eval.reporting.kinds import NothingYetError
 from hired_eval.reporting.tables import Cell, Table
 from tests.reporting import synthetic
+from tests.reporting.packaged import baselines, table3, table4, table5, table6
 
 
 def cells(table: Table) -> dict[tuple[str, str], Cell]:
