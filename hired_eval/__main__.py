@@ -129,7 +129,7 @@ def _run(
     from hired_eval.cli.sweeps import without_needless_budget
     from hired_eval.processes import Processes
     from hired_eval.records.store import Store
-    from hired_eval.reporting.table import beside, run_table
+    from hired_eval.reporting.table import full_run_like, run_table
     from hired_eval.runs.measuring import measure
     from hired_eval.runs.options import read_config
 
@@ -154,7 +154,7 @@ def _run(
     store = Store(outcome.folder.parent)
     for line in store.damaged:
         say(f"left out: {line}")
-    full = beside(outcome.record, store.records)
+    full = full_run_like(outcome.record, store.records)
     shown.append((store, outcome.record))
     try:
         print(run_table([(store, record) for record in (outcome.record, full) if record]))

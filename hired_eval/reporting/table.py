@@ -15,7 +15,7 @@ SAME = ("model", "weights", "data", "samples", "benchmark")
 OF_ONE_ORIGIN = ("checkpoint", "documents")
 
 
-def beside(record: Record, records: Sequence[Record]) -> Record | None:
+def full_run_like(record: Record, records: Sequence[Record]) -> Record | None:
     """The newest full execution that differs from a run in the method alone; None where there is none."""
     if FULL.of([record]):
         return None

@@ -17,7 +17,7 @@ from hired_eval.reporting import render
 from hired_eval.reporting.figures import baselines as curve
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.rows import label_of, options_of, rows_of
-from hired_eval.reporting.table import beside, run_table
+from hired_eval.reporting.table import full_run_like, run_table
 from hired_eval.reporting.tables import Cell, Table, TableRow
 from tests.reporting import synthetic
 from tests.reporting.packaged import baselines, table3, table4, table5, table6
@@ -61,7 +61,7 @@ def test_a_run_with_another_setting_is_no_match_for_full_execution(runs: Path, n
     assert name in key[0]
     assert found[key].difference is None
     assert any("full execution was not run with" in note and name in note for note in made.notes)
-    assert beside(other, store.records) is None
+    assert full_run_like(other, store.records) is None
 
 
 def test_settings_are_compared_as_they_are_resolved(runs: Path) -> None:
