@@ -23,7 +23,7 @@ class RunFailedError(Exception):
 
 
 def main() -> None:
-    """Run the command line and exit: 0 where all went well, 1 where the user has something to mend."""
+    """Run the command line and exit: 0 where all went well, 1 where the user has something to correct."""
     try:
         problems = _command(flags_expanded(sys.argv[1:]))
     except UserError as error:

@@ -1,10 +1,10 @@
-"""Errors that a user can cause and mend."""
+"""Errors that a user can cause and correct."""
 
 import re
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one clear line that names the cause and the remedy.
+    """A mistake the user can correct: one clear line that names the cause and the remedy.
 
     The command line prints the message without a traceback and exits non-zero.
     """

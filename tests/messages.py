@@ -120,8 +120,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["method._target_=hired_eval.Nothing"],
-        "hired_eval.Nothing cannot be found (…); mend the name, start python -m hired_eval in the folder of "
-        "your module, or install it",
+        "hired_eval.Nothing cannot be found (…); correct the name, start python -m hired_eval in the folder "
+        "of your module, or install it",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
     (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
@@ -164,7 +164,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.cannot_be_found,
         "tests.provocations.Missing cannot be found (module 'tests.provocations' has no attribute "
-        "'Missing'); mend the name, start python -m hired_eval in the folder of your module, or install it",
+        "'Missing'); correct the name, start python -m hired_eval in the folder of your module, or "
+        "install it",
     ),
     (
         lambda place: expanded("~nobody-of-that-name/x"),
@@ -176,12 +177,12 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
     (
         ["model.prompt=USER:", "{{images}}"],
-        "'{{images}}' stands alone behind model.prompt=USER:; put the whole option in quotes if its value "
-        "holds spaces: 'model.prompt=USER: {{images}}'",
+        "'{{images}}' is a word on its own after model.prompt=USER:; put the whole option in quotes if its "
+        "value holds spaces: 'model.prompt=USER: {{images}}'",
     ),
     (
         lambda place: check_names(["-m", "modl"]),
-        "'modl' is no option; write NAME=VALUE, e.g. model=VALUE",
+        "'modl' is not an option; write NAME=VALUE, e.g. model=VALUE",
     ),
     (
         ["model.prompt={{images}}\\r{{question}}"],
@@ -195,7 +196,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         ["data.path={tmp}"],
         "data.path={tmp} has no split validation of lmms-lab-encoder/DocVQA, config DocVQA; found: no "
-        "parquet files. Its parquet files must lie in that folder, or in DocVQA/DocVQA below it, named as on "
+        "parquet files. Its parquet files must be in that folder, or in DocVQA/DocVQA below it, named as on "
         "the hub: validation-00000-of-00001.parquet",
     ),
     (p.damaged_inside, "the data of docvqa cannot be read: …"),
@@ -397,13 +398,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: encoding().attention_at(2),
-        "CLS-attention of layer 2 is not there; recorded layers: 0",
+        "CLS-attention of layer 2 was not recorded; recorded layers: 0",
     ),
     (
         lambda place: build("prumerge").vision.drop(encoding(), p.LAYOUT),
         "this dropping method needs keys and the CLS query, and the encoding lacks them",
     ),
-    (applied(p.embeds), "token dropping needs input_ids beside pixel_values, not inputs_embeds"),
+    (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (
         applied(lambda inputs: inputs["input_ids"].fill_(1)),
         "the input has 0 image placeholders, and its 2 images need …; make inputs with the model's own "
@@ -412,7 +413,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (applied(p.spread_over_rows), "the placeholders of image 1 are spread over two rows of the batch"),
     (
         applied(p.text_between),
-        "1 tokens stand between the … placeholders of an image; make inputs with the model's own processor",
+        "1 tokens separate the … placeholders of an image; make inputs with the model's own processor",
     ),
     (
         applied(lambda inputs: inputs["attention_mask"][:, 3:5].fill_(0)),
@@ -428,7 +429,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         applied(lambda inputs: inputs.pop("image_sizes")),
-        "LlavaNext needs image_sizes beside pixel_values; pass all that its processor made",
+        "LlavaNext needs image_sizes with pixel_values; pass all that its processor made",
     ),
     (
         applied(lambda inputs: inputs.update(image_sizes=inputs["image_sizes"][:1])),
@@ -447,7 +448,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         within(lambda model, inputs: model.generate(inputs_embeds=torch.zeros(1, 2, 48), **inputs)),
-        "token dropping needs input_ids beside pixel_values, not inputs_embeds",
+        "token dropping needs input_ids with pixel_values, not inputs_embeds",
     ),
     (
         applied(lambda inputs: inputs.update(position_ids=torch.zeros_like(inputs["input_ids"]))),
@@ -468,7 +469,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         within(lambda model, inputs: model(**p.turn(model, inputs), attention_mask=torch.ones(1, 7))),
-        "attention_mask covers 7 tokens, and the prompt has …, with those that the KV cache stands for",
+        "attention_mask covers 7 tokens, and the prompt has …, with those in the KV cache",
     ),
     (
         within(
@@ -533,7 +534,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     # records and reports
     (["runs_dir=/dev/null/runs"], f"cannot write /dev/null/runs/…: Not a directory; {FREE_SPACE}"),
     (p.full_disk, f"cannot write {{tmp}}/run: No space left on device; {FREE_SPACE}"),
-    (p.held, "another process is at this run ({tmp}/run); wait for it, or end it"),
+    (p.held, "another process is working on this run ({tmp}/run); wait for it, or end it"),
     (record("record.json", b"{{"), f"{{tmp}}/run/record.json is damaged (…); {RUN_AGAIN}"),
     (record("record.json", None), "{tmp}/run/record.json cannot be read: Is a directory"),
     (record("record.json", b"[]"), f"{{tmp}}/run/record.json is not a record of format 2; {RUN_AGAIN}"),
@@ -622,6 +623,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
     (p.bomb, "{tmp}/a.png is too large: …"),
     (p.shown_truncated, "{tmp}/cut.png: the image cannot be decoded: …truncated…"),
-    (shown("{tmp}/a.png", "alpha"), "'alpha' is no option; write name=value"),
+    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write name=value"),
     (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
 ]

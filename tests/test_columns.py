@@ -143,7 +143,7 @@ def test_the_model_is_not_loaded_for_documents_that_do_not_fit(tmp_path: Path) -
 
 def test_bundled_documents_are_those_of_their_task_alone() -> None:
     other = Benchmark("docvqa", "infovqa_val", "anls", "mean")
-    assert "stand for split validation of lmms-lab-encoder/DocVQA, config DocVQA, and task" in refusal(
+    assert "replace split validation of lmms-lab-encoder/DocVQA, config DocVQA, and task" in refusal(
         other, DataSource("bundled")
     )
     other = Benchmark("pope", "pope_adv", "pope_accuracy", "mean")

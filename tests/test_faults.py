@@ -62,7 +62,7 @@ def test_two_processes_share_a_folder_of_results(alone: Sweep, sweep: list[str],
         status = child.wait()
         lines = [line for line in child.printed().splitlines() if line.startswith("error: ")]
         assert status == (1 if lines else 0), child.printed()
-        assert all("another process is at this run" in line for line in lines)
+        assert all("another process is working on this run" in line for line in lines)
         assert "Traceback" not in child.printed()
     questions = asked(shared.journal)
     assert len(questions) == len(set(questions)) == 16

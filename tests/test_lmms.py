@@ -289,10 +289,10 @@ def test_an_interrupted_run_draws_what_is_missing(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("film.mp4", "its task shows a str; this model sees pictures alone"),
-        (["film.mp4"], "its task shows a str; this model sees pictures alone"),
-        ([[Image.new("RGB", (2, 2))]], "its task shows a list; this model sees pictures alone"),
-        ([{"array": [0.0], "sampling_rate": 16000}], "its task shows a dict; this model sees pictures alone"),
+        ("film.mp4", "its task shows a str; this model sees only pictures"),
+        (["film.mp4"], "its task shows a str; this model sees only pictures"),
+        ([[Image.new("RGB", (2, 2))]], "its task shows a list; this model sees only pictures"),
+        ([{"array": [0.0], "sampling_rate": 16000}], "its task shows a dict; this model sees only pictures"),
     ],
 )
 def test_what_is_no_picture_is_named(given: Any, message: str) -> None:

@@ -166,11 +166,11 @@ def test_the_documents_asked_for_are_found(
         (["test-0.parquet", "test-00.parquet"], "", CHARTQA, "more than once"),
         (["test-0.parquet", "test.parquet"], "", CHARTQA, "more than once"),
         (["test-0.parquet", "test-0.PARQUET"], "", CHARTQA, "more than once"),
-        (["test-0.parquet", "data/test-0.parquet"], "", CHARTQA, "is there more than once"),
-        (["test-0.parquet", "test/0000.parquet"], "", CHARTQA, "is there more than once"),
+        (["test-0.parquet", "data/test-0.parquet"], "", CHARTQA, "was found more than once"),
+        (["test-0.parquet", "test/0000.parquet"], "", CHARTQA, "was found more than once"),
         (SNAPSHOTS, CACHED, DOCVQA, "holds 2 commits (aa, bb), and refs/main names none of them"),
         # files that are none
-        ([f"{ONE} -> nowhere"], "", DOCVQA, "is a link to nowhere, which is not there; copy it again"),
+        ([f"{ONE} -> nowhere"], "", DOCVQA, "is a link to nowhere, which does not exist; copy it again"),
         ([f"a::b/{ONE}"], "a::b", DOCVQA, "cannot read a path with '::'; rename it"),
     ],
 )  # fmt: skip
@@ -206,7 +206,7 @@ def test_files_without_rows_or_with_other_columns_are_refused(tmp_path: Path) ->
     Dataset.from_dict({"a": []}).to_parquet(tmp_path / "test-0.parquet")
     assert "holds no documents" in refusal(tmp_path, CHARTQA)
     Dataset.from_dict({"b": [1]}).to_parquet(tmp_path / "test-1.parquet")
-    assert "have not the same columns (a, b)" in refusal(tmp_path, CHARTQA)
+    assert "do not have the same columns (a, b)" in refusal(tmp_path, CHARTQA)
 
 
 def card(folder: Path, configs: dict[str, object], documents: dict[str, int] | None = None) -> None:
@@ -302,7 +302,7 @@ def test_what_may_not_be_read_is_named(
 
 def test_a_file_is_no_folder(files: Files) -> None:
     file = files(ONE) / ONE
-    with pytest.raises(UserError, match="is a file; name the folder that it lies in"):
+    with pytest.raises(UserError, match="is a file; name the folder that it is in"):
         data_source("hub", file, None)
 
 

@@ -41,19 +41,19 @@ ELSEWHERE = {
         "… holds … documents of split …, and its README.md says …; copy it whole (limit=NUMBER "
         "answers a part)",
         "data.path=… holds … more than once (…); set data.path to one of them",
-        "split … of … is there more than once (…); leave one of them",
+        "split … of … was found more than once (…); leave one of them",
         "data.path=… holds a split … of its own, and one in …; name a folder with one of them",
-        "data.path=… is a file; name the folder that it lies in",
+        "data.path=… is a file; name the folder that it is in",
         "… holds … not as parquet (…); convert it",
     ],
     "lmms/parquet_files.py": [
-        "… is there more than once (…); leave one complete set of files",
+        "… was found more than once (…); leave one complete set of files",
         "… lacks … of its … files (…); copy it whole",
         "… holds no documents; …",
         "the folder … cannot be read: …",
         "… holds the same file twice: … and …; copy it again",
-        "… and … have not the same columns (…); they are no parts of one data set",
-        "… is a link to …, which is not there; …",
+        "… and … do not have the same columns (…); they are not parts of one data set",
+        "… is a link to …, which does not exist; …",
         "… cannot be read: …",
         "… is a pointer of Git LFS, not data; fetch it with git lfs pull",
     ],
@@ -69,13 +69,13 @@ ELSEWHERE = {
     "lmms/tasks.py": [
         "the cache of the datasets library has only config … of …, and … reads the default one; fetch it, or "
         "set data.path=FOLDER",
-        "the bundled documents of … stand for split … of …, and task … reads split … of …; set "
+        "the bundled documents of … replace split … of …, and task … reads split … of …; set "
         "task.lmms_task=…, or data.path=FOLDER",
         # in tests/test_scorers.py and tests/test_tasks.py
         "… is a … of lmms-eval (…); name one of them",
         "… is a task of lmms-eval with code of its own, which is not supported",
         "task … has output type …, which is not supported (… are)",
-        "task … is about videos; this model sees pictures alone",
+        "task … is about videos; this model sees only pictures",
         "task … names no data set",
         "task … names neither a test nor a validation split, so nothing can be asked",
         "task … names no metric, so that its answers cannot be scored",
@@ -95,7 +95,7 @@ ELSEWHERE = {
         "task … cannot be asked: …",
         "task … cannot be asked: its task gives up: …",
         "lmms-eval cannot score task …: …: …; are these its documents?",
-        "metric … of task … gives no number for a document but …, so that its score is no mean over "
+        "metric … of task … gives no number for a document but …, so that its score is not a mean over "
         "documents; choose another metric or task",
         "task.scoring=… needs pairs of questions in categories, and metric … of task … gives …; set "
         "task.scoring=mean",
@@ -114,8 +114,8 @@ ELSEWHERE = {
     ],
     # in tests/test_lmms.py and tests/test_scorers.py
     "lmms/documents.py": [
-        "its question is no text but a …",
-        "its task shows a …; this model sees pictures alone",
+        "its question is not text but a …",
+        "its task shows a …; this model sees only pictures",
     ],
     "lmms/model.py": [
         "its task gives up: …",
@@ -197,12 +197,12 @@ ELSEWHERE = {
         "there is no reference in …; make one with --update, and commit it",
         "… was made with the overrides …, and the set has …; …",
         "… has … samples of each benchmark, and the set …; …",
-        "the weights are others (…) than those of … (…); …",
+        "the weights differ (…) from those of … (…); …",
         "… has another format than this version reads; renew it with --update",
         "the reference in … is damaged (…); take it from version control again, or renew it with --update",
         "… has … for …, and the set …; …",
         "… lacks the benchmark …; …",
-        "the data of … is other (…) than that of … (…); …",
+        "the data of … differs (…) from that of … (…); …",
     ],
     "reporting/regression.py": [
         "the reference lacks … of … samples, the first being … on … document …; renew it with --update",

@@ -495,7 +495,7 @@ def test_what_a_sweep_leaves_hides_the_home_folder_alone(
         (["-m", "method=full,", "hired"], "write method=full,hired"),
         (["model.prompt=USER:", "{images}"], "put the whole option in quotes"),
         (["--colour"], "there is no flag --colour"),
-        (["-m", "modl"], "'modl' is no option; write NAME=VALUE"),
+        (["-m", "modl"], "'modl' is not an option; write NAME=VALUE"),
     ],
 )
 def test_a_word_that_stands_alone_is_explained(arguments: list[str], message: str) -> None:

@@ -183,7 +183,7 @@ def test_damaged_samples_are_named(tmp_path: Path, damage: str) -> None:
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "a-run")
     with held_elsewhere(tmp_path, "a-run"):
-        with pytest.raises(UserError, match="another process is at this run"), folder.locked():
+        with pytest.raises(UserError, match="another process is working on this run"), folder.locked():
             pytest.fail("held twice")
         with RunFolder(tmp_path, "another").locked():
             pass

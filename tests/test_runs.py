@@ -208,7 +208,7 @@ def test_two_processes_do_not_run_the_same(tiny_run: list[str], tmp_path: Path) 
     folder = run_quietly(*options).folder
     with (
         held_elsewhere(tmp_path, folder.name),
-        pytest.raises(UserError, match="another process is at this run"),
+        pytest.raises(UserError, match="another process is working on this run"),
     ):
         run_quietly(*options)
     assert run_quietly(*options).reused

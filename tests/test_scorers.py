@@ -234,7 +234,7 @@ def test_another_score_is_refused_before_the_first_question(
         (
             "utils.shown",
             "utils.path",
-            "task toy cannot be asked: its task shows a str; this model sees pictures alone",
+            "task toy cannot be asked: its task shows a str; this model sees only pictures",
         ),
         ("utils.shown", "utils.gives_up", "task toy cannot be asked: its task gives up: no film here"),
         (
@@ -322,7 +322,7 @@ def test_a_scorers_totals_are_afterwards_what_they_were(toy: Path, monkeypatch: 
         ("ovo_forward", "output type generate_until_multi_round, which is not supported"),
         (
             "tempcompass_multi_choice",
-            "task tempcompass_multi_choice is about videos; this model sees pictures alone",
+            "task tempcompass_multi_choice is about videos; this model sees only pictures",
         ),
         ("mmmu_val_pass64", "task mmmu_val_pass64 scores each answer several times (maj@64, "),
         ("mmlu_continuation_anatomy", "task mmlu_continuation_anatomy"),

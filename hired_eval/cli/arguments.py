@@ -118,15 +118,15 @@ def check_words(arguments: list[str], names: list[str]) -> None:
             )
         elif "=" in before:
             raise UserError(
-                f"{word!r} stands alone behind {before}; put the whole option in quotes if its value holds "
-                f"spaces: '{before} {word}'"
+                f"{word!r} is a word on its own after {before}; put the whole option in quotes if its value "
+                f"holds spaces: '{before} {word}'"
             )
         elif i == 0:
             return  # a command that does not exist
         else:
             close = difflib.get_close_matches(word.lower(), names, n=1)
             raise UserError(
-                f"{word!r} is no option; write NAME=VALUE" + (f", e.g. {close[0]}=VALUE" if close else "")
+                f"{word!r} is not an option; write NAME=VALUE" + (f", e.g. {close[0]}=VALUE" if close else "")
             )
 
 

@@ -103,7 +103,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     """
     for pair in pairs:
         if "=" not in pair:
-            raise UserError(f"{pair!r} is no option; write name=value")
+            raise UserError(f"{pair!r} is not an option; write name=value")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -30,7 +30,7 @@ def available_methods() -> dict[str, type[TokenDropper]]:
 
 
 def methods_that_read(signals: frozenset[Signal]) -> list[str]:
-    """The methods that make do with some signals of the vision tower, by name."""
+    """The methods that need no more than some signals of the vision tower, by name."""
     return [
         name
         for name, method in available_methods().items()

@@ -49,7 +49,7 @@ class VisionEncoding:
             layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer
         if layer not in self.cls_attention:
             known = ", ".join(str(i) for i in sorted(self.cls_attention))
-            raise UserError(f"CLS-attention of layer {layer} is not there; recorded layers: {known}")
+            raise UserError(f"CLS-attention of layer {layer} was not recorded; recorded layers: {known}")
         attention = self.cls_attention[layer]
         refuse_nan(f"CLS-attention of layer {layer}", attention)
         return attention

@@ -131,7 +131,7 @@ def _unmarked(document: dict[str, Any], visuals: Any) -> str | None:
     for visual in visuals if isinstance(visuals, list | tuple) else ():
         if isinstance(visual, bytes | dict):
             column = next((name for name, value in document.items() if value is visual), "of pictures")
-            return f"column {column!r} holds bytes that are no pictures"
+            return f"column {column!r} holds bytes that are not pictures"
     return None
 
 

@@ -56,7 +56,7 @@ def asked(context: Any) -> str:
         UserError: it is no text.
     """
     if not isinstance(context, str):
-        raise UserError(f"its question is no text but a {type(context).__name__}")
+        raise UserError(f"its question is not text but a {type(context).__name__}")
     return context
 
 
@@ -68,8 +68,8 @@ def shown(visuals: Any) -> tuple[Pillow.Image, ...]:
     """
     given = [visuals] if isinstance(visuals, Pillow.Image) else visuals
     if given is not None and not isinstance(given, list | tuple):
-        raise UserError(f"its task shows a {type(given).__name__}; this model sees pictures alone")
+        raise UserError(f"its task shows a {type(given).__name__}; this model sees only pictures")
     for visual in given or ():
         if not isinstance(visual, Pillow.Image | None):
-            raise UserError(f"its task shows a {type(visual).__name__}; this model sees pictures alone")
+            raise UserError(f"its task shows a {type(visual).__name__}; this model sees only pictures")
     return tuple(visual for visual in given or () if visual is not None)

@@ -97,7 +97,7 @@ def data_source(
         if source == "bundled":
             raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
         if path.expanduser().is_file():
-            raise UserError(f"data.path={path} is a file; name the folder that it lies in")
+            raise UserError(f"data.path={path} is a file; name the folder that it is in")
         if not path.expanduser().is_dir():
             raise UserError(f"data.path={path} is not a folder")
         return DataSource("hub", path)
@@ -207,12 +207,12 @@ def _whole_split(folder: Path, place: Path, asked: Wanted) -> list[Path]:
         below, found = "/".join(filter(None, (asked.name, asked.config))), _found(folder, split)
         raise UserError(
             f"data.path={folder} has no split {split} of {asked}; found: {found}. Its parquet "
-            f"files must lie in that folder, or in {below} below it, named as on the hub: "
+            f"files must be in that folder, or in {below} below it, named as on the hub: "
             f"{split}-00000-of-00001.parquet"
         )
     if len(layouts) > 1:
         places = ", ".join(str(layout[0].file.parent) for layout in layouts)
-        raise UserError(f"split {split} of {asked} is there more than once ({places}); leave one of them")
+        raise UserError(f"split {split} of {asked} was found more than once ({places}); leave one of them")
     return whole(layouts[0])
 
 

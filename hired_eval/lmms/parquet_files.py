@@ -107,7 +107,7 @@ def whole(shards: Sequence[Shard]) -> list[Path]:
     by_index = {one.index: one for one in shards}
     if len({(one.form, one.count) for one in shards}) > 1 or len(by_index) < len(shards):
         names = _named(one.file.name for one in shards)
-        raise UserError(f"{where} is there more than once ({names}); leave one complete set of files")
+        raise UserError(f"{where} was found more than once ({names}); leave one complete set of files")
     indices = range(first.count) if first.count is not None else range(min(by_index), max(by_index) + 1)
     if missing := [index for index in indices if index not in by_index]:
         numbers = _named(
@@ -144,8 +144,8 @@ def documents_in(files: Sequence[Path], remedy: str) -> int:
         if columns is not None and names != columns:
             other = _named(sorted(set(names) ^ set(columns)) or names)
             raise UserError(
-                f"{file} and {files[0].name} have not the same columns ({other}); they are no parts of one "
-                "data set"
+                f"{file} and {files[0].name} do not have the same columns ({other}); they are not parts of "
+                "one data set"
             )
         columns = names
     if not rows:
@@ -156,7 +156,7 @@ def documents_in(files: Sequence[Path], remedy: str) -> int:
 def _opened(file: Path, remedy: str) -> ParquetFile:
     try:
         if file.is_symlink() and not file.exists():
-            raise UserError(f"{file} is a link to {file.readlink()}, which is not there; {remedy}")
+            raise UserError(f"{file} is a link to {file.readlink()}, which does not exist; {remedy}")
         with file.open("rb") as stream:
             if stream.read(len(LFS)) == LFS:
                 raise UserError(f"{file} is a pointer of Git LFS, not data; fetch it with git lfs pull")

@@ -179,7 +179,7 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
         if read(value) is None:
             raise UserError(
                 f"metric {metric} of task {name} gives no number for a document but {described(value)}, so "
-                "that its score is no mean over documents; choose another metric or task"
+                "that its score is not a mean over documents; choose another metric or task"
             )
         parts = read_value(value, read, scorer)
         if scorer.pairs and (parts["pair"] is None or parts["category"] is None):

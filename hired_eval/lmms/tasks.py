@@ -120,7 +120,7 @@ def _check_kind(name: str, config: dict[str, Any]) -> None:
             f"task {name} has output type {kind}, which is not supported ({', '.join(OUTPUT_TYPES)} are)"
         )
     if data.get("video") or "From_YouTube" in data:
-        raise UserError(f"task {name} is about videos; this model sees pictures alone")
+        raise UserError(f"task {name} is about videos; this model sees only pictures")
     if not config.get("dataset_path"):
         raise UserError(f"task {name} names no data set")
     if not (config.get("test_split") or config.get("validation_split")):
@@ -271,7 +271,7 @@ def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]
     theirs = wanted(task_config(own))
     if theirs != asked:
         raise UserError(
-            f"the bundled documents of {benchmark.name} stand for split {theirs.split} of {theirs}, and task "
+            f"the bundled documents of {benchmark.name} replace split {theirs.split} of {theirs}, and task "
             f"{benchmark.lmms_task} reads split {asked.split} of {asked}; set task.lmms_task={own}, or "
             "data.path=FOLDER"
         )

@@ -216,7 +216,7 @@ class DroppingLlava:
             self._told_of_marks = True
             logger.warning(
                 f"a question marks {marks} places for its {images} images: the marks are read as text and "
-                "the images stand in front, here and wherever the numbers differ"
+                "the images are put in front, here and wherever the numbers differ"
             )
         if images not in self._control_tokens:
             plain = render(self.prompt, "a", images, self.tokenizer, image_token)

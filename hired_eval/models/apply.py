@@ -307,7 +307,7 @@ def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 def _without_ids() -> UserError:
-    return UserError("token dropping needs input_ids beside pixel_values, not inputs_embeds")
+    return UserError("token dropping needs input_ids with pixel_values, not inputs_embeds")
 
 
 def _refusal(name: str) -> UserError:

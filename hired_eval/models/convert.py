@@ -131,7 +131,7 @@ def convert(
         vision_tower: folder of the CLIP vision tower; by default the folder inside or beside `source` with
             the name of the config's mm_vision_tower, else CLIP-L/14-336 with its weights in the checkpoint.
         allow_pickle: also read *.bin files; PyTorch then unpickles tensors alone (`weights_only`).
-        say: told in one line what is being done.
+        say: called with one line about what is being done.
 
     Raises:
         UserError: a file is missing or damaged, the layout is another, tensors are unknown, missing or of

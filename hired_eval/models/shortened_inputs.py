@@ -136,8 +136,8 @@ class Call:
             return False
         if images or width != self.seen + self.fresh:
             raise UserError(
-                f"attention_mask covers {width} tokens, and the prompt has {self.total}, with those that the "
-                "KV cache stands for"
+                f"attention_mask covers {width} tokens, and the prompt has {self.total}, with those in "
+                "the KV cache"
             )
         return True
 

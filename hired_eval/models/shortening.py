@@ -163,7 +163,7 @@ def _left(
         used += image.full
         if last - first + 1 != image.full:
             raise UserError(
-                f"{last - first + 1 - image.full} tokens stand between the {image.full} placeholders of an "
+                f"{last - first + 1 - image.full} tokens separate the {image.full} placeholders of an "
                 "image; make inputs with the model's own processor"
             )
         shown = visible[first : last + 1]

@@ -314,7 +314,7 @@ class RunFolder:
                 lock.acquire(timeout=0)
             except Timeout as error:  # an OSError too
                 raise UserError(
-                    f"another process is at this run ({self.path}); wait for it, or end it"
+                    f"another process is working on this run ({self.path}); wait for it, or end it"
                 ) from error
             for name in (RECORD, SAMPLES, REPLIES):
                 for leftover in self.path.glob(f".{name}.*"):  # of a process that was killed

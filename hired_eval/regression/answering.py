@@ -66,7 +66,7 @@ def answered(
     Args:
         chosen: the set.
         models: loads the model once.
-        say: told in one line what is done.
+        say: called with one line about what is being done.
         log: takes the libraries' progress bars and warnings.
 
     Raises:

@@ -118,13 +118,13 @@ def refuse_other(now: Made, reference: Made, folder: Path) -> None:
         )
     if now.weights != reference.weights:
         raise UserError(
-            f"the weights are others ({now.weights}) than those of {folder} ({reference.weights}); {remedy}"
+            f"the weights differ ({now.weights}) from those of {folder} ({reference.weights}); {remedy}"
         )
     for benchmark, documents in now.documents.items():
         if benchmark not in reference.documents:
             raise UserError(f"{folder} lacks the benchmark {benchmark}; {remedy}")
         if reference.documents[benchmark] != documents:
             raise UserError(
-                f"the data of {benchmark} is other ({documents}) than that of {folder} "
+                f"the data of {benchmark} differs ({documents}) from that of {folder} "
                 f"({reference.documents[benchmark]}); {remedy}"
             )

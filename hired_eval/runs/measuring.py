@@ -46,7 +46,7 @@ def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
 
     Args:
         config: as `configs/config.yaml` describes it.
-        say: told in one line what is being done.
+        say: called with one line about what is being done.
         models: shared by the runs of a sweep, so that they load their model once.
 
     Raises:

@@ -226,8 +226,8 @@ def method_class(target: str) -> type[TokenDropper]:
         found = getattr(import_module(module), name)
     except (ImportError, ValueError, SyntaxError, NameError, AttributeError) as error:
         raise UserError(
-            f"{target} cannot be found ({first_line(error)}); mend the name, start python -m hired_eval in "
-            "the folder of your module, or install it"
+            f"{target} cannot be found ({first_line(error)}); correct the name, start python -m hired_eval "
+            "in the folder of your module, or install it"
         ) from error
     if not (isinstance(found, type) and issubclass(found, TokenDropper)):
         raise UserError(

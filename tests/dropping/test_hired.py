@@ -175,7 +175,7 @@ def test_nan_is_an_error() -> None:
 
 def test_missing_layers_are_named() -> None:
     enc = encoding(GRID, layer0=attention(GRID), layer2=attention(GRID))
-    with pytest.raises(UserError, match="CLS-attention of layer 11 is not there; recorded layers: 0, 2"):
+    with pytest.raises(UserError, match="CLS-attention of layer 11 was not recorded; recorded layers: 0, 2"):
         HiRED(final_layer=11).drop(enc, GRID)
     with pytest.raises(UserError, match="needs CLS-attention"):
         EvenSplit().drop(VisionEncoding(enc.features, {}), GRID)

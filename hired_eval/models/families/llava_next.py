@@ -48,7 +48,7 @@ def picture_sizes(family: Family, arguments: Mapping[str, Any]) -> list[tuple[in
     """
     if arguments.get("image_sizes") is None:
         raise UserError(
-            f"{type(family).__name__} needs image_sizes beside pixel_values; pass all that its processor made"
+            f"{type(family).__name__} needs image_sizes with pixel_values; pass all that its processor made"
         )
     return [(int(height), int(width)) for height, width in arguments["image_sizes"]]
 
