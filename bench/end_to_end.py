@@ -30,8 +30,8 @@ from hired_eval.models.family import Picture
 from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.paths import config_folder
-from hired_eval.records.record import Benchmark
 from hired_eval.runs.efficiency.machine import timed
+from hired_eval.runs.options import read_task
 
 TASKS = ("vqav2", "scienceqa", "textvqa", "docvqa", "ocrbench", "mme", "pope", "chartqa")
 Methods = tuple[tuple[str, dict[str, Any]], ...]
@@ -76,7 +76,7 @@ def workloads(names: tuple[str, ...], documents: int) -> Iterator[Workload]:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         for name in names:
             config = compose("config", overrides=[f"task={name}"]).task
-            task = load_task(Benchmark(**config), DataSource("bundled"))
+            task = load_task(read_task(dict(config)), DataSource("bundled"))
             with redirect_stdout(stderr):
                 task.build_all_requests(limit=documents, rank=0, world_size=1)
             requests = [r for r in task.instances if r.args[2](task.dataset[r.args[5]][r.args[3]])]

@@ -15,6 +15,7 @@ from hired_eval.lmms.tasks import load_task, task_manager, whole_units
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import SCORERS
+from hired_eval.runs.options import read_task
 from tests.data import write_docvqa
 
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in (config_folder() / "task").glob("*.yaml")}
@@ -23,7 +24,7 @@ DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_benchmark_is_a_task_of_lmms_eval_with_its_metric(name: str) -> None:
-    benchmark = Benchmark(**CONFIGS[name])
+    benchmark = read_task(CONFIGS[name])
     assert benchmark.name == name
     task = load_yaml_config(task_manager().task_index[benchmark.lmms_task]["yaml_path"], mode="full")
     assert benchmark.metric in [metric["metric"] for metric in task["metric_list"]]

@@ -110,6 +110,15 @@ def test_a_machine_is_part_of_what_is_timed_and_of_nothing_else(monkeypatch: pyt
     assert name() == before[1]
 
 
+def test_another_version_of_a_method_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = (plan_run(run_config(f"method={m}")).folder.path.name for m in ("hired", "full"))
+    monkeypatch.setattr(HiRED, "VERSION", HiRED.VERSION + 1)
+    after = plan_run(run_config("method=hired"))
+    assert after.folder.path.name != before
+    assert after.record.method_version == HiRED.VERSION
+    assert plan_run(run_config("method=full")).folder.path.name == other
+
+
 def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
     record = run_quietly(
         *tiny_run, f"runs_dir={tmp_path}", "limit=1", "method.budget=0.7", "budget=0.4"

@@ -37,6 +37,13 @@ def test_the_difference_is_that_of_the_scores(ours: list[float], theirs: list[fl
     assert 0 < found.p <= 1
 
 
+def test_the_test_is_two_sided() -> None:
+    """Five pictures that all get worse: of 32 choices of signs, two lie as far from 0."""
+    found = difference([(frame([0.0] * 5), frame([1.0] * 5))], MEAN)
+    assert found is not None
+    assert found.p == pytest.approx(2 / 32, abs=0.01)
+
+
 def test_a_run_does_not_differ_from_itself() -> None:
     a = frame([0.0, 1.0, 1.0, 0.0, 0.5])
     found = difference([(a, a)], MEAN)
