@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hired_eval.errors import UserError
 from hired_eval.records.record import Record, Spread
+from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, budget_of, name_of, percent, target_of
 
 HEAD = (
@@ -35,7 +37,7 @@ def table(records: list[Record]) -> str:
     cells: dict[tuple[Any, ...], Record] = {}
     for record in sorted(records, key=lambda r: r.finished):
         cells[(*_block(record), _order(record), label(record))] = record
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    rows: list[Sequence[str]] = [HEAD]
     for _, record in sorted(cells.items(), key=lambda cell: cell[0]):
         full = next(
             (
@@ -45,9 +47,9 @@ def table(records: list[Record]) -> str:
             ),
             None,
         )
-        lines.append("| " + " | ".join(_row(record, full)) + " |")
+        rows.append(_row(record, full))
     machines = sorted({r.timings.machine for r in records})
-    return "\n".join([*lines, "", NOTE, "Machine: " + "; ".join(machines) + "."])
+    return "\n".join([aligned(rows), "", NOTE, "Machine: " + "; ".join(machines) + "."])
 
 
 def label(record: Record) -> str:
