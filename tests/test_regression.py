@@ -237,7 +237,7 @@ def test_other_weights_cannot_be_compared(regression: Regression) -> None:
 
 
 FOREIGN = [
-    (lambda facts: facts["documents"].update(docvqa="x"), "the data of docvqa is other"),
+    (lambda facts: facts["documents"].update(docvqa="x"), "the data of docvqa differs"),
     (lambda facts: facts["documents"].pop("docvqa"), "lacks the benchmark docvqa"),
     (lambda facts: facts["methods"].update(hired="method=hired"), "has 'method=hired' for hired"),
     (lambda facts: facts["methods"].pop("full"), "has 'nothing' for full"),
