@@ -240,7 +240,7 @@ def test_another_score_is_refused_before_the_first_question(
         (
             "doc_to_text: !function utils.question",
             "doc_to_text: !function utils.number",
-            "is no text but a int",
+            "is not text but a int",
         ),
         (
             "max_new_tokens: 3",

@@ -196,7 +196,7 @@ def test_show_writes_the_overlay_and_prints_the_answer(
     [
         (["/no/picture.png"], r"/no/picture\.png cannot be opened: No such file"),
         ([__file__], "is not a picture that Pillow can read"),
-        (["{picture}", "alpha"], "'alpha' is no option; write name=value"),
+        (["{picture}", "alpha"], "'alpha' is not an option; write name=value"),
         (["{picture}", "--method", "hird"], "there is no method 'hird'; did you mean hired"),
         (["{picture}", "--method", "full", "--budget", "0.2"], "method full has no option 'budget'"),
         (["{picture}", "--model", "minni"], "there is no model 'minni'; known: "),
