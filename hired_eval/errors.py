@@ -1,6 +1,8 @@
 """Errors that a user can cause and correct."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -18,3 +20,11 @@ def first_line(error: BaseException | None) -> str:
     """The first line of what a library says, without objects' addresses; its class where it says nothing."""
     said = re.sub(r"\s*<\S+ object at 0x\w+>", "", str(error)).strip()
     return (said or type(error).__name__).splitlines()[0]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """'there is no method 'HIRED'; did you mean hired? known: ...': what is said of a wrong name."""
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
 import yaml
 
 from hired_eval.cli.arguments import check_words, for_hydra, is_sweep
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import UserError, first_line, unknown
 from hired_eval.paths import config_folder
 
 INTRODUCTION = """\
@@ -113,7 +112,7 @@ def check_names(arguments: list[str]) -> None:
     sweep = is_sweep(arguments)
     check_words(arguments, [*known, *single, "hydra"])
     if arguments and re.fullmatch(r"\w+", arguments[0]):
-        raise UserError(_unknown(f"command {arguments[0]!r}", arguments[0], list(COMMANDS)))
+        raise UserError(unknown(f"command {arguments[0]!r}", arguments[0], list(COMMANDS)))
     arguments = for_hydra(arguments)
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
@@ -130,7 +129,7 @@ def check_names(arguments: list[str]) -> None:
         if name in known:
             for option in re.findall(r"^[\w-]+$", value.replace(",", "\n"), re.MULTILINE):
                 if option not in known[name]:
-                    raise UserError(_unknown(f"{name} {option!r}", option, list(known[name])))
+                    raise UserError(unknown(f"{name} {option!r}", option, list(known[name])))
             chosen[name] = value
     if not {"experiment", "variant"}.isdisjoint(chosen):
         chosen.pop("method")  # theirs, whose options Hydra checks
@@ -147,10 +146,10 @@ def check_names(arguments: list[str]) -> None:
             inside = [g for g, config in files.items() if config.is_file() and name in _keys(config)]
             if inside:
                 raise UserError(f"there is no option {name!r}; did you mean {inside[0]}.{name}?")
-            raise UserError(_unknown(f"option {name!r}", name, [*known, *single]))
+            raise UserError(unknown(f"option {name!r}", name, [*known, *single]))
         if option and file.is_file() and option not in _keys(file):
             options = [k for k in _keys(file) if not k.startswith("_")]
-            raise UserError(_unknown(f"option {option!r} of {name} {chosen[name]}", option, options))
+            raise UserError(unknown(f"option {option!r} of {name} {chosen[name]}", option, options))
 
 
 def _require_grammar(argument: str) -> None:
@@ -177,9 +176,3 @@ def _keys(file: Path) -> list[str]:
     bases = [config_folder() / file.parent.name / f"{base}.yaml" for base in content.get("defaults", [])]
     inherited = [key for base in bases if base.is_file() for key in _keys(base)]
     return [key for key in dict.fromkeys([*content, *inherited]) if key != "defaults"]
-
-
-def _unknown(what: str, name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

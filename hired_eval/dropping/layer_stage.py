@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -131,14 +130,3 @@ def counts_by_layer(stages: Sequence[LayerStage], visual: int, layers: int) -> l
             present = min(present, at[layer].left(layer, visual))
         counts.append(present)
     return counts
-
-
-def mean_count(stages: Sequence[LayerStage], visual: int, layers: int) -> float:
-    """The budget of stages: visual tokens that a layer sees, mean over the layers.
-
-    Args:
-        stages: any number of stages.
-        visual: tokens that the language model is given.
-        layers: of the language model.
-    """
-    return fmean(counts_by_layer(stages, visual, layers))

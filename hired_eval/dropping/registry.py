@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -10,7 +9,7 @@ from typing import Any
 
 from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.types import Signal
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, unknown
 from hired_eval.method_configs import MethodConfig, method_configs
 from hired_eval.typed import checked, read, types_of
 
@@ -76,9 +75,7 @@ def _named(name: str, options: Iterable[str]) -> tuple[type[TokenDropper], dict[
     configs, plugins = method_configs(), _plugins()
     names = sorted({*configs, *plugins})
     if name not in names:
-        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
-        meant = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"there is no method {name!r}; {meant}known: {', '.join(names)}")
+        raise UserError(unknown(f"method {name!r}", name, names))
     method = _imported(configs[name]) if name in configs else _load(plugins[name])
     known = types_of(method)
     for option in options:

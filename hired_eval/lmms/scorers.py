@@ -23,11 +23,11 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import asked, shown
 from hired_eval.lmms.guards import FAULTS, comes_from, network_of, unchanged
-from hired_eval.lmms.scoring import described, number_of, read_value, scorer_for
+from hired_eval.lmms.scoring import described, number_of, read_value
 from hired_eval.lmms.tasks import whole_units
 from hired_eval.models.decoding import decoding
 from hired_eval.records.record import Benchmark
-from hired_eval.records.scores import PERCENT, SCORERS, Scorer
+from hired_eval.records.scores import PERCENT, SCORERS, Scorer, scorer_for
 
 DOCUMENTS_TRIED = 60
 """A few, since a scorer may take long; enough that a mean of means is another number than the mean."""

@@ -18,16 +18,7 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError
 from hired_eval.records.record import Benchmark, Score
 from hired_eval.records.replies import Reply, RequestKey
-from hired_eval.records.scores import PAIR, Scorer, score, scorer_of
-
-
-def scorer_for(benchmark: Benchmark) -> Scorer:
-    """How the documents of a benchmark make its score.
-
-    Raises:
-        UserError: see `scorer_of`.
-    """
-    return scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
+from hired_eval.records.scores import PAIR, Scorer, score, scorer_for
 
 
 def number_of(value: Any, score_key: str) -> float | None:

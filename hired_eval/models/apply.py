@@ -97,11 +97,13 @@ class Applied(AbstractContextManager[nn.Module]):
     def __init__(self, dropper: TokenDropper, model: nn.Module) -> None:
         self.dropper = dropper
         self.model: Any = model
+        self.family: Family
         self._entered: list[Contexts] = []
         self._stages: Stages | None = None
 
     def __enter__(self) -> nn.Module:
-        model: nn.Module = family_of(self.model).model
+        self.family = family_of(self.model)
+        model: nn.Module = self.family.model
         self._entered.append(open_context(self, self._targets()))
         return model
 
@@ -165,7 +167,7 @@ class Applied(AbstractContextManager[nn.Module]):
                     raise _refusal(f"{name} of assisted decoding")
 
     def _refuse_unknown(self, arguments: Mapping[str, Any]) -> None:
-        known = FORWARD | {"inputs_embeds", *family_of(self.model).vision_arguments}
+        known = FORWARD | {"inputs_embeds", *self.family.vision_arguments}
         for name in arguments.keys() - known:
             if arguments[name] is not None and not (name == "mm_encoder_outputs" and not arguments[name]):
                 raise _refusal(name)
@@ -176,7 +178,7 @@ class Applied(AbstractContextManager[nn.Module]):
         cache = arguments.get("past_key_values")
         first = bool(arguments.get("is_first_iteration"))
         encoded = (arguments.get("mm_encoder_outputs") or {}).get("image")
-        family, images = family_of(self.model), list[VisualTokens]()
+        family, images = self.family, list[VisualTokens]()
         batch = len(arguments["input_ids"])
         if isinstance(encoded, EncodedImages):
             arguments["mm_encoder_outputs"] = {}
@@ -278,7 +280,7 @@ class Applied(AbstractContextManager[nn.Module]):
                     "position_ids count what is in the KV cache, not the prompt as it was given; leave them "
                     "out"
                 )
-            family, visual = family_of(self.model), list[VisualTokens]()
+            family, visual = self.family, list[VisualTokens]()
             if images:
                 family, visual = encode_images(self.model, self.dropper, arguments)
             for name in family.vision_arguments:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from hired_eval.errors import UserError
 from hired_eval.records import statistics
+from hired_eval.records.record import Benchmark
 from hired_eval.records.statistics import Difference, Estimate, Units
 
 PERCENT = 100
@@ -143,6 +144,15 @@ def scorer_of(scoring: str, scale: float | None = None, category: str | None = N
         if option not in kind.open and getattr(asked, option) != getattr(kind, option):
             raise UserError(f"task.scoring={scoring} takes no task.{option}; leave it out")
     return asked
+
+
+def scorer_for(benchmark: Benchmark) -> Scorer:
+    """How the documents of a benchmark make its score.
+
+    Raises:
+        UserError: see `scorer_of`.
+    """
+    return scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
 
 
 def score(runs: Sequence[pd.DataFrame], scorer: Scorer, seed: int = 0) -> Estimate:

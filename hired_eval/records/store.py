@@ -15,7 +15,7 @@ import pandas as pd
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.scores import Scorer, difference, score, scorer_of
+from hired_eval.records.scores import Scorer, difference, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
@@ -146,7 +146,7 @@ class Store:
         first, names = runs[0], tuple(r.run for r in runs)
         if names not in self._scores:
             frames = [self.samples(r) for r in runs]
-            self._scores[names] = score(frames, scorer_for(first), first.seed)
+            self._scores[names] = score(frames, scorer_of_run(first), first.seed)
         return self._scores[names]
 
     @cached_property
@@ -164,7 +164,7 @@ class Store:
             UserError: see `samples`.
         """
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
-        return difference(frames, scorer_for(pairs[0][0]))
+        return difference(frames, scorer_of_run(pairs[0][0]))
 
 
 def _origins(record: Record) -> dict[tuple[str, ...], str | None]:
@@ -190,14 +190,13 @@ def _asked(record: Record) -> str:
     return json.dumps([*what, *where], sort_keys=True)
 
 
-def scorer_for(record: Record) -> Scorer:
+def scorer_of_run(record: Record) -> Scorer:
     """How the samples of a run make its score.
 
     Raises:
         UserError: see `scorer_of`.
     """
-    benchmark = record.benchmark
-    scorer = scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
+    scorer = scorer_for(record.benchmark)
     return scorer.of_part() if record.partial else scorer
 
 

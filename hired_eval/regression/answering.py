@@ -18,7 +18,7 @@ import pandas as pd
 from hired_eval.paths import text_without_home
 from hired_eval.records.record import SAMPLES
 from hired_eval.records.scores import Scorer
-from hired_eval.records.store import scorer_for
+from hired_eval.records.store import scorer_of_run
 from hired_eval.regression.chosen import ChosenSet
 from hired_eval.regression.reference import Made, weights_of
 from hired_eval.reporting.regression import COLUMNS
@@ -88,7 +88,7 @@ def answered(
                 if not frames:
                     # lmms-eval collects garbage after every run: half a second with a loaded model
                     gc.freeze()
-                scorers[benchmark] = scorer_for(outcome.record)
+                scorers[benchmark] = scorer_of_run(outcome.record)
                 frames.append(_compact(outcome.folder, benchmark, method))
         seconds = time.perf_counter() - start
         say(f"{benchmark}: {len(chosen.methods)} methods answered in {seconds:.0f} s")

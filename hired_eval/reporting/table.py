@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hired_eval.records.context import blocks_of, context_of
 from hired_eval.records.record import Count, Record
 from hired_eval.records.statistics import FEWEST, Estimate
-from hired_eval.records.store import Store, scorer_for
+from hired_eval.records.store import Store, scorer_of_run
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, label_of, seed_of
 
@@ -45,7 +45,7 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
     head += ["tokens kept", "allowed", "full", "samples/s"]
     rows = []
     for store, r in runs:
-        found, scorer = store.score([r]), scorer_for(r)
+        found, scorer = store.score([r]), scorer_of_run(r)
         score = found if found.n and not r.failed_samples else None
         partial = f" of {r.documents} (partial)" if r.partial else ""
         rows.append(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference
-from hired_eval.records.store import Store, best, scorer_for
+from hired_eval.records.store import Store, best, scorer_of_run
 from hired_eval.reporting.rows import SEED, budget_of, seed_of
 
 DASH = "-"
@@ -185,7 +185,7 @@ def accuracy_cell(
     if not runs:
         return Cell(published=published, reason=reason)
     first = runs[0]
-    score, scorer = store.score(runs), scorer_for(first)
+    score, scorer = store.score(runs), scorer_of_run(first)
     marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * scorer.share
     same = not full or {r.run for r in full} & {r.run for r in runs}
     of_seed = {seed_of(r): r for r in full}

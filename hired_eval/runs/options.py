@@ -12,7 +12,7 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.method_configs import ABOUT
 from hired_eval.paths import with_tilde
 from hired_eval.records.record import Benchmark
-from hired_eval.records.scores import scorer_of
+from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
     Count,
     Natural,
@@ -181,7 +181,7 @@ def read_task(options: dict[str, Any]) -> Benchmark:
         UserError: an option that is missing or unknown, a value of another type, or no such scoring.
     """
     task: Benchmark = _read_group("task", {k: v for k, v in options.items() if k not in ABOUT})
-    scorer = scorer_of(task.scoring, task.scale, task.category)
+    scorer = scorer_for(task)
     return replace(task, scale=scorer.scale, category=scorer.category)
 
 

@@ -13,11 +13,11 @@ from lmms_eval.api.task import Task
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
 from hired_eval.lmms.local_data import BUNDLED, DataSource, data_source
-from hired_eval.lmms.scoring import scorer_for
 from hired_eval.lmms.tasks import load_task, whole_units
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint, device_type, feature_layer_of
 from hired_eval.records.record import Record, RunFolder, Timings
+from hired_eval.records.scores import scorer_for
 from hired_eval.runs.identity import default_options, effective_method, identify_run, name_run
 from hired_eval.runs.loading import Models
 from hired_eval.runs.options import ModelOptions, RunConfig, build_dropper, dump_config

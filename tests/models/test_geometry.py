@@ -3,19 +3,20 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hired_eval.models.families import family_of
 from tests import tiny
 
 
-@settings(max_examples=60, deadline=None)
-@given(width=st.integers(1, 700), height=st.integers(1, 700))
-def test_llava_next_has_the_partitions_and_tokens_of_the_processor(
-    llava_next: tuple[Any, Any], width: int, height: int
+@pytest.mark.parametrize("architecture", ["llava_next", "llava_onevision"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(width=st.integers(1, 900), height=st.integers(1, 900))
+def test_a_picture_has_the_partitions_and_tokens_of_the_processor(
+    architecture: str, width: int, height: int, request: pytest.FixtureRequest
 ) -> None:
-    model, processor = llava_next
+    model, processor = request.getfixturevalue(architecture)
     inputs = processor(images=tiny.picture(width, height), text="<image>", return_tensors="pt")
     layout = family_of(model).layout((height, width))
     assert layout.partitions == inputs["pixel_values"].shape[1]

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from hired_eval.dropping import PartitionLayout
 from hired_eval.dropping.registry import build
@@ -33,18 +31,6 @@ def inputs_of(processor: Any, prompts: list[list[tuple[int, int]]]) -> dict[str,
     return dict(
         processor(images=[row for row in images if row], text=text, padding=True, return_tensors="pt")
     )
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(width=st.integers(1, 900), height=st.integers(1, 900))
-def test_layouts_are_those_of_the_processor(
-    llava_onevision: tuple[Any, Any], width: int, height: int
-) -> None:
-    model, processor = llava_onevision
-    inputs = processor(images=tiny.picture(width, height), text="<image>", return_tensors="pt")
-    layout = family_of(model).layout((height, width))
-    assert layout.partitions == inputs["pixel_values"].shape[1]
-    assert layout.stock_tokens == int((inputs["input_ids"] == model.config.image_token_id).sum())
 
 
 def test_large_grids_are_shrunk(llava_onevision: tuple[Any, Any]) -> None:

@@ -18,7 +18,7 @@ class Llava(Family):
     stock: ClassVar = LlavaForConditionalGeneration
     tower_class: ClassVar = CLIPVisionModel
     class_token: ClassVar = True
-    vision_arguments: ClassVar = (
+    vision_arguments: ClassVar[tuple[str, ...]] = (
         "pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy",
     )  # fmt: skip
 

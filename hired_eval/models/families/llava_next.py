@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from transformers import CLIPVisionModel, LlavaNextForConditionalGeneration
+from transformers import LlavaNextForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
 from hired_eval.dropping import PartitionLayout
 from hired_eval.errors import UserError
+from hired_eval.models.families.llava import Llava
 from hired_eval.models.family import Family, Picture
 
 
-class LlavaNext(Family):
+class LlavaNext(Llava):
     """LLaVA-Next (Liu et al., 2024): the grid of sub-images that fits the picture best."""
 
     stock: ClassVar = LlavaNextForConditionalGeneration
-    tower_class: ClassVar = CLIPVisionModel
-    class_token: ClassVar = True
-    vision_arguments: ClassVar = (
-        "pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy",
-    )  # fmt: skip
 
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
         """The full-image and the grid of best resolution."""
         partition = self.config.vision_config.image_size
         height, width = select_best_resolution(image_size, self.config.image_grid_pinpoints)
-        side = partition // self.config.vision_config.patch_size
-        return PartitionLayout(height // partition, width // partition, side, image_size)
+        return replace(super().layout(image_size), rows=height // partition, cols=width // partition)
 
     def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
         """Each picture's partitions, by its size.

@@ -12,17 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionForConditionalGeneration, SiglipVisionModel
-from transformers.image_processing_utils import select_best_resolution
 
 from hired_eval.dropping import PackedTokens, PartitionLayout
-from hired_eval.models.families.llava_next import picture_sizes, split_pictures
-from hired_eval.models.family import Family, Picture
+from hired_eval.models.families.llava_next import LlavaNext, picture_sizes, split_pictures
+from hired_eval.models.family import Picture
 
 SHRINKS_ABOVE = 1.1
 """How much longer the sides of a grid may be than those of the largest one that is not shrunk."""
 
 
-class LlavaOnevision(Family):
+class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision (Li et al., 2024).
 
     A picture that is alone in its prompt is divided like one of LLaVA-Next. Of a larger grid than
@@ -34,7 +33,7 @@ class LlavaOnevision(Family):
     stock: ClassVar = LlavaOnevisionForConditionalGeneration
     tower_class: ClassVar = SiglipVisionModel
     class_token: ClassVar = False
-    vision_arguments: ClassVar = (
+    vision_arguments: ClassVar[tuple[str, ...]] = (
         "pixel_values", "image_sizes", "batch_num_images", "vision_aspect_ratio", "vision_feature_layer",
         "vision_feature_select_strategy",
     )  # fmt: skip
@@ -46,14 +45,11 @@ class LlavaOnevision(Family):
 
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
         """The full-image and the grid of best resolution, shrunk where it has too many tokens."""
-        partition = self.config.vision_config.image_size
-        side = partition // self.config.vision_config.patch_size
+        layout = super().layout(image_size)
         if among > 1:
-            return PartitionLayout(0, 0, side, image_size, newline_behind=True)
-        height, width = select_best_resolution(image_size, self.config.image_grid_pinpoints)
-        layout = PartitionLayout(height // partition, width // partition, side, image_size)
+            return replace(layout, rows=0, cols=0, newline_behind=True)
         top, bottom, left, right = layout.unpadded()
-        ratio = math.sqrt((bottom - top) * (right - left) / (self.most * side**2))
+        ratio = math.sqrt((bottom - top) * (right - left) / (self.most * layout.tokens_per_partition))
         if ratio <= SHRINKS_ABOVE:
             return layout
         return replace(layout, shrunk=(int((bottom - top) // ratio), int((right - left) // ratio)))
