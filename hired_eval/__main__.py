@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from hired_eval.cli import help as help_text
-from hired_eval.cli.arguments import flags_expanded, for_hydra
+from hired_eval.cli.arguments import expand_flags, translate_for_hydra
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
@@ -25,7 +25,7 @@ class RunFailedError(Exception):
 def main() -> None:
     """Run the command line and exit: 0 where all went well, 1 where the user has something to correct."""
     try:
-        problems = _command(flags_expanded(sys.argv[1:]))
+        problems = _command(expand_flags(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -56,7 +56,7 @@ def _command(arguments: list[str]) -> list[str]:
         print(help_text.text(help_text.own_folder(arguments)))
         return []
     help_text.check_names(arguments)
-    sys.argv[1:] = for_hydra(arguments)
+    sys.argv[1:] = translate_for_hydra(arguments)
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
         sys.argv.append("--resolve")
@@ -126,7 +126,7 @@ def _run(
         shown: takes the run's record with its store, where it is one of accuracy.
         several_methods: in a sweep over methods, those without a budget run once.
     """
-    from hired_eval.cli.sweeps import without_needless_budget
+    from hired_eval.cli.sweeps import drop_needless_budget
     from hired_eval.processes import Processes
     from hired_eval.records.store import Store
     from hired_eval.reporting.table import full_run_like, run_table
@@ -137,7 +137,7 @@ def _run(
         say = _say if Processes().main else _hush
         config = read_config(resolved)
         if several_methods:
-            config = without_needless_budget(config, say)
+            config = drop_needless_budget(config, say)
         outcome = measure(config, say, models)
     except UserError as error:
         if Processes().count > 1:

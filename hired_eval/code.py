@@ -35,7 +35,7 @@ WITH_EVERY_METHOD = (PACKAGE.name, f"{PACKAGE.name}.dropping")
 """Packages that give out the class of a method when it is asked for."""
 
 
-def code_reached(roots: Iterable[str]) -> dict[str, str]:
+def find_code_reached(roots: Iterable[str]) -> dict[str, str]:
     """What decides the results of some modules, each with a hash: code by module, data by file, libraries.
 
     Of this package, a name that is imported counts with the module that defines it, so that a method is not

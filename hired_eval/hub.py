@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its 
 
 
 @cache
-def unreachable() -> str | None:
+def explain_unreachable() -> str | None:
     """Why the hub cannot be reached, or None where it can; asked once, without retries."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
@@ -43,7 +43,7 @@ def commit(repository: str, kind: Literal["model", "dataset"], revision: str | N
         kind: of repository.
         revision: commit, tag or branch; None: the main branch.
     """
-    if unreachable() is None:
+    if explain_unreachable() is None:
         try:
             return HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
         except (HfHubHTTPError, OSError, httpx.HTTPError):
@@ -54,7 +54,7 @@ def commit(repository: str, kind: Literal["model", "dataset"], revision: str | N
 
 
 @contextmanager
-def offline() -> Iterator[None]:
+def go_offline() -> Iterator[None]:
     """The hub libraries' offline mode: they look at their caches and do not try the hub for minutes."""
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

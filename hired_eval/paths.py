@@ -31,7 +31,7 @@ def home_folder() -> Path | None:
     return home if home.is_absolute() and home != Path(home.anchor) else None
 
 
-def expanded(path: str) -> str:
+def expand_home(path: str) -> str:
     """A path with `~` or `~user` in front written out; any other path as it is.
 
     Raises:
@@ -47,7 +47,7 @@ def expanded(path: str) -> str:
         raise UserError(f"{path}: there is no such home folder here; write the path out") from error
 
 
-def with_tilde(path: str) -> str:
+def write_tilde(path: str) -> str:
     """A path below the home folder with `~` in its place; any other path as it is."""
     home = home_folder()
     if home is None or not Path(path).is_relative_to(home):
@@ -55,7 +55,7 @@ def with_tilde(path: str) -> str:
     return str("~" / Path(path).relative_to(home))
 
 
-def text_without_home(text: str) -> str:
+def hide_home(text: str) -> str:
     """A message with `~` for the home folder wherever a path in it begins with it."""
     home = home_folder()
     if home is None:

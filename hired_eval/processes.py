@@ -38,7 +38,7 @@ class Processes:
         broadcast_object_list(values)
         return values[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, by rank; all processes meet here."""
         values: list[T] = gather_object([value])
         return values

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hired_eval.errors import UserError
-from hired_eval.paths import expanded
+from hired_eval.paths import expand_home
 
 NO_WORDS = ("none", "null", "nil", "no", "off", "false", "nothing")
 """What people write for nothing, so that it is no folder, checkpoint or revision of that name."""
@@ -77,7 +77,7 @@ def _resolved(kind: Any, owner: type) -> Any:
         return Any
 
 
-def checked(name: str, kind: Any, value: Any) -> Any:
+def check_value(name: str, kind: Any, value: Any) -> Any:
     """A value of the type of its option: 5.0 is the whole number 5, and ~ the home folder of a path.
 
     Args:
@@ -124,7 +124,7 @@ def read(kind: Any, value: Any) -> Any:
     return value
 
 
-def checked_options(declaration: type, options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def check_options(declaration: type, options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Those of a dataclass's options that are given, of their types.
 
     Raises:
@@ -132,7 +132,7 @@ def checked_options(declaration: type, options: dict[str, Any], prefix: str = ""
     """
     known = types_of(declaration)
     return {
-        name: checked(prefix + name, known[name], value) if name in known else value
+        name: check_value(prefix + name, known[name], value) if name in known else value
         for name, value in options.items()
     }
 
@@ -233,7 +233,7 @@ def _of_plain(kind: Any, value: Any) -> Any:
         value = float(value) if fits else value
     elif kind is Path:
         fits = isinstance(value, Path | str) and str(value).lower() not in ("", *NO_WORDS)
-        value = Path(expanded(str(value))) if fits else value
+        value = Path(expand_home(str(value))) if fits else value
     elif kind is type(None):
         fits = value is None
     else:

@@ -19,7 +19,7 @@ from hired_eval.models.checkpoint import load_checkpoint, refuse_offloading
 from hired_eval.models.families import family_of
 from hired_eval.models.images import as_rgb
 from hired_eval.models.prompt import check_template
-from hired_eval.paths import expanded
+from hired_eval.paths import expand_home
 from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.figures import baselines
@@ -168,7 +168,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "install it",
     ),
     (
-        lambda place: expanded("~nobody-of-that-name/x"),
+        lambda place: expand_home("~nobody-of-that-name/x"),
         "~nobody-of-that-name/x: there is no such home folder here; write the path out",
     ),
     (["budget", "0.2"], "budget 0.2: an option needs an equals sign; write budget=0.2"),
@@ -218,7 +218,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["+task.category=x"], "task.scoring=mean takes no task.category; leave it out"),
     (["task=mme", "+task.scale=2"], "task.scoring=mme takes no task.scale; leave it out"),
     (
-        lambda place: hired_eval.mini.data_files("nothing", place.tmp),
+        lambda place: hired_eval.mini.write_data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
         "chartqa",
     ),

@@ -92,7 +92,7 @@ def plugin(place: Place, value: str) -> None:
 
 def unreachable(place: Place) -> None:
     for module in ("hired_eval.models.checkpoint", "hired_eval.lmms.tasks"):
-        place.patch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
+        place.patch.setattr(f"{module}.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
 
 
 def without_waiting(place: Place) -> None:
@@ -429,7 +429,7 @@ def shown_truncated(place: Place) -> None:
 
 def drift(place: Place) -> None:
     place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), "0"][1])
-    hired_eval.mini.data_files("pope", place.tmp)
+    hired_eval.mini.write_data_files("pope", place.tmp)
 
 
 def efficiency_records(place: Place) -> None:

@@ -11,7 +11,7 @@ from lmms_eval.utils import load_yaml_config
 
 from hired_eval.errors import UserError
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import load_task, task_manager, whole_units
+from hired_eval.lmms.tasks import load_task, round_to_whole_units, task_manager
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import SCORERS
@@ -76,6 +76,6 @@ class Documents:
 @given(pairs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123")), max_size=8), data=st.data())
 def test_a_limit_is_the_least_that_cuts_no_pair(pairs: list[tuple[str, str]], data: Any) -> None:
     limit = data.draw(st.integers(1, 10))
-    found = whole_units(Documents(pairs), limit, SCORERS["mme"].unit_columns)  # type: ignore[arg-type]
+    found = round_to_whole_units(Documents(pairs), limit, SCORERS["mme"].unit_columns)  # type: ignore[arg-type]
     uncut = [n for n in range(limit, len(pairs) + 1) if set(pairs[:n]).isdisjoint(pairs[n:])]
     assert found == (uncut[0] if uncut else limit)

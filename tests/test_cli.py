@@ -100,7 +100,7 @@ def test_an_unreachable_hub_is_one_line_for_model_and_data(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("hired_eval.models.checkpoint", "hired_eval.lmms.tasks"):
-        monkeypatch.setattr(f"{module}.unreachable", lambda: "HF_HUB_OFFLINE is set")
+        monkeypatch.setattr(f"{module}.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
     runs = f"runs_dir={tmp_path}"
     model = ["model=llava_next_7b", "model.hub_id=nobody/nothing", "data=bundled"]
     assert command_line(monkeypatch, *model, runs) == 1

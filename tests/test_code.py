@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hired_eval.code import code_reached
+from hired_eval.code import find_code_reached
 from hired_eval.runs.plan import plan_run
 from tests.spine import run_config
 
@@ -229,7 +229,7 @@ def test_a_method_of_this_package_counts_for_one_that_imports_it(
     folder: Path, statement: str, reached: set[str]
 ) -> None:
     write(folder, {"own_method.py": statement + "\n"})
-    found = code_reached(["own_method"])
+    found = find_code_reached(["own_method"])
     assert {m for m in ("hired", "visionzip", "divprune") if f"hired_eval.dropping.{m}" in found} == reached
 
 
@@ -239,7 +239,7 @@ def test_the_version_of_what_is_installed_counts_for_a_method_that_uses_it(
     import scipy
 
     write(folder, {"own_method.py": method("", "import scipy.stats")})
-    found = code_reached(["own_method"])
+    found = find_code_reached(["own_method"])
     assert found["library scipy"] == scipy.__version__
     assert not any(name.startswith("scipy") for name in found)
 
@@ -266,14 +266,14 @@ EDITS: list[tuple[str, str, dict[str, bool]]] = [
 CHILD = """
 import json, sys
 from pathlib import Path
-from hired_eval.code import PACKAGE, code_reached
+from hired_eval.code import PACKAGE, find_code_reached
 from hired_eval.method_configs import method_configs
 assert PACKAGE == Path("src/hired_eval").resolve()
 answers = []
 for file, text, methods in json.load(sys.stdin):
     def reached():
         configs = method_configs()
-        return {m: code_reached(["hired_eval.runs.accuracy", configs[m].module]) for m in methods}
+        return {m: find_code_reached(["hired_eval.runs.accuracy", configs[m].module]) for m in methods}
     before, place = reached(), PACKAGE / file
     content = place.read_text()
     place.write_text(content + text)
@@ -299,7 +299,7 @@ def test_a_run_depends_on_the_code_that_its_method_reaches_and_on_no_other(tmp_p
 
 def test_each_measurement_counts_its_own_code() -> None:
     def of(room: str) -> set[str]:
-        return set(code_reached([f"hired_eval.runs.{room}", "hired_eval.dropping.full"]))
+        return set(find_code_reached([f"hired_eval.runs.{room}", "hired_eval.dropping.full"]))
 
     assert "hired_eval.runs.efficiency.measure" in of("efficiency")
     assert "hired_eval.lmms.model" not in of("efficiency")

@@ -164,7 +164,7 @@ def test_a_file_behind_a_link_that_has_changed_is_read_again(tmp_path: Path) -> 
 def test_another_config_of_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the hub `datasets` takes the one config that it has where a task names none."""
     cached = SimpleNamespace(eval_docs=SimpleNamespace(config_name="Full"))
-    monkeypatch.setattr("hired_eval.lmms.tasks.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.lmms.tasks.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
     monkeypatch.setattr("hired_eval.lmms.tasks._task", lambda *arguments: cached)
     pope = Benchmark("pope", "pope", "pope_accuracy", "mean")
     assert "has only config Full of lmms-lab-encoder/POPE" in refusal(pope, DataSource("hub"))

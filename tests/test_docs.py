@@ -18,14 +18,14 @@ import yaml
 from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 
-from hired_eval.cli.arguments import for_hydra
+from hired_eval.cli.arguments import translate_for_hydra
 from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
-from hired_eval.lmms.options import LlavaOptions, as_typed
+from hired_eval.lmms.options import LlavaOptions, read_typed
 from hired_eval.models.configs import prompt_named
 from hired_eval.paths import config_folder
-from hired_eval.regression.chosen import chosen_set
-from hired_eval.regression.command import command_line as regression_options
+from hired_eval.regression.chosen import read_set
+from hired_eval.regression.command import make_parser as regression_options
 from hired_eval.reporting.write import reports
 from hired_eval.runs.options import read_config
 from hired_eval.typed import types_of
@@ -104,7 +104,7 @@ def checked_run(arguments: list[str]) -> None:
     if "--config-dir" in arguments:
         return  # the examples of docs/extending.md, run below
     check_names(arguments)
-    arguments = for_hydra(arguments)
+    arguments = translate_for_hydra(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith(("hydra/launcher=", "hydra.launcher"))]
     composed = config(
         *(re.sub(r",[\w./-]+", "", a) if re.fullmatch(r"\+*[\w.]+=[\w.,/-]+", a) else a for a in overrides)
@@ -117,7 +117,7 @@ def checked_lmms(arguments: list[str]) -> None:
     given = simple_parse_args_string(arguments[arguments.index("--model_args") + 1])
     assert arguments[arguments.index("--model") + 1] == "hired_llava"
     build(given.pop("method"), budget=given.pop("budget"))
-    typed = as_typed(LlavaOptions, given)
+    typed = read_typed(LlavaOptions, given)
     assert {"pretrained"} <= typed.keys() <= types_of(LlavaOptions).keys()
     if "prompt" in typed:
         checked_prompt(prompt_named(typed["prompt"]))
@@ -161,7 +161,7 @@ def test_commands_exist(page: str, command: str) -> None:
     elif words[0] == "hired-eval" and words[1] == "regress":
         asked = regression_options().parse_args(words[2:])
         if not asked.set.endswith(".yaml"):
-            chosen_set(asked.set).part(asked.methods, asked.benchmarks, asked.samples)
+            read_set(asked.set).part(asked.methods, asked.benchmarks, asked.samples)
     elif "hired_eval" in words:
         checked_run(words[words.index("hired_eval") + 1 :])
     elif words[0] == "python" and words[1].startswith("scripts/"):

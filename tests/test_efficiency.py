@@ -12,7 +12,7 @@ from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
-from hired_eval.models.memory import kv_bytes
+from hired_eval.models.memory import count_kv_bytes
 from hired_eval.models.prefix import Prefix, PrefixCaches
 from hired_eval.records.record import Record
 from hired_eval.runs.efficiency import summarize
@@ -90,7 +90,9 @@ def test_dropping_saves_what_the_formulas_say(llava_next: tuple[Any, Any]) -> No
         timed = Efficiency(Checkpoint(*llava_next), build(method, **METHODS[method]), WORK, 1)
         timed.run()
         flops[method] = timed.phases()
-        assert timed.kv_cache_bytes() == kv_bytes(llava_next[0].config, 7 + timed.kept[0] + 3, torch.float32)
+        assert timed.kv_cache_bytes() == count_kv_bytes(
+            llava_next[0].config, 7 + timed.kept[0] + 3, torch.float32
+        )
     assert flops["hired"]["prefill"].flops < flops["full"]["prefill"].flops
     assert flops["hired"]["decode"].flops < flops["full"]["decode"].flops
     assert flops["hired"]["vision"].flops < flops["full"]["vision"].flops
@@ -101,7 +103,7 @@ def test_kv_bytes_are_those_of_the_cache(llava_next: tuple[Any, Any]) -> None:
     with torch.inference_mode():
         cache = PrefixCaches(family_of(model)).batch([Prefix((5, 6, 7, 8, 9), (), ())], 0)[0]
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert held == kv_bytes(model.config, 5, torch.float32)
+    assert held == count_kv_bytes(model.config, 5, torch.float32)
 
 
 def test_the_7b_model_needs_what_is_known_of_it() -> None:

@@ -245,7 +245,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) 
 def test_a_new_commit_on_the_hub_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the hub cannot be reached, the commit is the one that was fetched last."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "unreachable", lambda: "the test has no hub")
+    monkeypatch.setattr(hub, "explain_unreachable", lambda: "the test has no hub")
     names = []
     for weights, documents in (("a1", "b1"), ("a1", "b2"), ("a2", "b2")):
         for kind, known in ((MODEL_CACHE, weights), (DOCVQA_CACHE, documents)):

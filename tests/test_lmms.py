@@ -16,7 +16,7 @@ from PIL import Image
 
 from hired_eval import Full
 from hired_eval.errors import UserError
-from hired_eval.lmms.documents import shown
+from hired_eval.lmms.documents import read_pictures
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.tasks import task_manager
 from hired_eval.models.answering import DroppingLlava
@@ -192,7 +192,7 @@ def test_the_command_line_of_lmms_eval_finds_the_plugin(
 def test_wrong_options_are_refused_by_name(
     options: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hired_eval.models.checkpoint.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.models.checkpoint.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
     with pytest.raises(UserError) as refused:
         HiredLlava(**{"pretrained": str(tiny_checkpoint), "prompt": "mini", "dtype": "float32"} | options)
     assert message in str(refused.value)
@@ -297,7 +297,7 @@ def test_an_interrupted_run_draws_what_is_missing(
 )
 def test_what_is_no_picture_is_named(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        shown(given)
+        read_pictures(given)
     picture = Image.new("RGB", (2, 2))
-    assert shown([None, picture]) == shown(picture) == (picture,)
-    assert shown(None) == shown([]) == ()
+    assert read_pictures([None, picture]) == read_pictures(picture) == (picture,)
+    assert read_pictures(None) == read_pictures([]) == ()

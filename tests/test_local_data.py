@@ -9,7 +9,7 @@ import yaml
 from datasets import Dataset
 
 from hired_eval.errors import UserError
-from hired_eval.lmms.local_data import Wanted, data_source, known_data_sets, local_files, wanted
+from hired_eval.lmms.local_data import Wanted, find_data_source, find_local_files, known_data_sets, wanted
 
 DOCVQA = Wanted("lmms-lab-encoder/DocVQA", "DocVQA", "validation")
 INFOVQA = Wanted("lmms-lab-encoder/DocVQA", "InfographicVQA", "validation")
@@ -44,12 +44,12 @@ def files(tmp_path: Path) -> Files:
 
 
 def chosen(folder: Path, asked: Wanted, root: Path) -> list[str]:
-    return [str(file.relative_to(root)) for file in local_files(folder, asked)]
+    return [str(file.relative_to(root)) for file in find_local_files(folder, asked)]
 
 
 def refusal(folder: Path, asked: Wanted) -> str:
     with pytest.raises(UserError) as refused:
-        local_files(folder, asked)
+        find_local_files(folder, asked)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -244,7 +244,7 @@ def test_a_card_says_what_is_missing(files: Files) -> None:
     root = files("DocVQA/DocVQA/validation-00000-of-00001.parquet")
     configs: dict[str, object] = {name: {"validation": f"{name}/*"} for name in ("DocVQA", "InfographicVQA")}
     card(root / "DocVQA", configs, {"DocVQA": 2})
-    assert len(local_files(root, DOCVQA)) == 1
+    assert len(find_local_files(root, DOCVQA)) == 1
     assert "lacks the files of split validation of InfographicVQA: its README.md says" in refusal(
         root, INFOVQA
     )
@@ -270,7 +270,7 @@ def test_a_card_that_cannot_be_read_or_leads_elsewhere_is_refused(files: Files) 
     (root / "README.md").write_text("---\nconfigs: 3\n---\n")
     assert "README.md cannot be read (" in refusal(root, TEXTVQA)
     (root / "README.md").write_text("# My questions\n")
-    assert len(local_files(root, TEXTVQA)) == 1
+    assert len(find_local_files(root, TEXTVQA)) == 1
 
 
 def test_a_card_of_other_files_than_parquet_says_so(files: Files) -> None:
@@ -303,7 +303,7 @@ def test_what_may_not_be_read_is_named(
 def test_a_file_is_no_folder(files: Files) -> None:
     file = files(ONE) / ONE
     with pytest.raises(UserError, match="is a file; name the folder that it is in"):
-        data_source("hub", file, None)
+        find_data_source("hub", file, None)
 
 
 def test_what_lmms_eval_reads_is_known() -> None:

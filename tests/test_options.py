@@ -15,18 +15,18 @@ from lmms_eval.utils import simple_parse_args_string
 from omegaconf import OmegaConf
 
 from hired_eval import HiRED, Random
-from hired_eval.cli.arguments import check_words, flags_expanded, for_hydra
+from hired_eval.cli.arguments import check_words, expand_flags, translate_for_hydra
 from hired_eval.cli.help import check_names
 from hired_eval.cli.show import main as show
 from hired_eval.cli.sweeps import WithoutHome
 from hired_eval.dropping import Full, VisionZip
 from hired_eval.dropping.registry import build, build_as_typed
 from hired_eval.errors import UserError
-from hired_eval.lmms.options import LlavaOptions, as_typed, unquoted
+from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
 from hired_eval.method_configs import ABOUT
 from hired_eval.mini import default_cache
 from hired_eval.models.configs import default_dtype, default_prompt, model_configs, prompt_named, typed_text
-from hired_eval.paths import config_folder, expanded, home_folder, text_without_home, with_tilde
+from hired_eval.paths import config_folder, expand_home, hide_home, home_folder, write_tilde
 from hired_eval.runs.measuring import MEASURES
 from hired_eval.runs.options import (
     GROUPS,
@@ -37,7 +37,7 @@ from hired_eval.runs.options import (
     read_config,
     read_method,
 )
-from hired_eval.typed import Count, Positive, Range, Share, checked, read, types_of
+from hired_eval.typed import Count, Positive, Range, Share, check_value, read, types_of
 from tests.spine import config, run_config
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Own(Full):
     ],
 )
 def test_a_value_of_the_type_is_taken(kind: Any, value: Any, typed: Any) -> None:
-    taken = checked("x", kind, value)
+    taken = check_value("x", kind, value)
     assert taken == typed
     assert type(taken) is type(typed)
 
@@ -120,7 +120,7 @@ def test_a_value_of_the_type_is_taken(kind: Any, value: Any, typed: Any) -> None
 )
 def test_a_value_of_another_type_is_refused(kind: Any, value: Any, must: str) -> None:
     with pytest.raises(UserError) as refused:
-        checked("x", kind, value)
+        check_value("x", kind, value)
     assert str(refused.value) == f"x must be {must}"
 
 
@@ -195,13 +195,13 @@ REFUSED = {
 @pytest.mark.parametrize("argument", REFUSED)
 def test_a_run_refuses_words_of_another_type(argument: str) -> None:
     with pytest.raises(UserError) as refused:
-        run_config(*for_hydra([argument]))
+        run_config(*translate_for_hydra([argument]))
     assert str(refused.value) == REFUSED[argument]
 
 
 def test_a_config_is_the_same_for_all_spellings() -> None:
     spelled = ["limit=5.0", "budget=1", "data.path=~/x", "model.prompt=mini", "runs_dir=2024"]
-    once = run_config(*for_hydra(spelled))
+    once = run_config(*translate_for_hydra(spelled))
     plain = [
         f"data.path={Path.home()}/x",
         f"model.prompt={VICUNA}",
@@ -209,7 +209,7 @@ def test_a_config_is_the_same_for_all_spellings() -> None:
         "limit=5",
         "budget=1.0",
     ]
-    assert run_config(*for_hydra(plain)) == once
+    assert run_config(*translate_for_hydra(plain)) == once
     assert (once.limit, once.runs_dir, once.model.prompt) == (5, Path("2024"), VICUNA)
     assert isinstance(once.budget, float)
 
@@ -289,7 +289,7 @@ LLAVA: dict[str, Any] = {
 
 
 def of_lmms_eval(arguments: str) -> dict[str, Any]:
-    return as_typed(LlavaOptions, LLAVA | simple_parse_args_string(f"pretrained=x,{arguments}"))
+    return read_typed(LlavaOptions, LLAVA | simple_parse_args_string(f"pretrained=x,{arguments}"))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_the_arguments_of_lmms_eval_are_refused_by_type(arguments: str, message:
 
 
 def test_quotes_around_an_option_of_a_method_go_too() -> None:
-    assert unquoted({"label": "'a, b'", "n": 3}) == {"label": "a, b", "n": 3}
+    assert unquote({"label": "'a, b'", "n": 3}) == {"label": "a, b", "n": 3}
 
 
 # prompts
@@ -337,7 +337,7 @@ WAYS = [TYPED, f'"{TYPED}"', f"'{TYPED}'", VICUNA, f'"{VICUNA}"', "mini"]
 def test_a_prompt_typed_in_any_way_is_the_same(typed: str) -> None:
     arguments = [f"model.prompt={typed}"]
     check_names(arguments)
-    assert run_config(*for_hydra(arguments)).model.prompt == VICUNA
+    assert run_config(*translate_for_hydra(arguments)).model.prompt == VICUNA
     assert prompt_named(of_lmms_eval(f"prompt={typed}")["prompt"]) == VICUNA
 
 
@@ -351,7 +351,7 @@ def test_a_prompt_typed_in_any_way_is_the_same(typed: str) -> None:
 )
 def test_a_prompt_keeps_every_sign_in_a_run_and_in_a_sweep(prompt: str) -> None:
     for flags in ([], ["-m"]):
-        typed = for_hydra([*flags, f"model.prompt={prompt}"])[-1]
+        typed = translate_for_hydra([*flags, f"model.prompt={prompt}"])[-1]
         if "${" in prompt:
             assert typed == f"model.prompt={prompt}"  # Hydra's interpolation
             continue
@@ -360,7 +360,7 @@ def test_a_prompt_keeps_every_sign_in_a_run_and_in_a_sweep(prompt: str) -> None:
 
 def test_a_sweep_over_prompts_in_quotes_is_left_to_hydra() -> None:
     argument = "model.prompt='{images} {question}','{images}, {question}'"
-    assert for_hydra(["-m", argument]) == ["-m", argument]
+    assert translate_for_hydra(["-m", argument]) == ["-m", argument]
     assert len(list(OverridesParser.create().parse_override(argument).sweep_string_iterator())) == 2
 
 
@@ -425,8 +425,8 @@ def test_the_home_folder_is_hidden_in_whole_components(
     home: str, path: str, hidden: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", home)
-    assert with_tilde(path) == hidden
-    assert text_without_home(f"cannot write {path}: full") == f"cannot write {hidden}: full"
+    assert write_tilde(path) == hidden
+    assert hide_home(f"cannot write {path}: full") == f"cannot write {hidden}: full"
     usual = run_config()
     model = replace(usual.model, path=Path(path), prompt=path, hub_id="llava-hf/x")
     shown = dump_config(replace(usual, runs_dir=Path(path), model=model))
@@ -441,12 +441,12 @@ def test_without_a_home_folder_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert home_folder() is None
-    assert for_hydra(["method=full", "runs_dir=x"]) == ["method=full", 'runs_dir="x"']
-    assert flags_expanded(["--help", "--question=~/x"]) == ["--help", "--question=~/x"]
+    assert translate_for_hydra(["method=full", "runs_dir=x"]) == ["method=full", 'runs_dir="x"']
+    assert expand_flags(["--help", "--question=~/x"]) == ["--help", "--question=~/x"]
     assert dump_config(run_config())["runs_dir"] == "results/runs"
     assert default_cache().is_absolute()
     with pytest.raises(UserError, match="~/x: there is no such home folder here; write the path out"):
-        expanded("~/x")
+        expand_home("~/x")
 
 
 @pytest.mark.parametrize("home", ["/tmp/a, b", "/tmp/[a]", "/tmp/a'b\"c", "/tmp/{a}:b=c", "/tmp/a\\"])
@@ -456,7 +456,7 @@ def test_a_tilde_is_a_home_folder_of_any_name_in_paths_alone(
     monkeypatch.setenv("HOME", home)
 
     def value(argument: str, *flags: str) -> Any:
-        return OverridesParser.create().parse_override(for_hydra([*flags, argument])[-1])
+        return OverridesParser.create().parse_override(translate_for_hydra([*flags, argument])[-1])
 
     assert value("data.path=~/x").value() == f"{home}/x"
     assert value("hydra.sweep.dir=~").value() == home
@@ -464,7 +464,7 @@ def test_a_tilde_is_a_home_folder_of_any_name_in_paths_alone(
     assert value("+method.file=~/x").value() == "~/x"
     swept = [choice.text for choice in value("model.path=~/x,/y", "-m").value().list]
     assert swept == [f"{home}/x", "/y"]
-    assert flags_expanded(["--out=~/x"]) == [f"--out={home}/x"]
+    assert expand_flags(["--out=~/x"]) == [f"--out={home}/x"]
 
 
 def test_what_a_sweep_leaves_hides_the_home_folder_alone(
@@ -511,9 +511,9 @@ def test_the_flags_of_hydra_are_known() -> None:
 
 def test_a_range_of_ones_own_counts() -> None:
     percent = Annotated[float, Range("from 0 to 100", 0, 100)]
-    assert checked("x", percent, 3) == 3.0
+    assert check_value("x", percent, 3) == 3.0
     with pytest.raises(UserError, match="x must be from 0 to 100, got 101"):
-        checked("x", percent, 101)
+        check_value("x", percent, 101)
 
 
 def test_a_name_in_capitals_is_understood() -> None:

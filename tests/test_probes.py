@@ -18,7 +18,13 @@ from hired_eval.records.store import Store
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries
 from hired_eval.runs.loading import Models
-from hired_eval.runs.probes import GENERATED, accepted, attended, partition_of_placeholders, partitions_of
+from hired_eval.runs.probes import (
+    GENERATED,
+    join_accepted,
+    partition_of_placeholders,
+    partitions_of,
+    read_attention,
+)
 from tests import tiny
 from tests.data import truncated_png, write_docvqa
 from tests.spine import run_quietly
@@ -37,7 +43,7 @@ def test_attention_is_that_of_the_stock_model_in_one_pass(eager: Checkpoint) -> 
     llava = DroppingLlava(eager, Full(), PROMPT, share_prefix=False)
     picture = tiny.picture(100, 75)
     prepared = llava.prepare(Question("what?", (picture,)))
-    found, answer = attended(llava, prepared)
+    found, answer = read_attention(llava, prepared)
     assert found.shape == (len(prepared.input_ids),)
     assert abs(found.sum() - 1) < 1e-5
     inputs = llava.processor(images=[picture], text="ab<image> what?:", return_tensors="pt")
@@ -166,7 +172,7 @@ def test_accepted_answers_are_shown_once_each(
     task: Any = SimpleNamespace(
         config=SimpleNamespace(doc_to_target=named), doc_to_target=lambda document: target
     )
-    assert accepted(task, document) == shown
+    assert join_accepted(task, document) == shown
 
 
 def test_a_truncated_picture_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import yaml
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 from hired_eval.records.scores import SCORERS
-from hired_eval.regression.answering import made_here
-from hired_eval.regression.chosen import chosen_set
+from hired_eval.regression.answering import identify_here
+from hired_eval.regression.chosen import read_set
 from hired_eval.regression.command import DIFFERENT, NOT_COMPARED, SAME
 from hired_eval.regression.reference import FACTS, SAMPLES, read, refuse_other
 from hired_eval.reporting.regression import COLUMNS, Comparison, Tolerance, compare
@@ -309,7 +309,7 @@ def test_help_names_the_exit_statuses(
 
 
 def test_the_mini_set_has_every_method_and_benchmark() -> None:
-    mini = chosen_set("mini")
+    mini = read_set("mini")
     assert {*mini.methods} == {file.stem for file in (config_folder() / "method").glob("*.yaml")}
     assert read(ROOT / mini.reference)[0].methods.items() <= mini.methods.items()
     assert {*mini.benchmarks} == {file.stem for file in (config_folder() / "task").glob("*.yaml")}
@@ -325,12 +325,12 @@ def test_a_fault_of_the_program_is_no_difference(
     def faulty(name: str) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("hired_eval.regression.chosen.chosen_set", faulty)
+    monkeypatch.setattr("hired_eval.regression.chosen.read_set", faulty)
     assert command_line(monkeypatch, "regress") == NOT_COMPARED
     assert "RuntimeError: a fault" in capsys.readouterr().err
 
 
 def test_the_committed_reference_is_of_the_bundled_model_and_data() -> None:
-    chosen = chosen_set("mini")
+    chosen = read_set("mini")
     folder = Path(chosen.reference)
-    refuse_other(made_here(chosen), read(folder)[0], folder)
+    refuse_other(identify_here(chosen), read(folder)[0], folder)

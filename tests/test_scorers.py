@@ -8,7 +8,7 @@ import pytest
 from lmms_eval.tasks import TaskManager
 
 from hired_eval.errors import UserError
-from hired_eval.lmms.guards import network_of, unchanged
+from hired_eval.lmms.guards import keep_unchanged, network_of
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.tasks import DataSource, load_task, task_config, task_manager
 from hired_eval.records.record import Benchmark
@@ -302,7 +302,7 @@ def test_a_scorers_totals_are_afterwards_what_they_were(toy: Path, monkeypatch: 
     total = checked(toy, monkeypatch, "totals").aggregation()["totals"]
     names = total.__globals__
     assert (names["TOTALS"], names["CALLS"]) == ({"right": 0}, 0), "a look at the scorer leaves no trace"
-    with unchanged([total]):
+    with keep_unchanged([total]):
         assert total([{"score": 1}, {"score": 0}]) == 0.5
         assert (names["TOTALS"], names["CALLS"]) == ({"right": 1}, 1)
     assert (names["TOTALS"], names["CALLS"]) == ({"right": 0}, 0)

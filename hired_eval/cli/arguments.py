@@ -8,7 +8,7 @@ from typing import Any
 
 from hired_eval.errors import UserError
 from hired_eval.models.configs import IMAGES, QUESTION
-from hired_eval.paths import expanded
+from hired_eval.paths import expand_home
 from hired_eval.runs.options import kinds
 from hired_eval.typed import is_path, takes_text
 
@@ -20,7 +20,7 @@ SHORT_WITH_VALUE = ("-c", "-p", "-cp", "-cn", "-cd", "-i")
 TEXT_FLAGS = ("--question", "--prompt")
 
 
-def flags_expanded(arguments: list[str]) -> list[str]:
+def expand_flags(arguments: list[str]) -> list[str]:
     """The same arguments; ~ is the home folder in `--out=~/x`, which shells leave alone.
 
     Raises:
@@ -33,7 +33,7 @@ def _flag_expanded(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     if not flag.startswith("--") or flag in TEXT_FLAGS or not equals:
         return argument
-    return f"{flag}={expanded(value)}"
+    return f"{flag}={expand_home(value)}"
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -41,7 +41,7 @@ def is_sweep(arguments: list[str]) -> bool:
     return any(a in ("-m", "--multirun") or a.startswith("+experiment=") for a in arguments)
 
 
-def for_hydra(arguments: list[str]) -> list[str]:
+def translate_for_hydra(arguments: list[str]) -> list[str]:
     """The same arguments, paths and other texts in the quotes that Hydra's grammar asks for.
 
     A path, a prompt or any other text may then hold what it holds: braces, colons, commas, a number, or the
@@ -61,22 +61,22 @@ def _quoted(argument: str, sweep: bool, known: dict[str, Any]) -> str:
     start, name, value = match.groups()
     path = is_path(known.get(name)) or (name.startswith("hydra.") and name.endswith("dir"))
     if path and re.fullmatch(r"(['\"])~[^'\"\\]*\1", value):
-        return start + in_quotes(expanded(value[1:-1]))
+        return start + quote(expand_home(value[1:-1]))
     if value.lower() in ("", "null", "true", "false") or value[0] in "'\"" or "${" in value:
         return argument
     if name == "model.prompt":
         # a comma in a whole template is no list of prompts
         whole = not sweep or (value.count(IMAGES) == 1 and value.count(QUESTION) == 1)
-        return start + in_quotes(value) if whole else argument
+        return start + quote(value) if whole else argument
     if not path and not takes_text(known.get(name)) and not value.startswith("~"):
         return argument
     if re.fullmatch(r"\w+\(.*\)", value) or ("," in value and (not sweep or re.search("['\"]", value))):
         return argument
     pieces = value.split(",")
-    return start + ",".join(in_quotes(expanded(piece) if path else piece) for piece in pieces)
+    return start + ",".join(quote(expand_home(piece) if path else piece) for piece in pieces)
 
 
-def in_quotes(text: str) -> str:
+def quote(text: str) -> str:
     """A text as Hydra's grammar quotes it: a backslash counts in front of a quote alone."""
     escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
     return f'"{escaped}"'

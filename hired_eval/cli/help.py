@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from hired_eval.cli.arguments import check_words, for_hydra, is_sweep
+from hired_eval.cli.arguments import check_words, is_sweep, translate_for_hydra
 from hired_eval.errors import UserError, first_line, unknown
 from hired_eval.paths import config_folder
 
@@ -113,7 +113,7 @@ def check_names(arguments: list[str]) -> None:
     check_words(arguments, [*known, *single, "hydra"])
     if arguments and re.fullmatch(r"\w+", arguments[0]):
         raise UserError(unknown(f"command {arguments[0]!r}", arguments[0], list(COMMANDS)))
-    arguments = for_hydra(arguments)
+    arguments = translate_for_hydra(arguments)
     for argument in arguments:
         if re.match(r"(experiment|variant)=", argument):
             raise UserError(f"{argument} is added to a config, not part of it; write +{argument}")

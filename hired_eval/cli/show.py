@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from hired_eval.errors import UserError
-from hired_eval.models.images import opened
+from hired_eval.models.images import open_picture
 from hired_eval.paths import config_folder
 from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.reporting.overlay import overlay
@@ -53,7 +53,7 @@ def _show(chosen: argparse.Namespace) -> None:
     Raises:
         UserError: a name, an option, the picture, the checkpoint, or the file to write.
     """
-    picture = opened(chosen.picture)
+    picture = open_picture(chosen.picture)
     options = _options(chosen.options)
     if chosen.budget is not None:
         options["budget"] = chosen.budget

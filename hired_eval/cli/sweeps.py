@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from hired_eval.paths import text_without_home
+from hired_eval.paths import hide_home
 from hired_eval.records.record import replacing
 
 if TYPE_CHECKING:
     from hired_eval.runs.options import RunConfig
 
 
-def without_needless_budget(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+def drop_needless_budget(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     """The config of one run of a sweep: budgets are for the methods that have one, others run once."""
     if config.budget is None or "budget" in config.method.options:
         return config
@@ -58,4 +58,4 @@ def _hidden(part: Any, name: str = "") -> Any:
         return [_hidden(value, name) for value in part]
     if not isinstance(part, str) or name == "prompt" or part.startswith("model.prompt="):
         return part
-    return text_without_home(part)
+    return hide_home(part)

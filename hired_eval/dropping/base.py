@@ -14,7 +14,7 @@ import torch
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.packing import PackedTokens, pack
 from hired_eval.dropping.types import KeptTokens, Signal, VisionEncoding
-from hired_eval.typed import Share, checked, types_of
+from hired_eval.typed import Share, check_value, types_of
 
 if TYPE_CHECKING:
     from hired_eval.dropping.layer_stage import LayerStage
@@ -59,7 +59,7 @@ class TokenDropper(ABC):
             UserError: a value of another type, or out of the range that its annotation names.
         """
         for name, kind in types_of(type(self)).items():
-            object.__setattr__(self, name, checked(name, kind, getattr(self, name)))
+            object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
 
     def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
         """Apply the method to a stock model of transformers for the length of a `with` block.

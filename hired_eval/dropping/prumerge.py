@@ -39,7 +39,7 @@ class PruMerge(VisionStage):
 
     def centres(self, attention: Tensor) -> Tensor:
         """(n,) positions of the kept tokens of one partition, from its attention (N,), highest first."""
-        return highest(attention, outliers(attention))
+        return highest(attention, count_outliers(attention))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def unsplit_attention(encoding: VisionEncoding) -> Tensor:
     return attention
 
 
-def outliers(attention: Tensor) -> int:
+def count_outliers(attention: Tensor) -> int:
     """How many values of (N,) exceed the third quartile by more than 1.5 interquartile ranges."""
     values = attention.double()
     first, third = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device))

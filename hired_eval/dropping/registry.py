@@ -11,7 +11,7 @@ from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError, unknown
 from hired_eval.method_configs import MethodConfig, method_configs
-from hired_eval.typed import checked, read, types_of
+from hired_eval.typed import check_value, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
 
@@ -48,7 +48,7 @@ def build(name: str, **options: Any) -> TokenDropper:
         UserError: no such method, an option that the method does not have, or a value out of range.
     """
     method, known = _named(name, options)
-    given = {option: checked(option, known[option], value) for option, value in options.items()}
+    given = {option: check_value(option, known[option], value) for option, value in options.items()}
     return method(**_configured(name) | given)
 
 

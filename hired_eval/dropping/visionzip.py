@@ -48,13 +48,13 @@ class VisionZip(BudgetedDropper):
         indices, features = [], []
         for i, count in enumerate(even_counts(budget, layout.partitions)):
             dominant = count - floor_share(self.contextual, count)
-            index, kept = zipped(encoding.features[i], metric[i], ranked[i], dominant, count - dominant)
+            index, kept = zip_tokens(encoding.features[i], metric[i], ranked[i], dominant, count - dominant)
             indices.append(index)
             features.append(kept)
         return KeptTokens(indices, features)
 
 
-def zipped(
+def zip_tokens(
     tokens: Tensor, metric: Tensor, ranked: Tensor, dominant: int, contextual: int
 ) -> tuple[Tensor, Tensor]:
     """Dominant and contextual tokens of one partition.

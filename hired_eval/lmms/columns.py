@@ -26,7 +26,7 @@ MISFITS = (LookupError, TypeError, AttributeError, ValueError, AssertionError, U
 CONDITIONAL = (ast.If, ast.IfExp, ast.Try, ast.BoolOp, ast.For, ast.While, ast.Lambda, ast.comprehension)
 
 
-def with_pictures(file: Path) -> Features | None:
+def read_picture_columns(file: Path) -> Features | None:
     """Features of a parquet file that pandas and the like have written, pictures among them; else None.
 
     `datasets` notes in the file that a column holds pictures. Without that note they are structs of bytes and
@@ -97,11 +97,11 @@ def check_documents(task: Task, asked: object, schema: Features | None) -> None:
     if isinstance(target, str) and not task.config.process_results and "{" not in target:
         needed.add(target)
     if missing := sorted(needed - features.keys() | (mentioned & (schema or {}).keys()) - features.keys()):
-        raise misfit(task.config.task, asked, f"column {missing[0]!r} is missing", features)
+        raise explain_misfit(task.config.task, asked, f"column {missing[0]!r} is missing", features)
     for name in sorted((mentioned | needed) & (schema or {}).keys()):
         if schema and _kind(features[name]) != _kind(schema[name]):
             reason = f"column {name!r} holds {_kind(features[name])}, not {_kind(schema[name])}"
-            raise misfit(task.config.task, asked, reason, features)
+            raise explain_misfit(task.config.task, asked, reason, features)
     misfits: list[tuple[str, Exception | None]] = []
     for number in sorted({0, len(documents) // 2, len(documents) - 1}):
         try:
@@ -123,7 +123,7 @@ def check_documents(task: Task, asked: object, schema: Features | None) -> None:
     if misfits:
         # where some fit, the others are samples that fail on their own
         reason, cause = misfits[0]
-        raise misfit(task.config.task, asked, reason, features) from cause
+        raise explain_misfit(task.config.task, asked, reason, features) from cause
 
 
 def _unmarked(document: dict[str, Any], visuals: Any) -> str | None:
@@ -135,7 +135,7 @@ def _unmarked(document: dict[str, Any], visuals: Any) -> str | None:
     return None
 
 
-def misfit(name: str, asked: object, reason: str, columns: Any) -> UserError:
+def explain_misfit(name: str, asked: object, reason: str, columns: Any) -> UserError:
     """The error for documents of another schema than the task's."""
     return UserError(
         f"the documents do not fit task {name}, which reads {asked}: {reason}; columns found: "

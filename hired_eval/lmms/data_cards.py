@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from yaml import YAMLError
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.parquet_files import hidden, shard, whole
+from hired_eval.lmms.parquet_files import is_hidden, order_shards, read_shard
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Card:
             found += [
                 self.folder / path
                 for path in sorted(within)
-                if not any(hidden(part) for part in (path, *path.parents) if part.name)
+                if not any(is_hidden(part) for part in (path, *path.parents) if part.name)
                 and not (self.folder / path).is_dir()
             ]
         if not found:
@@ -65,12 +65,14 @@ class Card:
                 f"{', '.join(patterns)}; copy the data set whole"
             )
         # a pattern also finds the copies and the leftovers of earlier downloads
-        shards = sorted((shard(file) for file in dict.fromkeys(found)), key=lambda s: (s.form, s.split))
+        shards = sorted((read_shard(file) for file in dict.fromkeys(found)), key=lambda s: (s.form, s.split))
         if all(one.form == "single" for one in shards):
             return [one.file for one in sorted(shards, key=lambda s: s.file)]
         if any(one.form == "single" for one in shards):
-            return whole(shards)
-        return [file for _, part in groupby(shards, lambda s: (s.form, s.split)) for file in whole([*part])]
+            return order_shards(shards)
+        return [
+            file for _, part in groupby(shards, lambda s: (s.form, s.split)) for file in order_shards([*part])
+        ]
 
 
 def read_card(folder: Path) -> Card:

@@ -49,7 +49,7 @@ class Documents:
         return self._last[column][1].copy()
 
 
-def asked(context: Any) -> str:
+def read_question(context: Any) -> str:
     """The text of a question, as a task gives it.
 
     Raises:
@@ -60,7 +60,7 @@ def asked(context: Any) -> str:
     return context
 
 
-def shown(visuals: Any) -> tuple[Pillow.Image, ...]:
+def read_pictures(visuals: Any) -> tuple[Pillow.Image, ...]:
     """The pictures of a document, as a task gives them; None stands for no picture.
 
     Raises:

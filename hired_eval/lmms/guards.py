@@ -60,7 +60,7 @@ def network_of(function: Any) -> str | None:
 
 
 @contextmanager
-def unchanged(functions: Iterable[Any]) -> Iterator[None]:
+def keep_unchanged(functions: Iterable[Any]) -> Iterator[None]:
     """Module-level totals and lists that scorers add to are afterwards what they were before."""
     before: list[tuple[dict[str, Any], str, Any, Any]] = []
     for found in {id(f): f for function in functions for f in _reached(function)}.values():
@@ -128,7 +128,7 @@ def _imports(code: CodeType) -> list[Any]:
 
 
 @contextmanager
-def explained_scorer(task: Task, metric: str, kept: str) -> Iterator[None]:
+def explain_scorer_errors(task: Task, metric: str, kept: str) -> Iterator[None]:
     """Turn what lmms-eval's scorer of a task raises while the block runs into one clear line.
 
     Metrics other than the benchmark's become nan where they fail, with a warning.

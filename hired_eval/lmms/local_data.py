@@ -16,11 +16,11 @@ from hired_eval.errors import UserError
 from hired_eval.lmms.data_cards import Card, read_card
 from hired_eval.lmms.parquet_files import (
     content_of,
-    documents_in,
+    count_rows,
     is_parquet,
-    parquet_in,
-    shard,
-    whole,
+    list_parquet,
+    order_shards,
+    read_shard,
 )
 
 BUNDLED = "bundled:"
@@ -85,7 +85,7 @@ class Wanted:
         return f"{self.repository}, config {self.config}" if self.config else self.repository
 
 
-def data_source(
+def find_data_source(
     source: Literal["auto", "bundled", "hub"], path: Path | None, model_path: Path | None
 ) -> DataSource:
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
@@ -113,7 +113,7 @@ def wanted(config: dict[str, Any]) -> Wanted:
     return Wanted(str(config["dataset_path"]), None if name in (None, "default") else str(name), str(split))
 
 
-def local_files(folder: Path, asked: Wanted) -> list[Path]:
+def find_local_files(folder: Path, asked: Wanted) -> list[Path]:
     """The files of a local copy that hold the documents of a task: the whole split, once, in order.
 
     Args:
@@ -131,7 +131,7 @@ def local_files(folder: Path, asked: Wanted) -> list[Path]:
         folder = folder.parent
     roots = [_snapshot(folder), *map(_snapshot, _named_below(folder, asked))]
     files, card = _files(folder, list(dict.fromkeys(roots)), asked)
-    found = documents_in(files, COPY_AGAIN)
+    found = count_rows(files, COPY_AGAIN)
     expected = card.count(asked.config, asked.split)
     if expected is not None and found != expected:
         raise UserError(
@@ -145,7 +145,7 @@ def _files(folder: Path, roots: list[Path], asked: Wanted) -> tuple[list[Path], 
     """The files of a split, and the card that describes them.
 
     Raises:
-        UserError: see `local_files`.
+        UserError: see `find_local_files`.
     """
     cards = {root: read_card(root) for root in roots}
     for root, card in cards.items():
@@ -196,12 +196,12 @@ def _whole_split(folder: Path, place: Path, asked: Wanted) -> list[Path]:
     layouts = []
     for inner in (place, place / "data"):
         if inner.is_dir():
-            direct = [one for one in map(shard, parquet_in(inner)) if one.split == split]
+            direct = [one for one in map(read_shard, list_parquet(inner)) if one.split == split]
             if inner.name == split and not direct:
-                direct = [shard(file, split) for file in parquet_in(inner)]
+                direct = [read_shard(file, split) for file in list_parquet(inner)]
             layouts.append(direct)
         if (inner / split).is_dir():
-            layouts.append([shard(file, split) for file in parquet_in(inner / split)])
+            layouts.append([read_shard(file, split) for file in list_parquet(inner / split)])
     layouts = [layout for layout in layouts if layout]
     if not layouts:
         below, found = "/".join(filter(None, (asked.name, asked.config))), _found(folder, split)
@@ -213,7 +213,7 @@ def _whole_split(folder: Path, place: Path, asked: Wanted) -> list[Path]:
     if len(layouts) > 1:
         places = ", ".join(str(layout[0].file.parent) for layout in layouts)
         raise UserError(f"split {split} of {asked} was found more than once ({places}); leave one of them")
-    return whole(layouts[0])
+    return order_shards(layouts[0])
 
 
 def _refuse_own_split(folder: Path, place: Path, asked: Wanted) -> None:
@@ -222,7 +222,7 @@ def _refuse_own_split(folder: Path, place: Path, asked: Wanted) -> None:
     Raises:
         UserError: naming both.
     """
-    if place != folder and any(shard(file).split == asked.split for file in parquet_in(folder)):
+    if place != folder and any(read_shard(file).split == asked.split for file in list_parquet(folder)):
         raise UserError(
             f"data.path={folder} holds a split {asked.split} of its own, and one in {place}; name a folder "
             "with one of them"
@@ -360,7 +360,7 @@ def _found(folder: Path, split: str) -> str:
         inner: list[Path] = []
         for place in level:
             content = _readable(place)
-            if names := list(dict.fromkeys(shard(file).split for file in content if is_parquet(file))):
+            if names := list(dict.fromkeys(read_shard(file).split for file in content if is_parquet(file))):
                 lines.append(f"{place.relative_to(folder)}/ with {', '.join(names[:LISTED])}")
             others |= {path.suffix.lower() for path in content if path.is_file()}
             inner += [path for path in content if path.is_dir()]

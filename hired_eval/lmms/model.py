@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import Documents, asked, shown
-from hired_eval.lmms.options import LlavaOptions, as_typed, unquoted
+from hired_eval.lmms.documents import Documents, read_pictures, read_question
+from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import batches, windows
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
-from hired_eval.models.decoding import decoding
+from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.models.memory import is_out_of_memory
 from hired_eval.models.visual_tokens import TokenCounts
@@ -95,8 +95,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         given = dict(locals())
-        own = as_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
-        dropper = build_as_typed(method, unquoted(options))
+        own = read_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
+        dropper = build_as_typed(method, unquote(options))
         prompt_used = (
             default_prompt(own["pretrained"], own["revision"])
             if own["prompt"] is None
@@ -201,7 +201,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
     def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
         """Answer requests in batches of equal generation options, going on from the log if there is one."""
-        decodings = {repr(options): decoding(options) for options in map(_generation, requests)}
+        decodings = {repr(options): read_decoding(options) for options in map(_generation, requests)}
         for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
             if self.rank == 0:
                 logger.warning(remark)
@@ -339,7 +339,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             raise UserError(f"its image cannot be read: {first_line(error)}") from error
         except SystemExit as error:  # how some tasks say that a file is missing
             raise UserError(f"its task gives up: {first_line(error)}") from error
-        question = Question(asked(context), shown(visuals))
+        question = Question(read_question(context), read_pictures(visuals))
         continuation = ""
         if request.request_type == "loglikelihood":
             continuation = target if isinstance(target, str) else str(target(document))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hired_eval.errors import UserError
-from hired_eval.typed import Count, checked_options, paths_as_text, read, types_of
+from hired_eval.typed import Count, check_options, paths_as_text, read, types_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class LlavaOptions:
     share_prefix: bool
 
 
-def unquoted(options: dict[str, Any]) -> dict[str, Any]:
+def unquote(options: dict[str, Any]) -> dict[str, Any]:
     """The same options, texts without the quotes that lmms-eval leaves around what holds a comma.
 
     Raises:
@@ -50,12 +50,12 @@ def unquoted(options: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def as_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
+def read_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a declaration, of their types, a text read as its option's type says; paths as text.
 
     Raises:
         UserError: a value of another type.
     """
     known = types_of(declaration)
-    read_options = {name: read(known[name], value) for name, value in unquoted(options).items()}
-    return paths_as_text(checked_options(declaration, read_options))
+    read_options = {name: read(known[name], value) for name, value in unquote(options).items()}
+    return paths_as_text(check_options(declaration, read_options))

@@ -43,7 +43,7 @@ class Shard:
     count: int | None = None
 
 
-def hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
     """Names that `datasets` leaves out: of macOS, Jupyter, the hub's download folder, and the like."""
     return path.name.startswith((".", "__"))
 
@@ -60,12 +60,12 @@ def content_of(folder: Path) -> list[Path]:
         UserError: it cannot be read.
     """
     try:
-        return sorted(path for path in folder.iterdir() if not hidden(path))
+        return sorted(path for path in folder.iterdir() if not is_hidden(path))
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
 
 
-def parquet_in(folder: Path) -> list[Path]:
+def list_parquet(folder: Path) -> list[Path]:
     """The parquet files that lie directly in a folder, sorted; broken links count.
 
     Raises:
@@ -74,7 +74,7 @@ def parquet_in(folder: Path) -> list[Path]:
     return [path for path in content_of(folder) if is_parquet(path) and not path.is_dir()]
 
 
-def shard(file: Path, folder_split: str | None = None) -> Shard:
+def read_shard(file: Path, folder_split: str | None = None) -> Shard:
     """What a name says: `split-00000-of-00001`, `split-0` or `split`; nothing else is a part of a split.
 
     Args:
@@ -93,7 +93,7 @@ def shard(file: Path, folder_split: str | None = None) -> Shard:
     return Shard(file, folder_split or file.stem)
 
 
-def whole(shards: Sequence[Shard]) -> list[Path]:
+def order_shards(shards: Sequence[Shard]) -> list[Path]:
     """The files of one split in order, each part once and none missing.
 
     Args:
@@ -125,7 +125,7 @@ def whole(shards: Sequence[Shard]) -> list[Path]:
     return files
 
 
-def documents_in(files: Sequence[Path], remedy: str) -> int:
+def count_rows(files: Sequence[Path], remedy: str) -> int:
     """Number of rows of files that are parts of one split.
 
     Args:

@@ -21,11 +21,11 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import Task
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import asked, shown
-from hired_eval.lmms.guards import FAULTS, comes_from, network_of, unchanged
-from hired_eval.lmms.scoring import described, number_of, read_value
-from hired_eval.lmms.tasks import whole_units
-from hired_eval.models.decoding import decoding
+from hired_eval.lmms.documents import read_pictures, read_question
+from hired_eval.lmms.guards import FAULTS, comes_from, keep_unchanged, network_of
+from hired_eval.lmms.scoring import describe_value, number_of, split_value
+from hired_eval.lmms.tasks import round_to_whole_units
+from hired_eval.models.decoding import read_decoding
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import PERCENT, SCORERS, Scorer, scorer_for
 
@@ -65,7 +65,7 @@ def check_scorer(task: Task, benchmark: Benchmark) -> Reader:
             f"metric {metric} of task {name} is made by a judge behind the network ({judge}), which is not "
             "asked here; choose another metric or task"
         )
-    with unchanged([scoring, *aggregates.values()]), redirect_stdout(stderr):
+    with keep_unchanged([scoring, *aggregates.values()]), redirect_stdout(stderr):
         values = _made_up(task, benchmark)
         read = _reader(task, benchmark, values.get(metric, []))
         own = _scored(values.get(metric, []), task, scorer, read)
@@ -94,11 +94,11 @@ def _check_first_question(task: Task, name: str) -> None:
     """
     try:
         if task.OUTPUT_TYPE == "generate_until":
-            decoding(task.config.generation_kwargs)
+            read_decoding(task.config.generation_kwargs)
         document = task.eval_docs[0]
         if not task.multiple_input:
-            asked(task.doc_to_text(document))
-        shown(task.doc_to_visual(document))
+            read_question(task.doc_to_text(document))
+        read_pictures(task.doc_to_visual(document))
     except UserError as error:
         raise UserError(f"task {name} cannot be asked: {error}") from error
     except SystemExit as error:
@@ -117,7 +117,7 @@ def _made_up(task: Task, benchmark: Benchmark) -> dict[str, list[Any]]:
     chosen: Sequence[int] = range(len(documents))
     columns = scorer_for(benchmark).unit_columns
     if columns and {*columns} <= set(documents.column_names):
-        chosen = chosen[: whole_units(task, DOCUMENTS_TRIED, columns)]
+        chosen = chosen[: round_to_whole_units(task, DOCUMENTS_TRIED, columns)]
     elif len(chosen) > DOCUMENTS_TRIED:
         chosen = sorted(random.Random(0).sample(chosen, DOCUMENTS_TRIED))
     try:
@@ -178,20 +178,20 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
     for value in values:
         if read(value) is None:
             raise UserError(
-                f"metric {metric} of task {name} gives no number for a document but {described(value)}, so "
-                "that its score is not a mean over documents; choose another metric or task"
+                f"metric {metric} of task {name} gives no number for a document but {describe_value(value)}, "
+                "so that its score is not a mean over documents; choose another metric or task"
             )
-        parts = read_value(value, read, scorer)
+        parts = split_value(value, read, scorer)
         if scorer.pairs and (parts["pair"] is None or parts["category"] is None):
             raise UserError(
                 f"task.scoring={scorer.name} needs pairs of questions in categories, and metric {metric} of "
-                f"task {name} gives {described(value)}; set task.scoring=mean"
+                f"task {name} gives {describe_value(value)}; set task.scoring=mean"
             )
         if scorer.categories and parts["category"] is None:
             raise UserError(
                 f"task.scoring={scorer.name} needs the category of each document, and metric {metric} of "
-                f"task {name} gives {described(value)}, none called {scorer.category}; write category: NAME "
-                "in the task's config, or set task.scoring=mean"
+                f"task {name} gives {describe_value(value)}, none called {scorer.category}; write "
+                "category: NAME in the task's config, or set task.scoring=mean"
             )
     highest = max((abs(read(value) or 0) for value in values), default=0)
     if scorer.scale > 1 and highest * scorer.scale > max(PERCENT, scorer.scale):
@@ -204,7 +204,7 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
 
 def _alone(aggregate: Any, value: Any) -> float | None:
     """lmms-eval's aggregate of a single document; None where it makes none."""
-    with unchanged([aggregate]):
+    with keep_unchanged([aggregate]):
         return _aggregate(aggregate, [value])
 
 
@@ -219,7 +219,7 @@ def _scored(values: list[Any], task: Task, scorer: Scorer, read: Reader) -> pd.D
             made_up = value
         else:
             made_up = {**value, key: score} if isinstance(value, dict) else score
-        parts = read_value(made_up, read, scorer)
+        parts = split_value(made_up, read, scorer)
         rows.append({"value": made_up, "doc_id": len(rows), "image": None, **parts})
     return pd.DataFrame(rows)
 

@@ -34,14 +34,14 @@ def number_of(value: Any, score_key: str) -> float | None:
     return float(number)
 
 
-def described(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value's kind, in words."""
     if isinstance(value, dict):
         return f"a dict of {', '.join(map(str, value))}"
     return f"{value!r}" if isinstance(value, Real) else f"a {type(value).__name__}"
 
 
-def read_value(value: Any, read: Callable[[Any], float | None], scorer: Scorer) -> dict[str, Any]:
+def split_value(value: Any, read: Callable[[Any], float | None], scorer: Scorer) -> dict[str, Any]:
     """Score, pair and category in a metric's value; None for what it lacks."""
     parts = value if isinstance(value, dict) else {}
     category = scorer.category or "category"
@@ -52,7 +52,7 @@ def read_value(value: Any, read: Callable[[Any], float | None], scorer: Scorer) 
     }
 
 
-def sample_table(
+def make_sample_table(
     logged: list[dict[str, Any]],
     benchmark: Benchmark,
     replies: Mapping[RequestKey, Reply],
@@ -85,10 +85,10 @@ def sample_table(
         first = document[0]
         errors = [r.error for r in document if r.error]
         value = sample.get(benchmark.metric)
-        parts = read_value(value, read, scorer_for(benchmark))
+        parts = split_value(value, read, scorer_for(benchmark))
         if value is not None and parts["score"] is None and not errors:
             raise UserError(
-                f"metric {benchmark.metric} of task {benchmark.lmms_task} gives {described(value)} for "
+                f"metric {benchmark.metric} of task {benchmark.lmms_task} gives {describe_value(value)} for "
                 f"document {sample['doc_id']}, not a number; choose another metric (the replies are kept in "
                 f"{folder})"
             )

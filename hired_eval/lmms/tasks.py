@@ -24,11 +24,11 @@ from pyarrow.parquet import ParquetFile
 from tenacity import RetryError
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.hub import offline, unreachable
-from hired_eval.lmms.columns import MISFITS, check_documents, misfit, reason_of, with_pictures
-from hired_eval.lmms.local_data import DataSource, Wanted, known_data_sets, local_files, wanted
-from hired_eval.lmms.parquet_files import documents_in
-from hired_eval.mini import data_files
+from hired_eval.hub import explain_unreachable, go_offline
+from hired_eval.lmms.columns import MISFITS, check_documents, explain_misfit, read_picture_columns, reason_of
+from hired_eval.lmms.local_data import DataSource, Wanted, find_local_files, known_data_sets, wanted
+from hired_eval.lmms.parquet_files import count_rows
+from hired_eval.mini import write_data_files
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Benchmark
 
@@ -132,13 +132,13 @@ def _check_kind(name: str, config: dict[str, Any]) -> None:
         raise UserError(f"task {name} scores each answer several times ({filters}), which is not supported")
 
 
-def files_read(lmms_task: str, folder: Path) -> list[Path]:
+def list_files_read(lmms_task: str, folder: Path) -> list[Path]:
     """The files of a local copy that hold the documents of a task, in order.
 
     Raises:
-        UserError: see `task_config` and `local_files`.
+        UserError: see `task_config` and `find_local_files`.
     """
-    return local_files(folder, wanted(task_config(lmms_task)))
+    return find_local_files(folder, wanted(task_config(lmms_task)))
 
 
 def load_task(benchmark: Benchmark, data: DataSource) -> Task:
@@ -169,11 +169,11 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
     if data.source == "hub" and data.path is None:
         return _from_the_hub(benchmark, overrides, config, asked)
     if data.path is not None:
-        files = {asked.split: local_files(data.path, asked), **_other_splits(data.path, config, asked)}
+        files = {asked.split: find_local_files(data.path, asked), **_other_splits(data.path, config, asked)}
     else:
         files = _bundled_files(benchmark, asked)
     # where pandas has written the files, pictures are read as such first
-    readings = [features] if (features := with_pictures(files[asked.split][0])) else []
+    readings = [features] if (features := read_picture_columns(files[asked.split][0])) else []
     for number, reading in enumerate([*readings, None]):
         try:
             task = _task(benchmark, {**overrides, **_parquet(files, reading)})
@@ -186,7 +186,7 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
             cause, generated = _cause(error)
             if isinstance(cause, MISFITS) and not generated:
                 columns = ParquetFile(files[asked.split][0]).schema_arrow.names
-                raise misfit(benchmark.lmms_task, asked, reason_of(cause), columns) from error
+                raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), columns) from error
             reason = " ".join(str(cause).split()) if generated else first_line(cause)
             raise UserError(f"the data of {benchmark.name} cannot be read: {reason}") from error
         # what goes into lmms-eval's results
@@ -203,18 +203,18 @@ def _from_the_hub(
     Raises:
         UserError: it cannot be fetched, or is not what the task reads.
     """
-    no_hub = unreachable()
+    no_hub = explain_unreachable()
     kwargs = {**(config.get("dataset_kwargs") or {})}
     if get_token() is None:
         # lmms-eval asks for a login even where the data set is public
         kwargs.pop("token", None)
     try:
-        with offline() if no_hub else nullcontext():
+        with go_offline() if no_hub else nullcontext():
             task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
     except FAILURES as error:
         cause, _ = _cause(error)
         if isinstance(cause, KeyError | UndefinedError):
-            raise misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
+            raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
         raise UserError(
             f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
             f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
@@ -266,7 +266,7 @@ def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]
     Raises:
         UserError: there are none for it, or the task reads another data set than these stand for.
     """
-    files = {split: [Path(file)] for split, file in data_files(benchmark.name).items()}
+    files = {split: [Path(file)] for split, file in write_data_files(benchmark.name).items()}
     own = _own_tasks()[benchmark.name]
     theirs = wanted(task_config(own))
     if theirs != asked:
@@ -275,7 +275,7 @@ def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]
             f"{benchmark.lmms_task} reads split {asked.split} of {asked}; set task.lmms_task={own}, or "
             "data.path=FOLDER"
         )
-    documents_in(files[asked.split], "delete it, and it is drawn again")
+    count_rows(files[asked.split], "delete it, and it is drawn again")
     return files
 
 
@@ -287,7 +287,7 @@ def _other_splits(path: Path, config: dict[str, Any], asked: Wanted) -> dict[str
         for split in {config.get(f"{kind}_split") for kind in ("training", "validation", "fewshot")}:
             if split and split != asked.split:
                 with suppress(UserError):
-                    files[split] = local_files(path, replace(asked, split=split))
+                    files[split] = find_local_files(path, replace(asked, split=split))
     return files
 
 
@@ -296,7 +296,7 @@ def _name(metric: Any) -> str:
     return str(getattr(metric, "__name__", metric))
 
 
-def whole_units(task: Task, limit: int, columns: Sequence[str]) -> int:
+def round_to_whole_units(task: Task, limit: int, columns: Sequence[str]) -> int:
     """The least number of documents, from `limit` on, that cuts none of the units that a score is made of.
 
     Args:

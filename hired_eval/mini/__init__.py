@@ -69,7 +69,7 @@ def _publish(part: Path, target: Path) -> None:
         shutil.rmtree(part)
 
 
-def data_files(task: str, cache_dir: Path | None = None) -> dict[str, str]:
+def write_data_files(task: str, cache_dir: Path | None = None) -> dict[str, str]:
     """The parquet files of a mini benchmark: the split that lmms-eval reads, and where it is.
 
     The file is drawn on first use (seconds) and kept. Two processes may race: both write, the last wins.

@@ -163,7 +163,7 @@ def dark(rng: Rng) -> tuple[int, int, int]:
     return (int(shade[0]), int(shade[1]), int(shade[2]))
 
 
-def cased(word: str, rng: Rng, styles: str) -> str:
+def change_case(word: str, rng: Rng, styles: str) -> str:
     """A word in one of the styles: l(ower), T(itle), U(pper)."""
     style = styles[int(rng.integers(len(styles)))]
     return {"l": word, "T": word.capitalize(), "U": word.upper()}[style]

@@ -14,7 +14,7 @@ from hired_eval.mini.canvas import (
     Page,
     Rng,
     background,
-    cased,
+    change_case,
     dark,
     overlap,
     random_frame,
@@ -85,7 +85,7 @@ def _field(
     x0, y0, x1, y1 = slot
     name, size, ink, styles = look
     value = random_value(rng)
-    shown, label = cased(value, rng, styles), key.capitalize() + (":" if kind != "table" else "")
+    shown, label = change_case(value, rng, styles), key.capitalize() + (":" if kind != "table" else "")
     gap = {"form": 4.0, "receipt": float(rng.uniform(8, 20)), "table": 6.0}[kind]
     width = canvas.width(label, name, size) + gap + canvas.width(shown, name, size)
     if x0 + width > x1:
@@ -116,7 +116,7 @@ def signs(rng: Rng, count: int | None = None) -> Page:
     cells = frame.cells(2)
     for color in rng.permutation(list(COLORS))[:count]:
         word, name = random_value(rng), str(rng.choice(FONTS))
-        shown, size = cased(word, rng, "TU"), float(rng.choice([11, 11.5, 12, 13]))
+        shown, size = change_case(word, rng, "TU"), float(rng.choice([11, 11.5, 12, 13]))
         w, h = canvas.width(shown, name, size) + 8, size + 9
         for _ in range(30):
             x0, y0, x1, y1 = cells[int(rng.integers(len(cells)))]
@@ -173,7 +173,7 @@ def word(rng: Rng, style: str | None = None) -> Page:
     frame = random_frame(rng)
     canvas = Canvas(frame, background(rng, frame, rng.random() < 0.5))
     value = pick(rng)
-    shown, size = cased(value, rng, "lTU"), float(rng.choice([11, 12, 13]))
+    shown, size = change_case(value, rng, "lTU"), float(rng.choice([11, 12, 13]))
     colored = style in ("Artistic Text Recognition", "Irregular Text Recognition")
     ink = COLORS[str(rng.choice(["red", "blue", "purple", "green"]))] if colored else dark(rng)
     w, h = canvas.width(shown, name, size) + 2, size + 5

@@ -18,21 +18,21 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.layer_stage import counts_by_layer
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.decoding import OF_SAMPLING, decoding, sampled
+from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
 from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest
 from hired_eval.models.inside import inside
-from hired_eval.models.prefix import Prefix, PrefixCaches, left_padded, positions
+from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
     check_template,
-    continued,
-    marked_places,
+    continue_prompt,
+    count_marked_places,
+    find_special_tokens,
     render,
-    special_tokens,
-    token_ids,
+    tokenize,
 )
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens
 
@@ -150,7 +150,7 @@ class DroppingLlava:
         # what stays inside the language model depends on the question
         self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
         self._together = can_answer_together(config)
-        special = special_tokens(self.tokenizer, self.processor.image_token)
+        special = find_special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
         self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
         self._control_tokens: dict[int, list[int]] = {}
@@ -174,7 +174,7 @@ class DroppingLlava:
         encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
         text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
-        ids = token_ids(self.tokenizer, continued(text, continuation, self.tokenizer, image_token))
+        ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
         self._check_text(question, ids)
         if ids.count(image_token_id) != len(encoded):
             raise UserError(
@@ -183,7 +183,7 @@ class DroppingLlava:
             )
         scored = 0
         if continuation:
-            scored = len(ids) - _common_prefix(token_ids(self.tokenizer, text), ids)
+            scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
             if scored == 0:
                 raise UserError(f"the continuation {continuation!r} has no tokens to score")
         kept = iter([image.counts.kept for _, image in encoded])
@@ -211,7 +211,7 @@ class DroppingLlava:
             UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
         """
         images, image_token = len(question.images), self.processor.image_token
-        marks = marked_places(question.text, image_token)
+        marks = count_marked_places(question.text, image_token)
         if images and marks not in (0, images) and not self._told_of_marks:
             self._told_of_marks = True
             logger.warning(
@@ -220,7 +220,7 @@ class DroppingLlava:
             )
         if images not in self._control_tokens:
             plain = render(self.prompt, "a", images, self.tokenizer, image_token)
-            self._control_tokens[images] = self._controls(token_ids(self.tokenizer, plain))
+            self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
             raise UserError(
                 f"the tokenizer makes control tokens of text in the question {question.text[:80]!r}"
@@ -283,11 +283,11 @@ class DroppingLlava:
         device = self.model.get_input_embeddings().weight.device
         prefixes = [p.prefix for p in prepared]
         if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
-            ids, mask = left_padded([p.input_ids for p in prepared], self._pad)
+            ids, mask = pad_left([p.input_ids for p in prepared], self._pad)
             images = self.family.inputs([image.embeddings for p in prepared for image in p.images])
             return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **images}
         cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
-        own_ids, own_mask = left_padded([p.input_ids[p.shared :] for p in prepared], self._pad)
+        own_ids, own_mask = pad_left([p.input_ids[p.shared :] for p in prepared], self._pad)
         return {
             "input_ids": torch.cat([ids, own_ids], dim=1).to(device),
             "attention_mask": torch.cat([mask, own_mask], dim=1).to(device),
@@ -329,13 +329,14 @@ class DroppingLlava:
 
         Args:
             batch: prepared questions.
-            generation: options as `decoding` reads them, e.g. max_new_tokens; `until` holds texts to stop at.
+            generation: options as `read_decoding` reads them, e.g. max_new_tokens; `until` holds texts
+                to stop at.
             seeds: one for each question, where answers are sampled; by default drawn.
 
         Raises:
             UserError: a generation option that is not kept.
         """
-        asked = decoding(generation)
+        asked = read_decoding(generation)
         settings = {
             **asked.settings,
             "num_return_sequences": 1,
@@ -355,7 +356,7 @@ class DroppingLlava:
                 for answer in self.answer([question], generation, seeds and seeds[i : i + 1])
             ]
         if asked.sampling is not None and seeds is not None:
-            settings["logits_processor"] = sampled(asked.sampling, self.model.generation_config, seeds)
+            settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
         with self._dropping_inside(inputs["input_ids"]):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)

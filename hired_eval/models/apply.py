@@ -19,7 +19,7 @@ from hired_eval.models.families import family_of
 from hired_eval.models.family import Family
 from hired_eval.models.inside import Stages
 from hired_eval.models.patching import Contexts, close_context, open_context
-from hired_eval.models.shortened_cache import ShortenedCache, adding_to, mark
+from hired_eval.models.shortened_cache import ShortenedCache, allow_adding_to, mark
 from hired_eval.models.shortened_inputs import Call, columns_in, encode_images, has_images
 from hired_eval.models.shortening import Shortening
 from hired_eval.models.visual_tokens import VisualTokens
@@ -220,7 +220,7 @@ class Applied(AbstractContextManager[nn.Module]):
         else:
             with self._dropping_inside(arguments, None):
                 return stock(**arguments)
-        with adding_to(cache), self._dropping_inside(arguments, ready.visual):
+        with allow_adding_to(cache), self._dropping_inside(arguments, ready.visual):
             output = stock(**arguments)
         if ready.shortening is not None and ready.shortening.changes:
             for value in output if isinstance(output, tuple) else output.values():
@@ -250,7 +250,7 @@ class Applied(AbstractContextManager[nn.Module]):
                 f"{type(self.dropper).__name__} drops tokens inside the language model, and this prompt with "
                 "images continues a KV cache; give the whole conversation without it"
             )
-        with self._stages.hooked():
+        with self._stages.hook_layers():
             yield
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -291,7 +291,7 @@ class Applied(AbstractContextManager[nn.Module]):
             mask = short.pop("attention_mask")
             labels = arguments.get("labels")
             if labels is not None:
-                short["labels"] = ready.shortening.take(call.widened(labels), fill=-100)
+                short["labels"] = ready.shortening.take(call.widen(labels), fill=-100)
             arguments.update({name: value[:, call.seen :] for name, value in short.items()})
             arguments["attention_mask"] = mask
         arguments["mm_encoder_outputs"] = ready

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.hub import unreachable
+from hired_eval.hub import explain_unreachable
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
 from hired_eval.models.families import FAMILIES
 from hired_eval.processes import Processes
@@ -278,7 +278,7 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a loader of transformers; say in one line what could not be loaded and what to do."""
     local = Path(source).is_dir()
     # without this, transformers tries an unreachable hub for half a minute before it looks at its cache
-    no_hub = None if local else unreachable()
+    no_hub = None if local else explain_unreachable()
     try:
         return load(*args, local_files_only=local or no_hub is not None, trust_remote_code=False, **kwargs)
     except (SafetensorError, UnpicklingError) as error:

@@ -70,14 +70,16 @@ def default_dtype(pretrained: str, revision: str | None = None) -> str:
     """The dtype of the model config with this hub id, else the one in its config.json, else bfloat16."""
     from transformers import PreTrainedConfig  # seconds, which a config's check does not need
 
-    from hired_eval.hub import unreachable
+    from hired_eval.hub import explain_unreachable
 
     config = _config_of(pretrained)
     if config is not None:
         return config["dtype"]
     try:
         own, _ = PreTrainedConfig.get_config_dict(
-            pretrained, revision=revision, local_files_only=_is_local(pretrained) or bool(unreachable())
+            pretrained,
+            revision=revision,
+            local_files_only=_is_local(pretrained) or bool(explain_unreachable()),
         )
     except (OSError, ValueError):  # loading the checkpoint says what is wrong with it
         return "bfloat16"
@@ -113,7 +115,7 @@ def _template_of_chat(pretrained: str, revision: str | None) -> str:
     """The prompt that the processor's own chat template makes of one image and one question."""
     from transformers import AutoProcessor
 
-    from hired_eval.hub import unreachable
+    from hired_eval.hub import explain_unreachable
 
     no_prompt = UserError(
         f"no model config has the hub id {pretrained}, and it has no chat template of its own; "
@@ -121,7 +123,9 @@ def _template_of_chat(pretrained: str, revision: str | None) -> str:
     )
     try:
         processor = AutoProcessor.from_pretrained(
-            pretrained, revision=revision, local_files_only=_is_local(pretrained) or bool(unreachable())
+            pretrained,
+            revision=revision,
+            local_files_only=_is_local(pretrained) or bool(explain_unreachable()),
         )
     except (OSError, ValueError) as error:
         raise no_prompt from error

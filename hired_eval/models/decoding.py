@@ -50,7 +50,7 @@ class Decoding:
     remarks: tuple[str, ...]
 
 
-def decoding(options: dict[str, Any]) -> Decoding:
+def read_decoding(options: dict[str, Any]) -> Decoding:
     """The decoding that a task's generation options ask for.
 
     As in lmms-eval's own models, answers are sampled only at a temperature above 0. An option of null is not
@@ -119,7 +119,9 @@ def _token_ids(name: str, value: Any) -> list[int]:
     return list(value)
 
 
-def sampled(sampling: dict[str, Any], own: GenerationConfig, seeds: Sequence[int]) -> LogitsProcessorList:
+def make_sampler(
+    sampling: dict[str, Any], own: GenerationConfig, seeds: Sequence[int]
+) -> LogitsProcessorList:
     """What makes greedy decoding draw: the distribution that `generate` samples from, and noise for each row.
 
     Args:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hired_eval.code import code_reached
+from hired_eval.code import find_code_reached
 from hired_eval.dropping import VisionEncoding, VisionStage
 from hired_eval.errors import UserError
 from hired_eval.models.family import Family, Picture
@@ -231,7 +231,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         torch.get_float32_matmul_precision(),
         versions,
-        sorted(code_reached(CODE_THAT_ENCODES).items()),
+        sorted(find_code_reached(CODE_THAT_ENCODES).items()),
     ]
     content.update(repr(settings).encode())
     return content.hexdigest()

@@ -101,7 +101,7 @@ def refuse_deep_pictures(document: Mapping[str, Any]) -> None:
                 refuse_deep(picture)
 
 
-def opened(file: Path) -> Image.Image:
+def open_picture(file: Path) -> Image.Image:
     """The picture in a file, as `as_rgb` gives it.
 
     Raises:

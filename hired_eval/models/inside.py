@@ -39,7 +39,7 @@ def inside(model: Any, stages: Sequence[LayerStage]) -> Iterator[Stages]:
         UserError: the language model's layers are not known, too few, or attend within a window; or two
             stages act at the same layer.
     """
-    with Stages(model.get_decoder(), stages).hooked() as found:
+    with Stages(model.get_decoder(), stages).hook_layers() as found:
         yield found
 
 
@@ -114,7 +114,7 @@ class Stages:
                 )
 
     @contextmanager
-    def hooked(self) -> Iterator[Stages]:
+    def hook_layers(self) -> Iterator[Stages]:
         """Act on the language model for the length of a `with` block, several of which may share a prompt."""
         with ExitStack() as undo:
             for handle in self._hooks():
@@ -310,7 +310,7 @@ def attention_of(
     """
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
 
-    def projected(name: str, states: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    def project(name: str, states: Tensor, positions: Sequence[Tensor]) -> Tensor:
         heads = getattr(attention, f"{name}_proj")(states).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{name}_norm", None)
         heads = (heads if norm is None else norm(heads)).transpose(1, 2)
@@ -318,8 +318,8 @@ def attention_of(
         return rotated
 
     one = asking[:, None]
-    query = projected("q", _columns(hidden, one), [_columns(t, one) for t in position_embeddings])
-    keys = projected("k", hidden, position_embeddings)
+    query = project("q", _columns(hidden, one), [_columns(t, one) for t in position_embeddings])
+    keys = project("k", hidden, position_embeddings)
     # heads that share a key are neighbours
     query = query.reshape(len(query), keys.shape[1], -1, query.shape[-1])
     logits = (query @ keys.transpose(2, 3)).float() * attention.scaling

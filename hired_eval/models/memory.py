@@ -19,7 +19,7 @@ def head_dimension(text: PretrainedConfig) -> int:
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
-def kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+def count_kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """Bytes of the KV cache of one sequence: 2 * layers * KV heads * head dimension * tokens * bytes.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hired_eval.models.family import Family
-from hired_eval.models.memory import kv_bytes, spare_bytes
+from hired_eval.models.memory import count_kv_bytes, spare_bytes
 from hired_eval.models.visual_tokens import VisualTokens
 
 
@@ -77,7 +77,7 @@ class PrefixCaches:
         if missing:
             caches.update(self._prefill(missing, pad))
         self._keep(caches)
-        ids, mask = left_padded([list(p.input_ids) for p in prefixes], pad)
+        ids, mask = pad_left([list(p.input_ids) for p in prefixes], pad)
         rows = [caches[p.key] for p in prefixes]
         cache = DynamicCache()
         for layer in range(len(rows[0])):
@@ -87,7 +87,7 @@ class PrefixCaches:
         return cache, ids, mask
 
     def _prefill(self, prefixes: list[Prefix], pad: int) -> dict[Any, LayerCaches]:
-        ids, mask = left_padded([list(p.input_ids) for p in prefixes], pad)
+        ids, mask = pad_left([list(p.input_ids) for p in prefixes], pad)
         cache = DynamicCache()
         device = self.model.get_input_embeddings().weight.device
         self.model.model(
@@ -120,10 +120,10 @@ class PrefixCaches:
             self._kept.popitem(last=False)
 
     def _bytes(self, tokens: int) -> int:
-        return kv_bytes(self.model.config, tokens, self.model.dtype)
+        return count_kv_bytes(self.model.config, tokens, self.model.dtype)
 
 
-def left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) of rows of different lengths, padded on the left, and their attention mask (B, L)."""
     length = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], dtype=torch.long)

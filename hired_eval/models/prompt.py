@@ -28,7 +28,7 @@ def check_template(template: str) -> str:
     return template
 
 
-def marked_places(question: str, image_token: str) -> int:
+def count_marked_places(question: str, image_token: str) -> int:
     """How many places for images a question marks, with `<image>` or the model's own image token."""
     return len(re.findall(_marks(image_token), question))
 
@@ -49,7 +49,7 @@ def render(
         image_token: the placeholder of one image.
     """
     pieces = [_Piece(question, foreign=True)]
-    placed = 0 < images == marked_places(question, image_token)
+    placed = 0 < images == count_marked_places(question, image_token)
     if placed:
         image = _Piece(image_token)
         between = [_Piece(text, foreign=True) for text in re.split(_marks(image_token), question)]
@@ -58,22 +58,24 @@ def render(
         template = re.sub(re.escape(IMAGES) + r"\s?", "", template)
     # the question comes last, so that braces in it are never filled in
     before, after = template.replace(IMAGES, " ".join([image_token] * images)).split(QUESTION)
-    return _harmless([_Piece(before), *pieces, _Piece(after)], special_tokens(tokenizer, image_token))
+    return _harmless([_Piece(before), *pieces, _Piece(after)], find_special_tokens(tokenizer, image_token))
 
 
-def continued(prompt: str, continuation: str, tokenizer: PreTrainedTokenizerBase, image_token: str) -> str:
+def continue_prompt(
+    prompt: str, continuation: str, tokenizer: PreTrainedTokenizerBase, image_token: str
+) -> str:
     """A prompt with a continuation behind it, in which special tokens are text as well."""
     pieces = [_Piece(prompt), _Piece(continuation, foreign=True)]
-    return _harmless(pieces, special_tokens(tokenizer, image_token))
+    return _harmless(pieces, find_special_tokens(tokenizer, image_token))
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str) -> set[str]:
+def find_special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str) -> set[str]:
     """Every text that the tokenizer turns into a control token, named for a purpose or not."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return {*tokenizer.all_special_tokens, *added, image_token} - {""}
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Ids of a prompt with its first token (BOS) once, as stock processors tokenize their chat template.
 
     Where the prompt begins with BOS as text, the tokenizer adds none of its own.

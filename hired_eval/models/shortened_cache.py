@@ -89,7 +89,7 @@ def mark(cache: Cache, shortening: Shortening) -> None:
 
 
 @contextmanager
-def adding_to(cache: Any) -> Iterator[None]:
+def allow_adding_to(cache: Any) -> Iterator[None]:
     """Allow that tokens are added to `cache`, if it is one whose prompt was shortened."""
     if not isinstance(cache, ShortenedCache):
         yield

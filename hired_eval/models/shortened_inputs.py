@@ -164,22 +164,22 @@ class Call:
             new = shorten(placeholders, mask, [[image.counts for image in row] for row in rows])
             if new.changes and self.positions is not None:
                 refuse_positions(self.positions, placeholders, mask)
-            shortening = self.before.followed_by(new, self.cached)
+            shortening = self.before.append(new, self.cached)
             embeddings = [image.embeddings for row in rows for image in row]
         inputs: dict[str, Any] = {
             # padding is whatever is no placeholder
-            "input_ids": shortening.take(self.widened(self.input_ids), fill=int(image_token == 0)),
+            "input_ids": shortening.take(self.widen(self.input_ids), fill=int(image_token == 0)),
             "attention_mask": shortening.mask(self.mask, self.total),
         }
         if self.positions is not None:
-            inputs["position_ids"] = shortening.positions(self.widened(self.positions))
+            inputs["position_ids"] = shortening.positions(self.widen(self.positions))
         return shortening, inputs | family.inputs(embeddings)
 
     def padded_behind(self) -> bool:
         """Whether a row ends with padding."""
         return self.mask is not None and bool((self.mask[:, -1] == 0).any())
 
-    def widened(self, value: Tensor) -> Tensor:
+    def widen(self, value: Tensor) -> Tensor:
         """A value for the last tokens alone, as wide as all columns."""
         return pad(value, (self.total - value.shape[-1], 0))
 

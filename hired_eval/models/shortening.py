@@ -78,7 +78,7 @@ class Shortening:
         indices = indices.to(self.columns.device)
         return Shortening(self.columns[indices], self.closed[indices], self.dropped[indices], self.length)
 
-    def followed_by(self, other: Shortening, cached: int) -> Shortening:
+    def append(self, other: Shortening, cached: int) -> Shortening:
         """Of a prompt of `cached` columns, of which this shortened the first, and then a shortened one."""
         between = _range(self.columns, cached)[:, self.length :]
         moved = self.dropped[:, None]

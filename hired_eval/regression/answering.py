@@ -15,7 +15,7 @@ from typing import TextIO
 
 import pandas as pd
 
-from hired_eval.paths import text_without_home
+from hired_eval.paths import hide_home
 from hired_eval.records.record import SAMPLES
 from hired_eval.records.scores import Scorer
 from hired_eval.records.store import scorer_of_run
@@ -28,7 +28,7 @@ from hired_eval.runs.options import read_config
 from hired_eval.runs.plan import describe_machine, plan_run
 
 
-def made_here(chosen: ChosenSet) -> Made:
+def identify_here(chosen: ChosenSet) -> Made:
     """What the set's results are made with here, before anything is loaded.
 
     Raises:
@@ -45,7 +45,7 @@ def made_here(chosen: ChosenSet) -> Made:
             weights = weights_of(plan.source, config.model)
     return Made(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        overrides=[text_without_home(override) for override in chosen.overrides],
+        overrides=[hide_home(override) for override in chosen.overrides],
         methods=chosen.methods,
         samples=chosen.samples,
         weights=weights,
@@ -56,7 +56,7 @@ def made_here(chosen: ChosenSet) -> Made:
     )
 
 
-def answered(
+def answer_samples(
     chosen: ChosenSet, models: Models, say: Callable[[str], None], log: TextIO
 ) -> tuple[pd.DataFrame, dict[str, Scorer]]:
     """Every run of the set; samples as `reporting.regression.COLUMNS`, and how each benchmark is scored.

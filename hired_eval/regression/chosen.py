@@ -92,7 +92,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     return dict(config)
 
 
-def chosen_set(name: str) -> ChosenSet:
+def read_set(name: str) -> ChosenSet:
     """The set of a name under `configs/regression/`, or of a file.
 
     Raises:

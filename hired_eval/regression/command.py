@@ -17,7 +17,7 @@ exit status: 0 the same, 1 different beyond the tolerance of the set, 2 could no
 """
 
 
-def command_line() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="hired-eval regress",
@@ -45,7 +45,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the set, print and write what changed, and exit with the outcome."""
-    chosen = command_line().parse_args(arguments)
+    chosen = make_parser().parse_args(arguments)
     status: int | None = None
     try:
         status = _regress(chosen)
@@ -74,22 +74,22 @@ def _regress(asked: argparse.Namespace) -> int:
     if asked.update and (asked.methods or asked.benchmarks or asked.samples):
         raise UserError("--update renews the whole reference; leave the options that take a part of it out")
 
-    from hired_eval.regression.chosen import chosen_set
+    from hired_eval.regression.chosen import read_set
 
-    whole = chosen_set(asked.set)
+    whole = read_set(asked.set)
     chosen = whole.part(asked.methods, asked.benchmarks, asked.samples)
     folder = asked.reference or Path(whole.reference)
 
     from hired_eval.cli.quiet import quiet_libraries
     from hired_eval.records.record import explained_disk_errors
     from hired_eval.regression import reference
-    from hired_eval.regression.answering import answered, made_here
+    from hired_eval.regression.answering import answer_samples, identify_here
     from hired_eval.reporting.regression import compare, versions_that_differ
     from hired_eval.reporting.regression_report import changed_runs, changed_samples, markdown, verdict
     from hired_eval.runs.loading import Models
 
     quiet_libraries()
-    now = made_here(chosen)
+    now = identify_here(chosen)
     refused: UserError | None = None
     try:
         before, before_samples = reference.read(folder)
@@ -103,7 +103,7 @@ def _regress(asked: argparse.Namespace) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
         log = (asked.out / LOG).open("w")
     with log:
-        samples, scorers = answered(chosen, models, _say, log)
+        samples, scorers = answer_samples(chosen, models, _say, log)
     if refused is not None:
         reference.write(folder, now, samples)
         print(f"nothing to show a difference to: {refused}")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.typed import Natural, Share, checked, types_of
+from hired_eval.typed import Natural, Share, check_value, types_of
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise UserError(f"{where} must be a list, got {value!r}")
         return tuple(_value(members[1], one, f"{where} {i}") for i, one in enumerate(value, 1))
-    return checked(where, kind, value) if part is None else _built(part, value, where)
+    return check_value(where, kind, value) if part is None else _built(part, value, where)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -14,10 +14,10 @@ import pandas as pd
 from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.errors import RefusedError, UserError
-from hired_eval.lmms.guards import explained_scorer, unchanged
+from hired_eval.lmms.guards import explain_scorer_errors, keep_unchanged
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.scorers import check_scorer
-from hired_eval.lmms.scoring import check_agreement, sample_table, scores
+from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.processes import Processes
@@ -68,8 +68,8 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
     with (
         TemporaryDirectory() as scratch,
         redirect_stdout(sys.stderr),
-        unchanged([task.config.process_results, *task.aggregation().values()]),
-        explained_scorer(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
+        keep_unchanged([task.config.process_results, *task.aggregation().values()]),
+        explain_scorer_errors(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
     ):
         results = simple_evaluate(
             model=model,
@@ -86,10 +86,12 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             cli_args=Namespace(output_path=scratch, process_with_media=config.on_error == "stop"),
         )
     seconds = time.perf_counter() - start
-    replies = {key: reply for part in processes.gathered(model.replies) for key, reply in part.items()}
+    replies = {key: reply for part in processes.gather(model.replies) for key, reply in part.items()}
     if not processes.main:
         return None
-    samples = sample_table(results["samples"][benchmark.lmms_task], benchmark, replies, read, folder.path)
+    samples = make_sample_table(
+        results["samples"][benchmark.lmms_task], benchmark, replies, read, folder.path
+    )
     check_agreement(samples, benchmark, results, task, folder.path)
     answered = len(replies.keys() - answered_before)
     record = replace(

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
 from hired_eval import dropping
-from hired_eval.code import code_reached, content_hash, public
+from hired_eval.code import content_hash, find_code_reached, public
 from hired_eval.dropping import TokenDropper
 from hired_eval.hub import commit
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.tasks import files_read, hub_dataset
+from hired_eval.lmms.tasks import hub_dataset, list_files_read
 from hired_eval.mini import HASHES
-from hired_eval.paths import PACKAGE, with_tilde
+from hired_eval.paths import PACKAGE, write_tilde
 from hired_eval.records.record import FORMAT, Identity, Method
 from hired_eval.runs.options import ModelOptions, RunConfig
 
@@ -90,7 +90,9 @@ def identify_run(
     model, weights, benchmark = config.model, Path(checkpoint), config.task
     documents: str | None = None
     if data.path is not None:
-        documents = _combined([content_hash(file) for file in files_read(benchmark.lmms_task, data.path)])
+        documents = _combined(
+            [content_hash(file) for file in list_files_read(benchmark.lmms_task, data.path)]
+        )
     elif data.source == "bundled":
         documents = json.loads(HASHES.read_text()).get(benchmark.name)
     else:
@@ -193,7 +195,7 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, Path):
-        return with_tilde(str(value))
+        return write_tilde(str(value))
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence):
@@ -264,7 +266,7 @@ def _code_of(method: type, parts: tuple[str, ...], measure: str) -> dict[str, st
     """Once a process: what is edited while a sweep runs is not what the sweep runs."""
     engine = {"accuracy": "accuracy", "efficiency": "efficiency", "efficiency_stock": "efficiency"}
     modules = [*dict.fromkeys(base.__module__ for base in method.__mro__), *parts]
-    found = code_reached([f"{PACKAGE.name}.runs.{engine.get(measure, 'probes')}", *modules])
+    found = find_code_reached([f"{PACKAGE.name}.runs.{engine.get(measure, 'probes')}", *modules])
     return {name: digest[:16] for name, digest in found.items()}
 
 

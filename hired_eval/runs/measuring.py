@@ -12,7 +12,7 @@ from types import TracebackType
 import pandas as pd
 
 from hired_eval.errors import RefusedError, UserError
-from hired_eval.paths import text_without_home
+from hired_eval.paths import hide_home
 from hired_eval.processes import Processes
 from hired_eval.records.record import Record
 from hired_eval.runs.accuracy import measure_accuracy
@@ -91,7 +91,7 @@ def _record_failure(plan: Plan, error: Exception) -> None:
     # the first error is the one to tell
     with suppress(UserError), plan.folder.locked():
         if plan.folder.record() is None:
-            plan.folder.fail(replace(plan.record, finished=_now(), error=text_without_home(reason)))
+            plan.folder.fail(replace(plan.record, finished=_now(), error=hide_home(reason)))
 
 
 def _now() -> str:

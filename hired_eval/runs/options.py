@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hired_eval.errors import UserError, first_line
 from hired_eval.method_configs import ABOUT
-from hired_eval.paths import with_tilde
+from hired_eval.paths import write_tilde
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
@@ -21,8 +21,8 @@ from hired_eval.typed import (
     Range,
     Seed,
     Share,
-    checked,
-    checked_options,
+    check_options,
+    check_value,
     types_of,
 )
 
@@ -210,7 +210,7 @@ def _read_options(
                 f"the config lacks {prefix}{name}; build on a packaged config, as docs/extending.md shows"
             )
     own = {name: value for name, value in options.items() if name not in apart}
-    return checked_options(declaration, own, prefix)
+    return check_options(declaration, own, prefix)
 
 
 def method_class(target: str) -> type[TokenDropper]:
@@ -255,8 +255,8 @@ def read_method(method: dict[str, Any]) -> MethodOptions:
     for option in options:
         if option not in known:
             raise UserError(f"{target.__name__} has no option {option!r}; its options: {', '.join(known)}")
-    label = checked("method.label", str, method.get("label") or target.__name__)
-    return MethodOptions(target=method["_target_"], label=label, options=checked_options(target, options))
+    label = check_value("method.label", str, method.get("label") or target.__name__)
+    return MethodOptions(target=method["_target_"], label=label, options=check_options(target, options))
 
 
 def build_dropper(method: MethodOptions, budget: float | None) -> TokenDropper:
@@ -290,4 +290,4 @@ def _hidden(part: Any) -> Any:
         return {name: _hidden(value) for name, value in part.items()}
     if isinstance(part, list | tuple):
         return [_hidden(value) for value in part]
-    return with_tilde(str(part)) if isinstance(part, Path) else part
+    return write_tilde(str(part)) if isinstance(part, Path) else part

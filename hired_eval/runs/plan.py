@@ -12,8 +12,8 @@ from lmms_eval.api.task import Task
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
-from hired_eval.lmms.local_data import BUNDLED, DataSource, data_source
-from hired_eval.lmms.tasks import load_task, whole_units
+from hired_eval.lmms.local_data import BUNDLED, DataSource, find_data_source
+from hired_eval.lmms.tasks import load_task, round_to_whole_units
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint, device_type, feature_layer_of
 from hired_eval.records.record import Record, RunFolder, Timings
@@ -81,7 +81,7 @@ def plan_run(config: RunConfig) -> Plan:
         # the only backend that gives the weights of the language model's attention out
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
-    data = data_source(config.data.source, config.data.path, model.path)
+    data = find_data_source(config.data.source, config.data.path, model.path)
     dropper = build_dropper(config.method, config.budget)
     if dropper.inside and (config.timed or config.measure == "generation_attention"):
         raise UserError(
@@ -134,7 +134,7 @@ def count_documents(config: RunConfig, data: DataSource) -> tuple[int | None, Ta
         task = load_task(config.task, data)
     except UserError:
         return limit, None  # the run itself says what is wrong, and leaves a record of it
-    limit = whole_units(task, limit, scorer_for(config.task).unit_columns)
+    limit = round_to_whole_units(task, limit, scorer_for(config.task).unit_columns)
     return limit if limit < len(task.eval_docs_no_media) else None, task
 
 

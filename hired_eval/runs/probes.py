@@ -135,14 +135,14 @@ def questions(task: Task, limit: int) -> Iterator[Asked]:
         if key in seen:
             continue
         seen.add(key)
-        yield Asked(doc_id, text, picture, accepted(task, document), dict(generation))
+        yield Asked(doc_id, text, picture, join_accepted(task, document), dict(generation))
         if len(seen) == limit:
             return
     if not seen:
         raise UserError(f"{task.config.task} has no questions about a single picture")
 
 
-def accepted(task: Task, document: dict[str, Any]) -> str:
+def join_accepted(task: Task, document: dict[str, Any]) -> str:
     """The accepted answers of a document, each once, separated by commas."""
     target = task.doc_to_target(document)
     if target == task.config.doc_to_target and "answers" in document:
@@ -159,7 +159,7 @@ def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     mass, shares, lengths, cumulative, top = [], [], [], [], []
     for one in asked:
         prepared = llava.prepare(Question(one.text, (one.picture,)))
-        attention, answer = attended(llava, prepared)
+        attention, answer = read_attention(llava, prepared)
         visual = np.array(prepared.input_ids) == llava.family.config.image_token_id
         first = int(visual.argmax())
         partition = np.full(len(visual), -1)
@@ -193,7 +193,7 @@ def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     return found
 
 
-def attended(llava: DroppingLlava, prepared: Prepared) -> tuple[np.ndarray, str]:
+def read_attention(llava: DroppingLlava, prepared: Prepared) -> tuple[np.ndarray, str]:
     """Attention that the prompt's tokens get from generated tokens, and the text generated.
 
     Args:

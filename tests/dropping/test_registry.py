@@ -145,8 +145,8 @@ def test_a_file_and_a_config_make_a_method(tmp_path: Path) -> None:
 
     said("-c", "from hired_eval.dropping.testing import check_dropper\nfrom hired_eval import Brightest\n"
                "from hired_eval.dropping.registry import build\nassert build('brightest') == Brightest()\n"
-               "from hired_eval.regression.chosen import chosen_set\n"
-               "assert chosen_set('mini').methods['brightest'] == 'method=brightest budget=0.2'\n"
+               "from hired_eval.regression.chosen import read_set\n"
+               "assert read_set('mini').methods['brightest'] == 'method=brightest budget=0.2'\n"
                "check_dropper(Brightest())")  # fmt: skip
     assert "  brightest              Tokens of highest norm" in said("-m", "hired_eval", "--help")
     run = ["-m", "hired_eval", "method=brightest", "budget=0.3", "method.power=2", "limit=2", "data=bundled"]

@@ -78,7 +78,7 @@ def local_hub(patch: pytest.MonkeyPatch, hub: Hub, cache: Path) -> Iterator[None
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(datasets.config, "HF_ENDPOINT", address)
     for module in ("hired_eval.models.checkpoint", "hired_eval.lmms.tasks"):
-        patch.setattr(f"{module}.unreachable", lambda: None)
+        patch.setattr(f"{module}.explain_unreachable", lambda: None)
     # the libraries try again, and wait in between
     patch.setattr("time.sleep", lambda seconds: None)
     try:

@@ -49,14 +49,14 @@ def test_drift_of_the_drawing_library_is_refused(tmp_path: Path, monkeypatch: py
     hashes.write_text(json.dumps(wrong))
     monkeypatch.setattr(mini, "HASHES", hashes)
     with pytest.raises(UserError, match=r"docvqa.*Install pillow=="):
-        mini.data_files("docvqa", tmp_path / "cache")
+        mini.write_data_files("docvqa", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_a_benchmark_is_drawn_once_and_kept(tmp_path: Path) -> None:
-    (file,) = mini.data_files("docvqa", tmp_path).values()
+    (file,) = mini.write_data_files("docvqa", tmp_path).values()
     made = Path(file).stat().st_mtime_ns
-    assert mini.data_files("docvqa", tmp_path) == {"validation": file}
+    assert mini.write_data_files("docvqa", tmp_path) == {"validation": file}
     assert Path(file).stat().st_mtime_ns == made
     rows = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "hub"))
     assert len(rows) == 600
@@ -65,7 +65,7 @@ def test_a_benchmark_is_drawn_once_and_kept(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark_is_refused() -> None:
     with pytest.raises(UserError, match="choose one of"):
-        mini.data_files("imagenet")
+        mini.write_data_files("imagenet")
 
 
 def test_purposes_never_share_a_page() -> None:

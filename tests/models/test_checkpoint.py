@@ -134,7 +134,7 @@ def test_pickle_is_read_where_it_is_asked_for(tiny_checkpoint: Path, tmp_path: P
 
 
 def test_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hired_eval.models.checkpoint.unreachable", lambda: "HF_HUB_OFFLINE is set")
+    monkeypatch.setattr("hired_eval.models.checkpoint.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
     with pytest.raises(
         UserError, match=r"could not fetch nobody/nothing from the hub \(HF_HUB_OFFLINE is set\)"
     ):

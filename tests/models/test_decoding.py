@@ -10,7 +10,7 @@ from hired_eval import Full
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.decoding import Noise, decoding, sampled
+from hired_eval.models.decoding import Noise, make_sampler, read_decoding
 from tests import tiny
 
 WARM = {"max_new_tokens": 12, "temperature": 5.0}
@@ -33,7 +33,7 @@ WARM = {"max_new_tokens": 12, "temperature": 5.0}
     ],
 )
 def test_options_reach_generate_in_its_own_words(options: dict[str, Any], settings: dict[str, Any]) -> None:
-    read = decoding(options)
+    read = read_decoding(options)
     assert read.settings == {"max_new_tokens": 1024, "num_beams": 1} | settings
     assert (read.sampling, read.remarks) == (None, ())
 
@@ -59,7 +59,7 @@ def test_options_reach_generate_in_its_own_words(options: dict[str, Any], settin
     ],
 )
 def test_what_an_option_cannot_do_is_said(options: dict[str, Any], sampling: Any, remark: str) -> None:
-    read = decoding(options)
+    read = read_decoding(options)
     assert read.sampling == sampling
     assert len(read.remarks) == bool(remark)
     assert remark in "".join(read.remarks)
@@ -75,7 +75,7 @@ def test_what_an_option_cannot_do_is_said(options: dict[str, Any], sampling: Any
     ],
 )
 def test_texts_that_end_an_answer(options: dict[str, Any], stops: tuple[str, ...]) -> None:
-    assert decoding(options).until == stops
+    assert read_decoding(options).until == stops
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_texts_that_end_an_answer(options: dict[str, Any], stops: tuple[str, ...
 )
 def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
-        decoding(options)
+        read_decoding(options)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -127,7 +127,7 @@ def test_the_distribution_is_that_of_generate(
     sampling: dict[str, Any], own: dict[str, Any], left: int
 ) -> None:
     """Without noise: how many tokens can be drawn, of 60 that are nearly equally likely."""
-    *warpers, noise = sampled(sampling, GenerationConfig(**own), [0])
+    *warpers, noise = make_sampler(sampling, GenerationConfig(**own), [0])
     assert isinstance(noise, Noise)
     scores = LogitsProcessorList(warpers)(torch.zeros(1, 1), torch.linspace(0, 1e-4, 60)[None])
     assert int(scores.isfinite().sum()) == left

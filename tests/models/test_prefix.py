@@ -104,7 +104,7 @@ def test_old_caches_are_forgotten_when_memory_is_short(
     model = llava(llava_next, Full(), True)
     prepared = [model.prepare(q) for q in questions()]
     caches = prefix.PrefixCaches(family_of(llava_next[0]))
-    one = prefix.kv_bytes(llava_next[0].config, max(p.shared for p in prepared), torch.float32)
+    one = prefix.count_kv_bytes(llava_next[0].config, max(p.shared for p in prepared), torch.float32)
     monkeypatch.setattr(prefix, "spare_bytes", lambda device: one)
     seen, handle = prefills(llava_next[0])
     try:

@@ -15,7 +15,7 @@ from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.configs import model_configs
-from hired_eval.models.prompt import check_template, continued, render, token_ids
+from hired_eval.models.prompt import check_template, continue_prompt, render, tokenize
 from tests import tiny
 
 TOKENIZER = tiny.tokenizer()
@@ -89,8 +89,8 @@ CONTROL = {i for i, token in MORE.added_tokens_decoder.items() if token.special}
 )
 def test_no_control_token_comes_from_a_question(pieces: list[str], images: int, template: str) -> None:
     question = "".join(pieces)
-    ids = token_ids(MORE, render(template, question, images, MORE, "<image>"))
-    own = token_ids(MORE, render(template, "a", images, MORE, "<image>"))
+    ids = tokenize(MORE, render(template, question, images, MORE, "<image>"))
+    own = tokenize(MORE, render(template, "a", images, MORE, "<image>"))
     assert ids.count(IMAGE_ID) == images
     assert [i for i in ids if i in CONTROL] == [i for i in own if i in CONTROL]
 
@@ -99,7 +99,7 @@ def test_no_control_token_comes_from_a_question(pieces: list[str], images: int, 
 @given(question=st.text(st.characters(codec="ascii", exclude_characters="<|¶~#["), max_size=30))
 def test_a_question_without_special_tokens_is_unchanged(question: str) -> None:
     assert render(VICUNA, question, 1, MORE, "<image>") == f"USER: <image>\n{question} ASSISTANT:"
-    assert continued("a", question, MORE, "<image>") == f"a{question}"
+    assert continue_prompt("a", question, MORE, "<image>") == f"a{question}"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_question_without_special_tokens_is_unchanged(question: str) -> None:
     [("a", "</s>", "a< /s>"), ("a<im", "age>", "a<im age>"), ("<image>a", "<image>", "<image>a< image>")],
 )
 def test_special_tokens_in_a_continuation_are_text(prompt: str, continuation: str, whole: str) -> None:
-    assert continued(prompt, continuation, TOKENIZER, "<image>") == whole
+    assert continue_prompt(prompt, continuation, TOKENIZER, "<image>") == whole
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_bos_stands_once(adds: bool, written: str) -> None:
     if adds:
         bos = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
         tokenizer.backend_tokenizer.post_processor = bos
-    ids = token_ids(tokenizer, render(written + VICUNA, "<s>why?", 1, tokenizer, "<image>"))
+    ids = tokenize(tokenizer, render(written + VICUNA, "<s>why?", 1, tokenizer, "<image>"))
     assert ids.count(tokenizer.bos_token_id) == (adds or written != "")
     assert ids.index(tokenizer.bos_token_id) == 0 if adds or written else True
 

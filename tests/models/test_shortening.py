@@ -69,9 +69,9 @@ def test_a_shortened_prompt_that_follows_another(more: int, drawn: list[tuple[Ro
     placeholders, mask, kept = prompts(drawn, keep_all=False)
     if not placeholders.any():
         return
-    one = nothing_dropped(len(mask), mask.device).followed_by(shorten(placeholders, mask, kept), 0)
+    one = nothing_dropped(len(mask), mask.device).append(shorten(placeholders, mask, kept), 0)
     length = mask.shape[1]
-    both = one.followed_by(shorten(placeholders, mask, kept), length + more)
+    both = one.append(shorten(placeholders, mask, kept), length + more)
     between = torch.ones(len(mask), more, dtype=torch.long)
     twice = torch.cat([mask, between, mask], dim=1)
     shown = both.mask(twice, twice.shape[1])

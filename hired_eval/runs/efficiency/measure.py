@@ -16,8 +16,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hired_eval.dropping import TokenDropper
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
-from hired_eval.models.memory import is_out_of_memory, kv_bytes
-from hired_eval.models.prefix import left_padded
+from hired_eval.models.memory import count_kv_bytes, is_out_of_memory
+from hired_eval.models.prefix import pad_left
 from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.records.record import Speed, Spread
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
@@ -152,7 +152,7 @@ class Efficiency:
     def kv_cache_bytes(self) -> int:
         """KV cache of the batch when the last token is there."""
         length = self.workload.text_tokens + max(self.kept) + self.workload.new_tokens - 1
-        return self.batch_size * kv_bytes(self.model.config, length, self.model.dtype)
+        return self.batch_size * count_kv_bytes(self.model.config, length, self.model.dtype)
 
     def _vision_inputs(self) -> dict[str, Tensor]:
         """Arguments of the stock model's vision side, pixels on the device."""
@@ -169,7 +169,7 @@ class Efficiency:
             [word] * before + [config.image_token_id] * n + [word] * (self.workload.text_tokens - before)
             for n in kept
         ]
-        ids, mask = left_padded(rows, word)
+        ids, mask = pad_left(rows, word)
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
 
