@@ -120,6 +120,9 @@ measured: $(READY)
 	$(MEASURE) method=full method.newline=none
 	$(MEASURE) budget=0.2 method=hired method.newline=rows
 	$(MEASURE) budget=0.2 method=hired method.spend_leftover=true
+	$(MEASURE) budget=0.2 method=holov method.within=attention
+	$(MEASURE) budget=0.2 method=globalcom2 method.scores=logit
+	$(MEASURE) budget=0.2 method=hiprune method.wrap=true
 	$(BIN)/python scripts/fill_docs.py --runs $(RUNS)
 
 # What make reproduce-all wrote, to results/mini, which is committed; then the tables of README.md and docs/

@@ -34,6 +34,7 @@ from hired_eval.models.prompt import (
     render,
     tokenize,
 )
+from hired_eval.models.question import QuestionTower
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens
 
 IMAGES_REMEMBERED = 16
@@ -147,8 +148,11 @@ class DroppingLlava:
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         config = checkpoint.model.config
-        # what stays inside the language model depends on the question
-        self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
+        reader = dropper.vision.question_tower
+        self._question_tower = None if reader is None else QuestionTower(reader, self.family)
+        # what stays inside the language model depends on the question, as does what a text tower chooses
+        blind = not dropper.inside and reader is None
+        self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
         special = find_special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
@@ -171,7 +175,7 @@ class DroppingLlava:
                 the prompt is longer than the model's context.
         """
         among = len(question.images)
-        encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
+        encoded = [self._visual_tokens(as_rgb(image), among, question.text) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
         text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
@@ -241,7 +245,7 @@ class DroppingLlava:
         """An RGB image as the vision tower gets it, where its prompt has that many images."""
         return self.family.read(image, self.processor.image_processor, among)
 
-    def _visual_tokens(self, image: Image.Image, among: int) -> tuple[str, VisualTokens]:
+    def _visual_tokens(self, image: Image.Image, among: int, question: str) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.
 
         Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
@@ -250,20 +254,24 @@ class DroppingLlava:
         Args:
             image: upright, RGB.
             among: number of images in the prompt.
+            question: text of the question, for a method that reads it.
         """
         name = digest(image)
         key = name if among == 1 else f"{name}-of-several"
-        if key in self._remembered:
-            self._remembered.move_to_end(key)
-            return name, self._remembered[key]
+        known_as = key if self._question_tower is None else f"{key} {question}"
+        if known_as in self._remembered:
+            self._remembered.move_to_end(known_as)
+            return name, self._remembered[known_as]
         stage = self.dropper.vision
         if self.cache is None:
             encoding = self.family.encode(self.read(image, among).pixels, stage)
         else:
             encoding = self.cache.encode(key, partial(self.read, image, among), stage)
+        if self._question_tower is not None:
+            encoding = self._question_tower.compare(encoding, question)
         layout = self.family.layout((image.height, image.width), among)
         (tokens,) = drop_tokens(self.family, encoding, [layout], stage)
-        self._remembered[key] = tokens
+        self._remembered[known_as] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)
         return name, tokens

@@ -113,6 +113,7 @@ def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, A
     model, processor = llava_onevision
     inputs = inputs_of(processor, [[(112, 112)]])
     names = ", ".join(["full", "spatial", "spatial_sampling", "random", "downsample", "divprune"])
+    names += ", hiprune, dart_embedding, cdpruner"
     needs = "needs the CLS token, which SiglipVisionModel"
     with pytest.raises(UserError, match=needs) as refused, build(method)(model):
         generate(model, inputs)
