@@ -38,8 +38,8 @@ ELSEWHERE = {
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",
-        "text_tower=… is not the CLIP that the vision tower is from: its patches have … channels, and those of "
-        "the model …",
+        "text_tower=… is not the CLIP that the vision tower is from: its patches have … channels, and those "
+        "of the model …",
     ],
     # in tests/test_local_data.py
     "lmms/local_data.py": [

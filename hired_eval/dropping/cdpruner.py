@@ -65,7 +65,7 @@ class CDPruner(BudgetedDropper):
         lowest = layouts.by_image(turned, torch.inf).flatten(1).amin(dim=1)
         highest = layouts.by_image(turned, -torch.inf).flatten(1).amax(dim=1)
         low, high = torch.stack([lowest, highest])[:, layouts.image, None]
-        relevance = (turned - low + EPSILON) / (high - low).clamp(min=EPSILON)
+        relevance: Tensor = (turned - low + EPSILON) / (high - low).clamp(min=EPSILON)
         return relevance if self.theta is None else (self.theta / (2 - 2 * self.theta) * relevance).exp()
 
 

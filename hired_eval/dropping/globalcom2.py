@@ -120,5 +120,5 @@ def _with_full_image(of_tiles: Tensor, layout: PartitionLayout, value: float) ->
 
 def _of_length_1(scores: Tensor, counts: Tensor) -> Tensor:
     """Scores (S, N) over the L2 norm of those that count, (S, N) bool."""
-    norm = (scores * counts).norm(dim=1, keepdim=True)
+    norm: Tensor = (scores * counts).norm(dim=1, keepdim=True)
     return scores / norm.clamp(min=torch.finfo(scores.dtype).tiny)

@@ -82,16 +82,15 @@ def cut_into_bands(layouts: Layouts, bands: int) -> tuple[Tensor, Tensor]:
     key = key.masked_fill(~(inside | layouts.is_full_image[:, None]), most)
     sequence = layouts.by_image(key, most).flatten(1).argsort(dim=1, stable=True)
 
-    starts, sizes = [], []
+    sizes = []
     for layout in layouts:
         top, bottom, left, right = layout.unpadded()
         short, longer = divmod(tokens + (bottom - top) * (right - left), bands)
-        starts.append([i * short + min(i, longer) for i in range(bands)])
         sizes.append([short + (i < longer) for i in range(bands)])
     slot = torch.arange(max(map(max, sizes)), device=layouts.device)
-    start, size = layouts.tensor([starts, sizes])[..., None]
-    index = (start + slot).clamp(max=sequence.shape[1] - 1).flatten(1)
-    return sequence.gather(1, index).view(*start.shape[:2], -1), slot < size
+    size = layouts.tensor(sizes)[..., None]
+    index = (size.cumsum(dim=1) - size + slot).clamp(max=sequence.shape[1] - 1).flatten(1)
+    return sequence.gather(1, index).view(*size.shape[:2], -1), slot < size
 
 
 def score_in_bands(features: Tensor, attention: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
