@@ -1,5 +1,6 @@
 """SCOPE, VisPruner, HoloV, GlobalCom2, HiPrune, CDPruner and DART's rule: what their authors' code keeps."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,10 @@ def test_scope(name: str) -> None:
     method, count = SCOPE(alpha=case["alpha"], combined=how), case["tokens_per_partition"]
     kept = method.keep(encoding, layouts, [count * layouts.partitions])
     assert mask_kept(kept).equal(expected("scope", name))
-    saliency = encoding.cls_attention[FEATURE_LAYER].sum(dim=1) ** case["alpha"]
-    order = order_by_coverage(encoding.features, saliency, count, how)
-    assert order.tolist() == method_arrays("scope")[f"{name}_order"].tolist()
+    if count <= 64:  # the same function takes as long again
+        saliency = encoding.cls_attention[FEATURE_LAYER].sum(dim=1) ** case["alpha"]
+        order = order_by_coverage(encoding.features, saliency, count, how)
+        assert order.tolist() == method_arrays("scope")[f"{name}_order"].tolist()
 
 
 @pytest.mark.parametrize("name", method_cases("vispruner"))
@@ -157,8 +159,10 @@ def test_attention_received_of_hiprune() -> None:
     assert keep_by_hiprune(case, layers, wrap=True)[0].equal(expected("hiprune", "qk")[0])
 
 
-def features_and_relevance(case: dict[str, Any]) -> tuple[Tensor, Tensor]:
+@cache
+def features_and_relevance(name: str) -> tuple[Tensor, Tensor]:
     """Features (P, N, C), and (P, N) the mean cosine similarity to the segments of the question."""
+    case = method_cases("cdpruner")[name]
     text = Draws(case["text_seed"]).u(case["M"], case["E"])
     features, images = [], []
     for seed in case["seeds"]:
@@ -187,12 +191,12 @@ CDPRUNER: dict[str, dict[str, Any]] = {
 )
 def test_cdpruner(name: str, variant: str) -> None:
     case, known, options = method_cases("cdpruner")[name], method_arrays("cdpruner"), CDPRUNER[variant]
-    features, relevance = features_and_relevance(case)
+    features, relevance = features_and_relevance(name)
     method, layouts = CDPruner(text_tower="a CLIP", **options), layouts_of(case)
     encoding = VisionEncoding(features, {}, relevance=relevance)
     kept = method.keep(encoding, layouts, [case["tokens_per_partition"] * layouts.partitions])
     assert mask_kept(kept).equal(unpack_mask(known[name + variant]))
-    if not variant:
+    if not variant and case["tokens_per_partition"] <= 64:
         weight = method._weigh(relevance, layouts)
         torch.testing.assert_close(weight, torch.from_numpy(known[f"{name}_relevance"]), atol=1e-6, rtol=0)
         directions = normalize(features, dim=-1)
