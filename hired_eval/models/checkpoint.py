@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
 from hired_eval.models.families import FAMILIES
@@ -304,4 +304,5 @@ def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, 
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise UserError(f"could not fetch {source} from the hub ({reason}); {remedy}") from error
+        kind = HubError if no_hub else UserError
+        raise kind(f"could not fetch {source} from the hub ({reason}); {remedy}") from error
