@@ -304,5 +304,6 @@ def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, 
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        kind = HubError if no_hub else UserError
-        raise kind(f"could not fetch {source} from the hub ({reason}); {remedy}") from error
+        raise HubError(
+            f"could not fetch {source} from the hub ({reason}); {remedy}", reachable=no_hub is None
+        ) from error
