@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.dropping.registry import methods_that_read
+from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError
 from hired_eval.models.signals import Projections, run_tower
 
@@ -24,7 +25,7 @@ class Picture:
     """A picture as the vision tower gets it.
 
     Attributes:
-        pixels: (P, 3, S, S) its partitions, the full-image first.
+        pixels: (P, 3, S, S) its partitions, in the order of the layout.
         layout: their geometry.
     """
 
@@ -132,7 +133,7 @@ class Family(ABC):
         """Partitions through the vision tower, no deeper than a stage of a method needs.
 
         Args:
-            pixels: (P, 3, S, S).
+            pixels: (P, 3, S, S) partitions of one picture or of several, one picture after the other.
             stage: says what is recorded.
             also: further layers whose CLS-attention is recorded; the feature layer's is, wherever the stage
                 asks for any, since None as a layer means that one.
@@ -140,43 +141,48 @@ class Family(ABC):
         Raises:
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
-        rows = self.layers_read(stage) | also
-        self._refuse_what_is_not_there(stage, rows)
+        rows, received = self.layers_read(stage) | also, stage.received_layers(self.feature_layer)
+        self._refuse_what_is_not_there(stage, rows | received)
         last = len(self.layers) - 1
         key_layer = last if stage.key_layer == "last" else self.feature_layer
         needs_keys = "keys" in stage.reads
         heads = self.tower.config.num_attention_heads
         recorded = {
-            i: Projections(heads, row=i in rows, keep=needs_keys and i == key_layer)
-            for i in sorted(rows | ({key_layer} if needs_keys else set()))
+            i: Projections(heads, row=i in rows, keep=needs_keys and i == key_layer, received=i in received)
+            for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
         features = run_tower(self.tower, self.layers, pixels, self.feature_layer, recorded)
         # a device map may put the tower's layers on several devices
         here = features.device
         source = recorded[key_layer] if needs_keys else None
+        first = int(self.class_token)
         return VisionEncoding(
             # contiguous, as an encoding from the cache is: a method may ask for a view
-            features=features[:, int(self.class_token) :].contiguous(),
+            features=features[:, first:].contiguous(),
             cls_attention={i: recorded[i].cls_attention.to(here).contiguous() for i in sorted(rows)},
             keys=source.keys.to(here).contiguous() if source else None,
             cls_query=source.query.to(here) if source else None,
             feature_layer=self.feature_layer,
+            received_attention={
+                i: recorded[i].received_attention[:, first:].to(here).contiguous() for i in sorted(received)
+            },
         )
 
-    def _refuse_what_is_not_there(self, stage: VisionStage, rows: frozenset[int]) -> None:
+    def _refuse_what_is_not_there(self, stage: VisionStage, layers: frozenset[int]) -> None:
         last = len(self.layers) - 1
-        for layer in rows:
+        for layer in layers:
             if not 0 <= layer <= last:
                 raise UserError(
-                    f"{type(stage).__name__} asks for CLS-attention of layer {layer}, and the vision tower "
+                    f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        if not self.class_token and (rows or stage.reads):
+        without_cls: frozenset[Signal] = frozenset({"received_attention"})
+        if not self.class_token and (self.layers_read(stage) or not stage.reads <= without_cls):
             raise UserError(
                 f"{type(stage).__name__} needs the CLS token, which {self.tower_class.__name__} of "
                 f"{self.stock.__name__} does not have; methods that need none: "
-                f"{', '.join(methods_that_read(frozenset()))}"
+                f"{', '.join(methods_that_read(without_cls))}"
             )
 
     def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
