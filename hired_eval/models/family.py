@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -17,6 +17,9 @@ from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, V
 from hired_eval.dropping.registry import methods_that_read
 from hired_eval.errors import UserError
 from hired_eval.models.signals import Projections, run_tower
+
+if TYPE_CHECKING:
+    from hired_eval.models.visual_tokens import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,35 @@ class Family(ABC):
         newline: Tensor = self.model.model.image_newline.to(embeddings)
         with_newlines = newline.repeat(len(embeddings) + newlines, 1)
         return with_newlines.index_copy(0, places, embeddings)
+
+    def places(self, image: VisualTokens) -> Tensor:
+        """(kept,) which of the stock model's placeholders of an image its kept tokens stand for."""
+        # a method may keep more tokens than the stock model has, whose padding is removed
+        return torch.arange(image.counts.kept).clamp(max=image.counts.full - 1)
+
+    def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:
+        """Positions of a prompt with kept tokens, where they are not those of a count; None where they are.
+
+        Args:
+            input_ids: of the prompt, one placeholder an image.
+            images: of the prompt.
+
+        Returns:
+            (planes, n), kept tokens in place of placeholders.
+        """
+        return None
+
+    def find_given_positions(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Positions of a prompt as it was given, as the stock model counts them; None: one after the other.
+
+        Args:
+            input_ids: (B, L).
+            arguments: of the call on the stock model.
+
+        Returns:
+            (planes, B, L).
+        """
+        return None
 
     def inputs(self, embeddings: Sequence[Tensor]) -> dict[str, Any]:
         """The stock model's argument for pictures that are encoded already; none for no picture.
