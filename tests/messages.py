@@ -368,8 +368,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     # dropping methods
     (
         ["method.final_layer=9"],
-        "docvqa_val document 0: HiRED asks for CLS-attention of layer 9, and the vision tower has "
-        "layers 0 to 3",
+        "docvqa_val document 0: HiRED asks for attention of layer 9, and the vision tower has layers 0 to 3",
     ),
     (
         ["method.heads=single", "method.head=9"],

@@ -108,6 +108,10 @@ class VisionStage(TokenDropper):
         """
         return frozenset({feature_layer}) if "cls_attention" in self.reads else frozenset()
 
+    def received_layers(self, feature_layer: int) -> frozenset[int]:
+        """Vision-tower layers whose attention received `drop` reads; as `attention_layers`."""
+        return frozenset({feature_layer}) if "received_attention" in self.reads else frozenset()
+
     def allowed(self, layout: PartitionLayout) -> int | None:
         """The token budget of one image, newline tokens included; None for a method without a budget."""
         return None

@@ -58,12 +58,17 @@ def synthetic_encoding(
         layer: (2 * random(partitions, heads, 1 + count)).softmax(dim=-1)[..., 1:].to(dtype)
         for layer in layers
     }
+    received = {
+        layer: random(partitions, count).softmax(dim=-1).to(dtype)
+        for layer in sorted(dropper.received_layers(FEATURE_LAYER))
+    }
     return VisionEncoding(
         features=random(partitions, count, channels).to(dtype),
         cls_attention=attention,
         keys=random(partitions, 1 + count, channels).to(dtype) if "keys" in dropper.reads else None,
         cls_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
         feature_layer=FEATURE_LAYER,
+        received_attention=received,
     )
 
 
@@ -178,7 +183,8 @@ def _place_in_grid(partition: int, index: int, layout: PartitionLayout) -> tuple
 
 def _tensors(encoding: VisionEncoding) -> list[Tensor]:
     optional = [t for t in (encoding.keys, encoding.cls_query) if t is not None]
-    return [encoding.features, *encoding.cls_attention.values(), *optional]
+    rows = [*encoding.cls_attention.values(), *encoding.received_attention.values()]
+    return [encoding.features, *rows, *optional]
 
 
 def _require(condition: bool, contract: str) -> None:

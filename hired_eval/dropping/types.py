@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hired_eval.errors import UserError
 
-Signal = Literal["cls_attention", "keys"]
-"""What a stage may read of the vision tower beside features: CLS rows, or keys and the CLS query."""
+Signal = Literal["cls_attention", "received_attention", "keys"]
+"""What a stage may read of the vision tower in addition to features: CLS rows, the attention that each token
+receives, or keys and the CLS query."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class VisionEncoding:
             only where a method asks for them.
         cls_query: (P, C) query projection of CLS in that layer; likewise.
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
+        received_attention: layer -> (P, N): the attention that each patch receives, mean over heads and over
+            all queries, that of CLS included where there is one.
     """
 
     features: Tensor
@@ -34,6 +37,7 @@ class VisionEncoding:
     keys: Tensor | None = None
     cls_query: Tensor | None = None
     feature_layer: int | None = None
+    received_attention: Mapping[int, Tensor] = field(default_factory=dict)
 
     def attention_at(self, layer: int | None) -> Tensor:
         """CLS attention (P, heads, N) of `layer`, None meaning the feature layer.
@@ -43,16 +47,26 @@ class VisionEncoding:
         Raises:
             UserError: the layer was not recorded, or its attention holds NaN.
         """
-        if not self.cls_attention:
-            raise UserError("this dropping method needs CLS-attention, and the encoding has none")
+        return self._recorded("CLS-attention", self.cls_attention, layer)
+
+    def received_at(self, layer: int | None) -> Tensor:
+        """Attention received (P, N) in `layer`, None as in `attention_at`.
+
+        Raises:
+            UserError: the layer was not recorded, or its attention holds NaN.
+        """
+        return self._recorded("attention received", self.received_attention, layer)
+
+    def _recorded(self, what: str, recorded: Mapping[int, Tensor], layer: int | None) -> Tensor:
+        if not recorded:
+            raise UserError(f"this dropping method needs {what}, and the encoding has none")
         if layer is None:
-            layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer
-        if layer not in self.cls_attention:
-            known = ", ".join(str(i) for i in sorted(self.cls_attention))
-            raise UserError(f"CLS-attention of layer {layer} was not recorded; recorded layers: {known}")
-        attention = self.cls_attention[layer]
-        refuse_nan(f"CLS-attention of layer {layer}", attention)
-        return attention
+            layer = max(recorded) if self.feature_layer is None else self.feature_layer
+        if layer not in recorded:
+            known = ", ".join(str(i) for i in sorted(recorded))
+            raise UserError(f"{what} of layer {layer} was not recorded; recorded layers: {known}")
+        refuse_nan(f"{what} of layer {layer}", recorded[layer])
+        return recorded[layer]
 
     def keys_and_query(self) -> tuple[Tensor, Tensor]:
         """Keys (P, 1 + N, C) and CLS query (P, C).

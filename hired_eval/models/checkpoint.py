@@ -26,14 +26,13 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.hub import explain_unreachable
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
 from hired_eval.models.families import FAMILIES
+from hired_eval.models.family import Family
 from hired_eval.processes import Processes
 
 WEIGHTS = ("pretrained", "pickle", "dummy")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("none", "8bit", "4bit")
-# names from the start of the model on, as transformers matches them
-NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -95,7 +94,7 @@ def load_checkpoint(
         )
     if feature_layer is not None:
         config.vision_feature_layer = feature_layer
-    architecture = FAMILIES[config.model_type].stock
+    family = FAMILIES[config.model_type]
     where = _device(device)
     processor: Any = (
         _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
@@ -110,14 +109,14 @@ def load_checkpoint(
             _refuse_pickle(Path(source))
         model, loading = _explained(
             source,
-            architecture.from_pretrained,
+            family.stock.from_pretrained,
             source,
             revision=revision,
             config=config,
             dtype=DTYPES[dtype],
             device_map=device_map or where,
             attn_implementation=attention,
-            quantization_config=_quantization(quantization, DTYPES[dtype]),
+            quantization_config=_quantization(quantization, DTYPES[dtype], not_quantized(family)),
             use_safetensors=None if weights == "pickle" else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -247,15 +246,20 @@ def _refuse_pickle(folder: Path) -> None:
         )
 
 
-def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """The options of bitsandbytes; the vision tower and the projector stay as they are."""
+def not_quantized(family: type[Family]) -> list[str]:
+    """Modules that stay as they are: vision side and head, by their names from the start of the model on."""
+    return [*family.vision_modules, "lm_head"]
+
+
+def _quantization(kind: str, dtype: torch.dtype, as_they_are: list[str]) -> BitsAndBytesConfig | None:
+    """The options of bitsandbytes."""
     if kind == "none":
         return None
     return BitsAndBytesConfig(
         load_in_8bit=kind == "8bit",
         load_in_4bit=kind == "4bit",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(NOT_QUANTIZED),
+        llm_int8_skip_modules=as_they_are,
     )
 
 

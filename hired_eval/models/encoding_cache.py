@@ -29,7 +29,7 @@ CODE_THAT_ENCODES = ("hired_eval.models.families", "hired_eval.models.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
-"""`features`, `attention.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
+"""`features`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
 
 
 @dataclass
@@ -173,7 +173,9 @@ class CachedEncoder:
         """
         key = f"{self._source}/{key}"
         layers = self.family.layers_read(stage)
+        received = stage.received_layers(self.family.feature_layer)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
+        wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
             wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
         known = self.store.in_memory(key)
@@ -206,6 +208,10 @@ class CachedEncoder:
             keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
             cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
             feature_layer=self.family.feature_layer,
+            received_attention={
+                layer: on_device(f"received.{layer}")
+                for layer in sorted(stage.received_layers(self.family.feature_layer))
+            },
         )
 
 
@@ -240,6 +246,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
 def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
+    tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
     if encoding.keys is not None and encoding.cls_query is not None:
         tensors |= {f"keys.{stage.key_layer}": encoding.keys}
         tensors |= {f"query.{stage.key_layer}": encoding.cls_query}

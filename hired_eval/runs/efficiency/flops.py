@@ -97,6 +97,10 @@ class Tower:
         """The CLS row of the attention: 2 T C a layer and partition."""
         return Work(2 * partitions * layers * self.length * self.channels, 0)
 
+    def received(self, partitions: int, layers: int) -> Work:
+        """The attention that each token receives: 2 T^2 C a layer and partition."""
+        return Work(2 * partitions * layers * self.length**2 * self.channels, 0)
+
     def keys(self, partitions: int, bytes_a_weight: int) -> Work:
         """Queries and keys of a layer that is left behind them: 4 T C^2 a partition."""
         weights = 2 * self.channels**2

@@ -138,6 +138,7 @@ class Efficiency:
             layers = stage.attention_layers(self.family.feature_layer)
             run = self.family.feature_layer + 1
             vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
+            vision += tower.received(partitions, len(stage.received_layers(self.family.feature_layer)))
             if "keys" in stage.reads and stage.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
             vision += tower.project(self._projected, number)
