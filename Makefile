@@ -21,12 +21,14 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
+# uv takes a quarter of pip's time; pip, which knows mirrors of its own, where uv finds no index
+PACKAGES := --constraint constraints.txt --editable '.[dev]'
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo "error: hired_eval needs Python 3.11 or 3.12; name one with make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES) || $(BIN)/python -m pip install --quiet $(PACKAGES)
 	@touch $@
 
 # Two processes of one thread each: threads that wait for a busy core slow a small model down

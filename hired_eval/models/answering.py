@@ -145,7 +145,8 @@ class DroppingLlava:
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
-        self.family = family_of(checkpoint.model)
+        self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
+        self._placeholder = self.family.placeholder(self.processor)
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
@@ -176,7 +177,9 @@ class DroppingLlava:
         among = len(question.images)
         encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
+        text = render(
+            self.prompt, question.text, len(encoded), self.tokenizer, image_token, self._placeholder
+        )
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
         self._check_text(question, ids)
         if ids.count(image_token_id) != len(encoded):
@@ -223,7 +226,7 @@ class DroppingLlava:
                 "the images are put in front, here and wherever the numbers differ"
             )
         if images not in self._control_tokens:
-            plain = render(self.prompt, "a", images, self.tokenizer, image_token)
+            plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
             self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
             raise UserError(

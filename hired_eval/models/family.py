@@ -48,6 +48,8 @@ class Family(ABC):
         model: stock model.
         arguments: of a call on it; those that name another feature layer or selection than its configuration
             count.
+        image_processor: stock, where its settings decide on the geometry of a picture; by default its own
+            defaults hold.
 
     Raises:
         UserError: the vision tower is not the family's, or its features come from several layers.
@@ -64,10 +66,19 @@ class Family(ABC):
     vision_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
     """Names of the modules of its vision side, which are never quantized."""
 
-    def __init__(self, model: PreTrainedModel, arguments: Mapping[str, Any] | None = None) -> None:
+    processor_options: ClassVar[Mapping[str, Any]] = {}
+    """What the stock processor passes to its image processor."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: Mapping[str, Any] | None = None,
+        image_processor: Any = None,
+    ) -> None:
         given = {name: value for name, value in (arguments or {}).items() if value is not None}
         self.model: Any = model
         self.config: Any = model.config
+        self.image_processor = image_processor
         if not isinstance(self.tower, self.tower_class):
             raise UserError(
                 f"the vision tower is {type(self.tower).__name__}, and token dropping in "
@@ -180,7 +191,12 @@ class Family(ABC):
             image_processor: of the stock processor.
             among: number of pictures in its prompt.
         """
-        return self.pictures(image_processor(images=[image], return_tensors="pt"))[0]
+        made = image_processor(images=[image], return_tensors="pt", **self.processor_options)
+        return self.pictures(made)[0]
+
+    def placeholder(self, processor: Any) -> str:
+        """What stands for a picture in the text that the stock processor gets."""
+        return str(processor.image_token)
 
     def layers_read(self, stage: VisionStage) -> frozenset[int]:
         """Layers whose CLS-attention a stage gets: those it asks for, and with them the feature layer."""

@@ -21,19 +21,22 @@ FAMILIES: dict[str, type[Family]] = {
 """By the `model_type` of their configuration."""
 
 
-def family_of(model: nn.Module, arguments: Mapping[str, Any] | None = None) -> Family:
+def family_of(
+    model: nn.Module, arguments: Mapping[str, Any] | None = None, image_processor: Any = None
+) -> Family:
     """The family of a stock model, around that model.
 
     Args:
         model: stock model.
         arguments: of a call on it, see `Family`.
+        image_processor: see `Family`.
 
     Raises:
         UserError: it is of no family that is known here, or see `Family`.
     """
     for family in FAMILIES.values():
         if isinstance(model, family.stock):
-            return family(model, arguments)
+            return family(model, arguments, image_processor)
     names = ", ".join(family.stock.__name__ for family in FAMILIES.values())
     if any(isinstance(module, family.stock) for family in FAMILIES.values() for module in model.modules()):
         raise UserError(

@@ -38,8 +38,10 @@ class LlavaOnevision(LlavaNext):
         "vision_feature_select_strategy",
     )  # fmt: skip
 
-    def __init__(self, model: Any, arguments: Mapping[str, Any] | None = None) -> None:
-        super().__init__(model, arguments)
+    def __init__(
+        self, model: Any, arguments: Mapping[str, Any] | None = None, image_processor: Any = None
+    ) -> None:
+        super().__init__(model, arguments, image_processor)
         allowed = (arguments or {}).get("vision_aspect_ratio") or self.config.vision_aspect_ratio
         self.most = int(allowed.removeprefix("anyres_max_"))
 

@@ -65,17 +65,20 @@ class Efficiency:
         self, checkpoint: Checkpoint, dropper: TokenDropper | None, workload: Workload, batch_size: int
     ) -> None:
         self.model: Any = checkpoint.model
-        self.family = family_of(checkpoint.model)
         self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
         self.device: torch.device = checkpoint.model.device
         self.size = (workload.height, workload.width)
-        self.layout = self.family.layout(self.size)
         processor: Any = checkpoint.processor
+        self.family = family_of(checkpoint.model, image_processor=processor.image_processor)
+        self.layout = self.family.layout(self.size)
         pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
-        self.inputs: dict[str, Tensor] = processor.image_processor(images=pictures, return_tensors="pt")
+        made = processor.image_processor(
+            images=pictures, return_tensors="pt", **self.family.processor_options
+        )
+        self.inputs: dict[str, Tensor] = {k: v for k, v in made.items() if k in self.family.vision_arguments}
         self.kept: list[int] = []
         self._projected = 0
-        self._pictures = self.family.pictures(self.inputs)
+        self._pictures = [self.family.read(one, processor.image_processor) for one in pictures]
 
     @torch.inference_mode()
     def visual_tokens(self) -> list[Tensor]:
