@@ -30,6 +30,8 @@ class VisionEncoding:
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (P, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
+        added: (P, N, k * D) what the language model adds to each token behind its first k layers, with which
+            methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
     """
 
     features: Tensor
@@ -38,6 +40,7 @@ class VisionEncoding:
     cls_query: Tensor | None = None
     feature_layer: int | None = None
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
+    added: Tensor | None = None
 
     def attention_at(self, layer: int | None) -> Tensor:
         """CLS attention (P, heads, N) of `layer`, None meaning the feature layer.

@@ -23,7 +23,7 @@ from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
-from hired_eval.models.images import as_rgb, digest
+from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
@@ -142,6 +142,7 @@ class DroppingLlava:
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
+        self.square = checkpoint.square
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
@@ -175,7 +176,7 @@ class DroppingLlava:
                 the prompt is longer than the model's context.
         """
         among = len(question.images)
-        encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
+        encoded = [self._visual_tokens(self._framed(as_rgb(image)), among) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
         text = render(
             self.prompt, question.text, len(encoded), self.tokenizer, image_token, self._placeholder
@@ -246,7 +247,14 @@ class DroppingLlava:
 
     def read(self, image: Image.Image, among: int = 1) -> Picture:
         """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(image, self.processor.image_processor, among)
+        return self.family.read(self._framed(image), self.processor.image_processor, among)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """An RGB image as it is, or on a square where all are."""
+        if self.square is None:
+            return image
+        mean: Sequence[float] = self.processor.image_processor.image_mean
+        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
 
     def _visual_tokens(self, image: Image.Image, among: int) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.

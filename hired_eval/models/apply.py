@@ -144,7 +144,8 @@ class Applied(AbstractContextManager[nn.Module]):
         with torch.no_grad():
             family, visual = encode_images(self.model, self.dropper, arguments)
         if arguments.get("position_ids") is None:
-            arguments["position_ids"] = family.find_given_positions(given[0], arguments)
+            cached = columns_in(arguments.get("past_key_values"))
+            arguments["position_ids"] = family.find_given_positions(given[0], arguments, cached)
         for name in family.vision_arguments:
             arguments.pop(name, None)
         arguments["mm_encoder_outputs"] = {"image": EncodedImages(family, visual, len(given[0]))}
@@ -286,7 +287,7 @@ class Applied(AbstractContextManager[nn.Module]):
             if images:
                 family, visual = encode_images(self.model, self.dropper, arguments)
             if positions is None:
-                call = replace(call, positions=family.find_given_positions(input_ids, arguments))
+                call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:
                 arguments.pop(name, None)
             ready.shortening, short = call.shortened(family, visual, len(input_ids))

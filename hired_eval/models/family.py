@@ -98,6 +98,11 @@ class Family(ABC):
         return layers
 
     @property
+    def after_layers(self) -> nn.Module | None:
+        """The part of the tower behind its layers that works on what is not dropped; None for none."""
+        return None
+
+    @property
     def heads(self) -> int:
         """Attention heads in a layer of the vision tower."""
         return int(self.tower.config.num_attention_heads)
@@ -229,7 +234,8 @@ class Family(ABC):
             for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
-        features = run_tower(lambda: self.run(pixels), self.layers, self.feature_layer, recorded, self.watch)
+        parts = [*self.layers] if self.after_layers is None else [*self.layers, self.after_layers]
+        features = run_tower(lambda: self.run(pixels), parts, self.feature_layer, recorded, self.watch)
         features = features.reshape(len(pixels), -1, features.shape[-1])
         # a device map may put the tower's layers on several devices
         here = features.device
@@ -274,12 +280,15 @@ class Family(ABC):
                 f"{', '.join(methods_that_read(without_cls))}"
             )
 
-    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+    def embed(
+        self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
+    ) -> tuple[PackedTokens, Tensor]:
         """Kept tokens through the projector, newline tokens put in.
 
         Args:
             packed: n tokens, m newline tokens.
             layout: geometry of the picture.
+            added: `VisionEncoding.added` of its partitions.
 
         Returns:
             The tokens as they are given to the language model, and their embeddings (n + m, D).
@@ -315,15 +324,18 @@ class Family(ABC):
         """
         return None
 
-    def find_given_positions(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
+    def find_given_positions(
+        self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
+    ) -> Tensor | None:
         """Positions of a prompt as it was given, as the stock model counts them; None: one after the other.
 
         Args:
             input_ids: (B, L).
             arguments: of the call on the stock model.
+            cached: columns before these, for which there is a KV cache.
 
         Returns:
-            (planes, B, L).
+            (planes, B, L), or (planes, B, cached + L).
         """
         return None
 

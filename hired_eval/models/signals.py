@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ Watch = Callable[[int, Projections], Iterable[RemovableHandle]]
 
 def run_tower(
     run: Callable[[], Any],
-    layers: nn.ModuleList,
+    layers: Sequence[nn.Module],
     feature_layer: int,
     recorded: Mapping[int, Projections],
     watch: Watch,
@@ -125,7 +125,7 @@ def run_tower(
 
     Args:
         run: calls the stock vision tower.
-        layers: its layers.
+        layers: its layers, and what comes behind them if it is not wanted.
         feature_layer: whose output is wanted, counted from 0.
         recorded: by layer, takes what its projections give.
         watch: puts hooks on the projections of a layer; those of its keys come after those of its queries.

@@ -30,7 +30,8 @@ class VisualTokens:
     """What the language model gets for one picture.
 
     Attributes:
-        embeddings: (kept, D) after the projector, newline tokens in place.
+        embeddings: (kept, D) after the projector, newline tokens in place; wider where the family gives the
+            language model more of a token.
         counts: kept, allowed and full token counts.
         packed: the same tokens before the projector, with their places in the partitions.
         layout: geometry of the picture.
@@ -67,7 +68,8 @@ def drop_tokens(
         UserError: the encoding cannot be used.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    packed, embeddings = family.embed(stage.pack(stage.drop(encoding, layout), layout), layout)
+    packed = stage.pack(stage.drop(encoding, layout), layout)
+    packed, embeddings = family.embed(packed, layout, encoding.added)
     counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
     if counts.allowed is not None and counts.kept > counts.allowed:
         raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")

@@ -11,12 +11,15 @@ from hired_eval.errors import UserError
 from hired_eval.models.families.llava import Llava
 from hired_eval.models.families.llava_next import LlavaNext
 from hired_eval.models.families.llava_onevision import LlavaOnevision
+from hired_eval.models.families.qwen_vl import Qwen25VL, Qwen3VL
 from hired_eval.models.family import Family
 
 FAMILIES: dict[str, type[Family]] = {
     "llava": Llava,
     "llava_next": LlavaNext,
     "llava_onevision": LlavaOnevision,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
 }
 """By the `model_type` of their configuration."""
 

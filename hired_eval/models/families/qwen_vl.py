@@ -1,11 +1,11 @@
-"""Qwen2.5-VL and Qwen3-VL: pictures at their own resolution, 2 x 2 patches a token, positions in the picture."""
+"""Qwen2.5-VL and Qwen3-VL: pictures at their own resolution, 2 x 2 patches a token, positions in two axes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ from transformers.vision_utils import get_vision_window_index
 from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.errors import UserError
 from hired_eval.models.family import Family, Picture
-from hired_eval.models.shortened_cache import columns_in
 from hired_eval.models.signals import Projections
-from hired_eval.models.visual_tokens import VisualTokens
+
+if TYPE_CHECKING:
+    from hired_eval.models.visual_tokens import VisualTokens
 
 
 class QwenVL(Family):
@@ -35,8 +36,9 @@ class QwenVL(Family):
     and to a number of pixels that its settings allow: tokens and budget are those of the scaled picture.
     Features are the four patches of a token behind the tower's last layer; the merger is the projector.
 
-    Positions in the language model have three planes, time, row and column (M-RoPE). Those of the whole prompt
-    are the stock model's, and kept tokens keep theirs. A token made of many has that of the picture's middle.
+    Positions in the language model have three planes, time, row and column (M-RoPE). Those of the whole
+    prompt are the stock model's, and kept tokens keep theirs. A token made of many has that of the picture's
+    middle.
     """
 
     class_token: ClassVar = False
@@ -66,7 +68,16 @@ class QwenVL(Family):
         return int(self.tower.spatial_merge_size)
 
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
-        """The last layer."""
+        """The last layer.
+
+        Raises:
+            UserError: the configuration names another.
+        """
+        if getattr(self.config, "vision_feature_layer", None) is not None:
+            raise UserError(
+                f"{self.stock.__name__} merges the patches behind the last layer of its vision tower; leave "
+                "feature_layer out"
+            )
         return len(self.layers) - 1
 
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
@@ -85,8 +96,9 @@ class QwenVL(Family):
         return self._layout(height // side, width // side)
 
     def _layout(self, rows: int, cols: int) -> PartitionLayout:
-        # whatever the picture's size was, nothing depends on more than its tokens
-        return PartitionLayout(0, 0, (rows, cols), (rows, cols), newlines=False)
+        # the scaled picture's size: that of the picture itself is not told in a call on the stock model
+        side = self.merge * self.tower.patch_size
+        return PartitionLayout(0, 0, (rows, cols), (rows * side, cols * side), newlines=False)
 
     def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
         """Each picture's patches, (1, rows, columns, values of four patches).
@@ -188,20 +200,21 @@ class QwenVL(Family):
         taken: Tensor = positions[:, 0].to(device)[:, torch.cat(columns)]
         return taken
 
-    def find_given_positions(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
+    def find_given_positions(
+        self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
+    ) -> Tensor | None:
         """(3, B, L) as the stock model counts; behind a KV cache the count goes on from where it was.
 
         Raises:
             UserError: a prompt with images continues a KV cache.
         """
-        model, cached = self.model.model, columns_in(arguments.get("past_key_values"))
-        mask = arguments.get("attention_mask")
+        model, mask = self.model.model, arguments.get("attention_mask")
         kinds, grid = arguments.get("mm_token_type_ids"), arguments.get("image_grid_thw")
         if arguments.get("pixel_values") is not None:
             if cached:
                 raise UserError(
-                    f"{self.stock.__name__} counts positions by the whole prompt, and this prompt with images "
-                    "continues a KV cache; give the whole conversation without it"
+                    f"{self.stock.__name__} counts positions by the whole prompt, and this prompt with "
+                    "images continues a KV cache; give the whole conversation without it"
                 )
             if kinds is None or grid is None:
                 return None  # the stock model, too, then counts one by one
@@ -218,7 +231,7 @@ class QwenVL(Family):
         return (counted + model.rope_deltas.repeat_interleave(times, dim=0))[None].expand(3, -1, -1)
 
 
-class Qwen2_5VL(QwenVL):
+class Qwen25VL(QwenVL):
     """Qwen2.5-VL (Bai et al., 2025): 28 x 28 pixels a token, most of its layers attend within windows."""
 
     stock: ClassVar = Qwen2_5_VLForConditionalGeneration
@@ -257,8 +270,8 @@ class Qwen2_5VL(QwenVL):
 class Qwen3VL(QwenVL):
     """Qwen3-VL (Qwen team, 2025): 32 x 32 pixels a token, and DeepStack.
 
-    Behind each of its first layers the language model adds to a visual token what mergers of earlier layers of
-    the tower make of it. These features go along with their token: those of a merged token's centre, and
+    Behind each of its first layers the language model adds to a visual token what mergers of earlier layers
+    of the tower make of it. These features go along with their token: those of a merged token's centre, and
     nothing for a token made of many. Embeddings are (n, (1 + k) * D) where k layers add to them.
     """
 
