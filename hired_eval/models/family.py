@@ -29,7 +29,7 @@ class Picture:
     """A picture as the vision tower gets it.
 
     Attributes:
-        pixels: (P, ...) its partitions, the full-image first; (P, 3, S, S) where partitions are squares.
+        pixels: (P, ...) its partitions, in the order of the layout; (P, 3, S, S) where they are squares.
         layout: their geometry.
     """
 
@@ -214,7 +214,7 @@ class Family(ABC):
         """Partitions through the vision tower, no deeper than a stage of a method needs.
 
         Args:
-            pixels: (P, 3, S, S).
+            pixels: (P, 3, S, S) partitions of one picture or of several, one picture after the other.
             stage: says what is recorded.
             also: further layers whose CLS-attention is recorded; the feature layer's is, wherever the stage
                 asks for any, since None as a layer means that one.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
+from hired_eval.dropping import Layouts, PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.models.family import Family, Picture
+
+PICTURES_A_PASS = 16
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,66 @@ class VisualTokens:
     layout: PartitionLayout
 
 
-def make_visual_tokens(family: Family, picture: Picture, stage: VisionStage) -> VisualTokens:
-    """Encode a picture, drop tokens, and project the kept ones.
+def make_visual_tokens(
+    family: Family, pictures: Sequence[Picture], stage: VisionStage, *, per_pass: int | None = None
+) -> list[VisualTokens]:
+    """Encode pictures, drop tokens, and project the kept ones.
+
+    Args:
+        family: of the model.
+        pictures: any number, of any grids.
+        stage: of the method.
+        per_pass: pictures in one pass at most. By default one on the CPU, where the vision tower's sums
+            differ in their last bits with the number of partitions, and elsewhere 16.
 
     Raises:
-        UserError: see `Family.encode`.
+        UserError: see `Family.encode` and `drop_tokens`.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    return drop_tokens(family, family.encode(picture.pixels, stage), picture.layout, stage)
+    if per_pass is None:
+        per_pass = 1 if family.tower.device.type == "cpu" else PICTURES_A_PASS
+    # the partitions of a pass are of one shape, which only pictures of native resolution do not share
+    alike: dict[torch.Size, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        alike.setdefault(picture.pixels.shape[1:], []).append(i)
+    made: dict[int, VisualTokens] = {}
+    for places in alike.values():
+        for start in range(0, len(places), per_pass):
+            of_pass = [pictures[i] for i in places[start : start + per_pass]]
+            pixels = [picture.pixels for picture in of_pass]
+            encoding = family.encode(torch.cat(pixels) if len(pixels) > 1 else pixels[0], stage)
+            tokens = drop_tokens(family, encoding, [picture.layout for picture in of_pass], stage)
+            made |= zip(places[start : start + per_pass], tokens, strict=True)
+    return [made[i] for i in range(len(pictures))]
 
 
 def drop_tokens(
-    family: Family, encoding: VisionEncoding, layout: PartitionLayout, stage: VisionStage
-) -> VisualTokens:
-    """Drop tokens of an encoded picture, and project the kept ones.
+    family: Family, encoding: VisionEncoding, layouts: Sequence[PartitionLayout], stage: VisionStage
+) -> list[VisualTokens]:
+    """Drop tokens of the encoded pictures of one pass, and project the kept ones.
+
+    The host waits for the device once, whatever the number of pictures; more often only where newline tokens
+    count against a budget.
 
     Args:
         family: of the model.
         encoding: holds what the stage reads.
-        layout: geometry of the picture.
+        layouts: geometry of the pictures.
         stage: of the method.
 
     Raises:
         UserError: the encoding cannot be used.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    packed = stage.pack(stage.drop(encoding, layout), layout)
-    packed, embeddings = family.embed(packed, layout, encoding.added)
-    counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
-    if counts.allowed is not None and counts.kept > counts.allowed:
-        raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")
-    return VisualTokens(embeddings, counts, packed, layout)
+    selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
+    added: Sequence[Tensor | None] = [None] * len(layouts)
+    if encoding.added is not None:
+        added = encoding.added.split([layout.partitions for layout in layouts])
+    made = []
+    for packed, layout, of_image in zip(selected, layouts, added, strict=True):
+        given, embeddings = family.embed(packed, layout, of_image)
+        counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
+        if counts.allowed is not None and counts.kept > counts.allowed:
+            raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")
+        made.append(VisualTokens(embeddings, counts, given, layout))
+    return made

@@ -11,7 +11,7 @@ from hired_eval.errors import UserError
 from hired_eval.models.families.llava import Llava
 from hired_eval.models.families.llava_next import LlavaNext
 from hired_eval.models.families.llava_onevision import LlavaOnevision
-from hired_eval.models.families.qwen_vl import Qwen25VL, Qwen3VL
+from hired_eval.models.families.qwen_vl import Qwen3VL, Qwen25VL
 from hired_eval.models.family import Family
 
 FAMILIES: dict[str, type[Family]] = {
