@@ -148,7 +148,8 @@ def positions(mask: Tensor, rows: Sequence[Tensor | None]) -> Tensor:
         return (mask.cumsum(-1) - 1).clamp(min=0)
     values = torch.cat(own, dim=1)
     seen = mask.flatten().nonzero().squeeze(1).to(values.device)
-    return values.new_zeros(len(values), mask.numel()).index_copy(1, seen, values).unflatten(1, mask.shape)
+    placed = values.new_zeros(len(values), mask.numel()).index_copy(1, seen, values)
+    return placed.view(-1, *mask.shape)
 
 
 def _stacked(rows: list[Tensor], length: int) -> Tensor:

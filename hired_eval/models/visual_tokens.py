@@ -101,7 +101,7 @@ def drop_tokens(
     selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
     added: Sequence[Tensor | None] = [None] * len(layouts)
     if encoding.added is not None:
-        added = encoding.added.split([layout.partitions for layout in layouts])
+        added = torch.split(encoding.added, [layout.partitions for layout in layouts])
     made = []
     for packed, layout, of_image in zip(selected, layouts, added, strict=True):
         given, embeddings = family.embed(packed, layout, of_image)

@@ -136,7 +136,8 @@ class QwenVL(Family):
 
     def group(self, patches: Tensor) -> Tensor:
         """The four patches of a token follow each other in the tower."""
-        return patches.unflatten(1, (-1, self.merge**2))
+        count, tokens = len(patches), patches.shape[1] // self.merge**2
+        return patches.reshape(count, tokens, self.merge**2, *patches.shape[2:])
 
     def watch(self, layer: int, projections: Projections) -> list[RemovableHandle]:
         """Hooks on a layer that projects queries, keys and values at once, and rotates the first two.
@@ -218,6 +219,7 @@ class QwenVL(Family):
                 )
             if kinds is None or grid is None:
                 return None  # the stock model, too, then counts one by one
+            positions: Tensor
             positions, model.rope_deltas = model.get_rope_index(
                 input_ids, kinds, image_grid_thw=grid, attention_mask=mask
             )
@@ -228,7 +230,8 @@ class QwenVL(Family):
             mask = input_ids.new_ones(len(input_ids), cached + input_ids.shape[1])
         counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
         times = len(counted) // len(model.rope_deltas)
-        return (counted + model.rope_deltas.repeat_interleave(times, dim=0))[None].expand(3, -1, -1)
+        moved: Tensor = model.rope_deltas.repeat_interleave(times, dim=0)
+        return (counted + moved)[None].expand(3, -1, -1)
 
 
 class Qwen25VL(QwenVL):
