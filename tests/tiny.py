@@ -7,6 +7,12 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -34,8 +40,9 @@ QWEN = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attentio
 WORDS = [chr(c) for c in range(33, 127)] + ["Ġ"]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+def tokenizer(*more: str, **names: str) -> PreTrainedTokenizerFast:
+    """A token a character, and special ones: those of LLaVA, more, and what a processor calls them."""
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *more]
     vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -45,7 +52,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        extra_special_tokens=names or ["<image>"],
     )
     fast.padding_side = "left"
     return fast
@@ -142,6 +149,35 @@ def llava_onevision(seed: int = 0) -> tuple[LlavaOnevisionForConditionalGenerati
     processor = LlavaOnevisionProcessor(
         images, tokenizer(), LlavaOnevisionVideoProcessor(), num_image_tokens=SIDE**2,
         vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4",
+    )  # fmt: skip
+    return model, processor
+
+
+def internvl(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLProcessor]:
+    """Tiles of 4 x 4 patches, 2 x 2 tokens; grids of up to 12 tiles."""
+    torch.manual_seed(seed)
+    vision = InternVLVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
+        patch_size=PATCH, attention_bias=True, use_qk_norm=True,
+    )  # fmt: skip
+    marks = ("<img>", "</img>", "<video>")
+    text = _parts()["text_config"].to_dict() | {"vocab_size": 5 + len(marks) + len(WORDS)}
+    config = InternVLConfig(
+        vision_config=vision, text_config=Qwen2Config(**{k: v for k, v in text.items() if k in QWEN}),
+        image_token_id=4, image_seq_length=SIDE**2 // 4, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = InternVLForConditionalGeneration(config).eval()
+    _spread(model)
+    embeddings = model.model.vision_tower.embeddings
+    with torch.no_grad():
+        # zeros at initialisation, so that all patches would be alike to CLS
+        embeddings.cls_token.normal_()
+        embeddings.position_embeddings.normal_(std=0.3)
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<image>"}
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size={"height": SIZE, "width": SIZE}),
+        tokenizer(*marks, **names, video_token="<video>"), InternVLVideoProcessor(),
+        image_seq_length=SIDE**2 // 4,
     )  # fmt: skip
     return model, processor
 
