@@ -32,6 +32,11 @@ def llava_onevision() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
+def internvl() -> tuple[Any, Any]:
+    return tiny.internvl()
+
+
+@pytest.fixture(scope="session")
 def qwen2_5_vl() -> tuple[Any, Any]:
     return tiny.qwen2_5_vl()
 

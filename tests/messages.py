@@ -321,8 +321,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
     (
         lambda place: p.with_config(place, '{"model_type": "bert"}'),
-        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision (LLaVA-1.5, "
-        "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)",
+        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision, internvl "
+        "(checkpoints in the layout of transformers)",
+    ),
+    (
+        lambda place: p.with_config(place, '{"model_type": "internvl_chat"}'),
+        "{tmp} brings code of its own, which is not run; take the same model in the layout of transformers, "
+        "e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF",
     ),
     (
         lambda place: p.with_config(place, '{"model_type": "llava", "mm_vision_tower": "x"}'),

@@ -90,6 +90,8 @@ class VisionStage(TokenDropper):
     grid_order: ClassVar[bool] = True
     """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens, which
     keep their own order, and are put in raster order only where newline tokens mark its rows)."""
+    keys_alone: ClassVar[bool] = False
+    """Whether `drop` reads keys without the CLS query, so that it needs no CLS token for them."""
     newline: Literal["none", "rows"] = "none"
     """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
 
@@ -133,6 +135,11 @@ class VisionStage(TokenDropper):
     def received_layers(self, feature_layer: int) -> frozenset[int]:
         """Vision-tower layers whose attention received `drop` reads; as `attention_layers`."""
         return frozenset({feature_layer}) if "received_attention" in self.reads else frozenset()
+
+    @property
+    def takes_either(self) -> bool:
+        """Whether attention received serves where there is no CLS-attention."""
+        return False
 
     def allowed(self, layout: PartitionLayout) -> int | None:
         """The token budget of one image, newline tokens included; None for a method without a budget."""

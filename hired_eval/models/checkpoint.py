@@ -1,4 +1,4 @@
-"""Load a LLaVA checkpoint: from the hub, a local folder, or with dummy weights of the real shapes."""
+"""Load a checkpoint: from the hub, a local folder, or with dummy weights of the real shapes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from hired_eval.errors import UserError, first_line
 from hired_eval.hub import explain_unreachable
-from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.models.dummy import dummy_model, dummy_processor
 from hired_eval.models.families import FAMILIES
 from hired_eval.models.family import Family
+from hired_eval.models.published import published_config
 from hired_eval.processes import Processes
 
 WEIGHTS = ("pretrained", "pickle", "dummy")
@@ -100,8 +101,8 @@ def load_checkpoint(
     config = published or _config(source, revision)
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (LLaVA-1.5, "
-            "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)"
+            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (checkpoints "
+            "in the layout of transformers)"
         )
     if feature_layer is not None:
         config.vision_feature_layer = feature_layer
@@ -320,13 +321,18 @@ def _config(source: str, revision: str | None) -> Any:
     """The config of a checkpoint in the layout of transformers.
 
     Raises:
-        UserError: nothing there, or a checkpoint in the original LLaVA layout.
+        UserError: nothing there, or a checkpoint in the original layout of LLaVA or InternVL.
     """
     raw, _ = _explained(source, PreTrainedConfig.get_config_dict, source, revision=revision)
     if "mm_vision_tower" in raw:
         raise UserError(
             f"{source} is in the original LLaVA layout; convert a local copy with python "
             "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
+        )
+    if raw.get("model_type") == "internvl_chat":
+        raise UserError(
+            f"{source} brings code of its own, which is not run; take the same model in the layout of "
+            "transformers, e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF"
         )
     return _explained(source, AutoConfig.from_pretrained, source, revision=revision)
 

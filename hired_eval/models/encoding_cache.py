@@ -173,11 +173,12 @@ class CachedEncoder:
         """
         key = f"{self._source}/{key}"
         layers = self.family.layers_read(stage)
-        received = stage.received_layers(self.family.feature_layer)
+        received = self.family.received_read(stage)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
         wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
-            wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
+            wanted |= {f"keys.{stage.key_layer}"}
+            wanted |= {f"query.{stage.key_layer}"} if self.family.class_token else set()
         known = self.store.in_memory(key)
         if known is not None and wanted <= known.keys():
             self.use.memory += 1
@@ -202,15 +203,15 @@ class CachedEncoder:
             return tensors[name].to(self.family.tower.device, copy=True)
 
         layers = sorted(self.family.layers_read(stage))
+        query = "keys" in stage.reads and self.family.class_token
         return VisionEncoding(
             features=on_device("features"),
             cls_attention={layer: on_device(f"attention.{layer}") for layer in layers},
             keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
-            cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
+            cls_query=on_device(f"query.{where}") if query else None,
             feature_layer=self.family.feature_layer,
             received_attention={
-                layer: on_device(f"received.{layer}")
-                for layer in sorted(stage.received_layers(self.family.feature_layer))
+                layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
             },
         )
 
@@ -232,6 +233,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
     settings = [
         family.feature_layer,
         getattr(family.config, "image_grid_pinpoints", None),
+        getattr(family.config, "downsample_ratio", None),
         family.tower.config._attn_implementation,
         device.type,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -247,8 +249,9 @@ def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
-    if encoding.keys is not None and encoding.cls_query is not None:
+    if encoding.keys is not None:
         tensors |= {f"keys.{stage.key_layer}": encoding.keys}
+    if encoding.cls_query is not None:
         tensors |= {f"query.{stage.key_layer}": encoding.cls_query}
     # a copy, since some are views of larger tensors
     return {

@@ -206,7 +206,15 @@ class Family(ABC):
     def layers_read(self, stage: VisionStage) -> frozenset[int]:
         """Layers whose CLS-attention a stage gets: those it asks for, and with them the feature layer."""
         asked = stage.attention_layers(self.feature_layer)
+        if stage.takes_either and not self.class_token:
+            return frozenset()
         return asked | {self.feature_layer} if asked else asked
+
+    def received_read(self, stage: VisionStage) -> frozenset[int]:
+        """Layers whose attention received a stage gets; none where CLS-attention serves instead."""
+        if stage.takes_either and self.class_token:
+            return frozenset()
+        return stage.received_layers(self.feature_layer)
 
     def encode(
         self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
@@ -222,7 +230,7 @@ class Family(ABC):
         Raises:
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
-        rows, received = self.layers_read(stage) | also, stage.received_layers(self.feature_layer)
+        rows, received = self.layers_read(stage) | also, self.received_read(stage)
         self._refuse_what_is_not_there(stage, rows | received)
         last = len(self.layers) - 1
         key_layer = last if stage.key_layer == "last" else self.feature_layer
@@ -246,7 +254,7 @@ class Family(ABC):
             features=self.group(features[:, first:]).flatten(2).contiguous(),
             cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
             keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-            cls_query=source.query.to(here) if source else None,
+            cls_query=source.query.to(here) if source and self.class_token else None,
             feature_layer=self.feature_layer,
             received_attention={
                 i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
@@ -272,12 +280,15 @@ class Family(ABC):
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        without_cls: frozenset[Signal] = frozenset({"received_attention"})
-        if not self.class_token and (self.layers_read(stage) or not stage.reads <= without_cls):
+        needs_cls = self.layers_read(stage) or ("keys" in stage.reads and not stage.keys_alone)
+        if needs_cls and not self.class_token:
+            without_cls: frozenset[Signal] = frozenset({"received_attention"})
+            ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
+            if hasattr(stage, "signal"):
+                ways = f"set signal=received, for the attention that each token receives; {ways}"
             raise UserError(
                 f"{type(stage).__name__} needs the CLS token, which {self.tower_class.__name__} of "
-                f"{self.stock.__name__} does not have; methods that need none: "
-                f"{', '.join(methods_that_read(without_cls))}"
+                f"{self.stock.__name__} does not have; {ways}"
             )
 
     def embed(

@@ -181,7 +181,7 @@ def test_a_token_made_of_many_is_in_the_middle(qwen: tuple[Any, Any]) -> None:
     index = torch.cat([torch.tensor([-1]), image.packed.index[1:]])
     image = replace(image, packed=replace(image.packed, index=index))
     rows, cols = image.layout.tile
-    positions = answering.family.find_positions([5, model.config.image_token_id, 7], [image])
+    positions = answering.family.find_positions([9, model.config.image_token_id, 10], [image])
     assert positions[:, 1].tolist() == [1, 1 + rows // 2, 1 + cols // 2]
     assert positions[:, -1].tolist() == [1 + max(rows, cols)] * 3
 

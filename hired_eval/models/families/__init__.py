@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hired_eval.errors import UserError
+from hired_eval.models.families.internvl import InternVL
 from hired_eval.models.families.llava import Llava
 from hired_eval.models.families.llava_next import LlavaNext
 from hired_eval.models.families.llava_onevision import LlavaOnevision
@@ -18,6 +19,7 @@ FAMILIES: dict[str, type[Family]] = {
     "llava": Llava,
     "llava_next": LlavaNext,
     "llava_onevision": LlavaOnevision,
+    "internvl": InternVL,
     "qwen2_5_vl": Qwen25VL,
     "qwen3_vl": Qwen3VL,
 }

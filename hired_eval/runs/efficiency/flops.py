@@ -8,8 +8,11 @@ mask may or may not skip half of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from hired_eval.models.family import Family
 from hired_eval.models.memory import head_dimension
@@ -44,40 +47,49 @@ class Tower:
     Attributes:
         channels: C.
         inner: width of the feed-forward part.
-        tokens: N, patches of a partition.
+        patches: of a partition.
         patch_values: numbers in a patch, 3 * p * p.
         layers: all of them.
         output: D, width of the language model.
         class_token: 1 where a CLS token stands in front of the patches, else 0.
+        merged: patches that the projector gets as one token.
     """
 
     channels: int
     inner: int
-    tokens: int
+    patches: int
     patch_values: int
     layers: int
     output: int
     class_token: int = 1
+    merged: int = 1
 
     @classmethod
     def of(cls, family: Family) -> Tower:
         """Shapes of a family's model."""
         vision = family.config.vision_config
-        side = vision.image_size // vision.patch_size
+        (height, width), (patch_height, patch_width) = _pair(vision.image_size), _pair(vision.patch_size)
+        patches = (height // patch_height) * (width // patch_width)
         return cls(
             vision.hidden_size,
             vision.intermediate_size,
-            side * side,
-            3 * vision.patch_size**2,
+            patches,
+            3 * patch_height * patch_width,
             vision.num_hidden_layers,
             family.config.text_config.hidden_size,
             int(family.class_token),
+            family.group(torch.empty(1, patches, device="meta")).shape[2],
         )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a partition that the projector gets, N."""
+        return self.patches // self.merged
 
     @property
     def length(self) -> int:
         """T, tokens of a partition in the tower."""
-        return self.class_token + self.tokens
+        return self.class_token + self.patches
 
     def layer_weights(self) -> int:
         """Weights of a layer: q, k, v and output projection, and two of the feed-forward part."""
@@ -86,10 +98,10 @@ class Tower:
     def encode(self, partitions: int, layers: int, bytes_a_weight: int) -> Work:
         """Patches and `layers` layers over the T tokens of each partition.
 
-        2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 N (3 p^2) C for the patches.
+        2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 n (3 p^2) C for the n patches.
         """
         layer = 2 * self.length * self.layer_weights() + 4 * self.length**2 * self.channels
-        patches = 2 * self.tokens * self.patch_values * self.channels
+        patches = 2 * self.patches * self.patch_values * self.channels
         weights = layers * self.layer_weights() + self.patch_values * self.channels
         return Work(partitions * (patches + layers * layer), weights * bytes_a_weight)
 
@@ -107,8 +119,8 @@ class Tower:
         return Work(2 * partitions * self.length * weights, weights * bytes_a_weight)
 
     def project(self, tokens: int, bytes_a_weight: int) -> Work:
-        """The projector's two layers: 2 n (C D + D^2)."""
-        weights = self.channels * self.output + self.output**2
+        """The projector's two layers: 2 n (m C D + D^2), m patches a token."""
+        weights = self.merged * self.channels * self.output + self.output**2
         return Work(2 * tokens * weights, weights * bytes_a_weight)
 
 
@@ -178,3 +190,8 @@ class Decoder:
         for i in range(1, new_tokens):
             work += self.forward(batch, 1, length + i, bytes_a_number)
         return work
+
+
+def _pair(size: int | Sequence[int]) -> Sequence[int]:
+    """(height, width), for which some towers have one number."""
+    return (size, size) if isinstance(size, int) else size

@@ -138,10 +138,10 @@ class Efficiency:
             vision += tower.project(partitions * tower.tokens, number)
         else:
             stage = self.dropper.vision
-            layers = stage.attention_layers(self.family.feature_layer)
+            rows, received = self.family.layers_read(stage), self.family.received_read(stage)
             run = self.family.feature_layer + 1
-            vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
-            vision += tower.received(partitions, len(stage.received_layers(self.family.feature_layer)))
+            vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(rows))
+            vision += tower.received(partitions, len(received))
             if "keys" in stage.reads and stage.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
             vision += tower.project(self._projected, number)
