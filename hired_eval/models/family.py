@@ -107,6 +107,19 @@ class Family(ABC):
         """Attention heads in a layer of the vision tower."""
         return int(self.tower.config.num_attention_heads)
 
+    @property
+    def merge(self) -> int:
+        """Patches on each side of a token of the language model."""
+        return 1
+
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """What `Tower` of the efficiency measurement does not read off the configuration.
+
+        Args:
+            layout: of a picture.
+        """
+        return {}
+
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The layer whose output feeds the projector, counted from 0.
 

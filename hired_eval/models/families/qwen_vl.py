@@ -233,6 +233,10 @@ class QwenVL(Family):
         moved: Tensor = model.rope_deltas.repeat_interleave(times, dim=0)
         return (counted + moved)[None].expand(3, -1, -1)
 
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """The merger is as wide in between as the patches that it gets."""
+        return {"between": self.merge**2 * self.config.vision_config.hidden_size}
+
 
 class Qwen25VL(QwenVL):
     """Qwen2.5-VL (Bai et al., 2025): 28 x 28 pixels a token, most of its layers attend within windows."""
@@ -260,14 +264,29 @@ class Qwen25VL(QwenVL):
     ) -> VisionEncoding:
         """As in both models; in the tower tokens are in the order of its windows, here in raster order."""
         found = super().encode(pixels, stage, also=also)
-        rows, cols = pixels.shape[1:3]
-        grid = torch.tensor([[1, rows * self.merge, cols * self.merge]])
-        in_windows, _ = get_vision_window_index(
-            grid, self.merge, self.tower.window_size, self.tower.patch_size
-        )
+        in_windows, _ = self._windows(*pixels.shape[1:3])
         order = in_windows.argsort().to(found.features.device)
         received = {layer: values[:, order] for layer, values in found.received_attention.items()}
         return replace(found, features=found.features[:, order], received_attention=received)
+
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """Gated feed-forward parts, and windows in most layers."""
+        patches = layout.tokens_per_partition * self.merge**2
+        _, bounds = self._windows(*layout.tile)
+        windows = int(bounds.diff().square().sum())
+        pairs = [
+            patches**2 if layer in self.tower.fullatt_block_indexes else windows
+            for layer in range(len(self.layers))
+        ]
+        return super().count_parts(layout) | {"matrices": 3, "pairs": tuple(pairs)}
+
+    def _windows(self, rows: int, cols: int) -> tuple[Tensor, Tensor]:
+        """The tokens of a picture window after window, and where each window begins among the patches."""
+        grid = torch.tensor([[1, rows * self.merge, cols * self.merge]])
+        order, bounds = get_vision_window_index(
+            grid, self.merge, self.tower.window_size, self.tower.patch_size
+        )
+        return order, bounds
 
 
 class Qwen3VL(QwenVL):
@@ -307,6 +326,10 @@ class Qwen3VL(QwenVL):
         own = added[0].index_select(0, packed.index.clamp(min=0))
         own = own.masked_fill((packed.index < 0)[:, None], 0)
         return packed, torch.cat([embeddings, own], dim=-1)
+
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """A merger for each layer that DeepStack takes."""
+        return super().count_parts(layout) | {"stacked": len(self.tower.deepstack_merger_list)}
 
     def inputs(self, embeddings: Sequence[Tensor]) -> dict[str, Any]:
         """The stock model's argument, DeepStack features apart."""
