@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import hired_eval.mini
-from hired_eval import HiREDReleased
+from hired_eval import HiREDReleased, Layouts
 from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
@@ -380,7 +380,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
     ),
     (
-        lambda place: HiREDReleased(budget=0.9, alpha=1.0).drop(encoding(), p.LAYOUT),
+        lambda place: HiREDReleased(budget=0.9, alpha=1.0).drop(encoding(), Layouts((p.LAYOUT,))),
         "alpha=1.0 leaves no token of the full-image to tell the sub-images apart, and 27 tokens of "
         "the budget "
         "are theirs: the released code divides 0 by 0 here; lower alpha",
@@ -405,7 +405,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "CLS-attention of layer 2 was not recorded; recorded layers: 0",
     ),
     (
-        lambda place: build("prumerge").vision.drop(encoding(), p.LAYOUT),
+        lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
         "this dropping method needs keys and the CLS query, and the encoding lacks them",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),

@@ -45,7 +45,7 @@ IMAGE = 4
 PROMPT = "{images}\n{question}"
 DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
 RECORD = unfinished(METHODS["full"], "docvqa", "mini", "run", identity())
-LAYOUT = PartitionLayout(1, 2, 4, (56, 112))
+LAYOUT = PartitionLayout(1, 2, (4, 4), (56, 112))
 
 
 @dataclass(frozen=True)

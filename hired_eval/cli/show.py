@@ -82,7 +82,7 @@ def _show(chosen: argparse.Namespace) -> None:
     kept = torch.stack([tokens.packed.partition, tokens.packed.index], dim=1).cpu().numpy()
     layout = tokens.layout
     scale = max(1, -(-LEAST_WIDTH // partitions.shape[1]))
-    drawn = overlay(partitions, (layout.rows, layout.cols), kept, layout.side, scale)
+    drawn = overlay(partitions, (layout.rows, layout.cols), kept, layout.tile[0], scale)
     out = chosen.out or Path(f"{chosen.picture.stem}-{chosen.method}.png")
     with explained_disk_errors(out), replacing(out) as temporary:
         drawn.save(temporary, "PNG")

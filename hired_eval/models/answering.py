@@ -265,7 +265,7 @@ class DroppingLlava:
         else:
             encoding = self.cache.encode(key, partial(self.read, image, among), stage)
         layout = self.family.layout((image.height, image.width), among)
-        tokens = drop_tokens(self.family, encoding, layout, stage)
+        (tokens,) = drop_tokens(self.family, encoding, [layout], stage)
         self._remembered[key] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)

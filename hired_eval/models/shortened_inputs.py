@@ -38,7 +38,7 @@ def encode_images(
         UserError: see `family_of` and `Family.pictures`.
     """
     family = family_of(model, arguments)
-    return family, [make_visual_tokens(family, p, dropper.vision) for p in family.pictures(arguments)]
+    return family, make_visual_tokens(family, family.pictures(arguments), dropper.vision)
 
 
 def images_by_row(placeholders: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:

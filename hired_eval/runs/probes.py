@@ -267,7 +267,7 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
         found.arrays[f"kept_{i}"] = (
             torch.stack([tokens.packed.partition, tokens.packed.index], dim=1).cpu().numpy()
         )
-        found.arrays[f"layout_{i}"] = np.array([layout.rows, layout.cols, layout.side])
+        found.arrays[f"layout_{i}"] = np.array([layout.rows, layout.cols, layout.tile[0]])
         found.rows.append(
             {"doc_id": one.doc_id, "question": one.text, "prediction": answer, "target": one.target,
              "kept": tokens.counts.kept, "full": tokens.counts.full, "image": prepared.digests[0]}

@@ -12,6 +12,7 @@ from hired_eval.models.families import family_of
 from hired_eval.models.signals import cls_attention, received_attention
 from tests import tiny
 from tests.reference_inputs import arrays, cases, digest, mask_of, unpack_mask, unpadded_layout
+from tests.selected import drop
 
 HEADS, CHANNELS, LENGTH = 16, 128, 577
 
@@ -36,7 +37,7 @@ def test_reference(number: int) -> None:
     encoding = VisionEncoding(torch.zeros(case["P"], LENGTH - 1, 1), {0: initial, 22: final})
     masks = unpack_mask(expected[f"c{number}_masks"])
     for run, mask in zip(case["runs"], masks, strict=True):
-        kept = HiREDReleased(budget=run["rate"], alpha=run["alpha"]).drop(encoding, layout)
+        kept = drop(HiREDReleased(budget=run["rate"], alpha=run["alpha"]), encoding, layout)
         assert [len(i) for i in kept.indices] == run["budgets"]
         assert mask_of(kept.indices).equal(mask)
 

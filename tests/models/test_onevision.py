@@ -120,5 +120,5 @@ def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, A
 
 
 def test_a_newline_token_stands_behind_a_picture_among_several() -> None:
-    layout = PartitionLayout(0, 0, 4, (9, 9), newline_behind=True)
+    layout = PartitionLayout(0, 0, (4, 4), (9, 9), newline_behind=True)
     assert (layout.stock_tokens, layout.total_tokens) == (17, 16)

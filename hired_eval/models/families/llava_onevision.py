@@ -90,12 +90,13 @@ class LlavaOnevision(LlavaNext):
 
         made_of_many = packed.index.new_full((rows * cols,), -1)
         newlines = packed.newlines_after.new_zeros(first + rows * cols)
-        if bool(packed.newlines_after.any()):
+        if packed.length > everything:
             newlines[first + cols - 1 :: cols] = 1
         small = PackedTokens(
             shrink(packed.features),
             torch.cat([packed.partition[:first], made_of_many + 2]),
             torch.cat([packed.index[:first], made_of_many]),
             newlines,
+            len(newlines) + rows * (packed.length > everything),
         )
         return small, self.put_newlines(small, shrink(embeddings))

@@ -84,7 +84,7 @@ class Efficiency:
     def visual_tokens(self) -> list[Tensor]:
         """The visual tokens of each picture, (n_i, D): dropped and projected, or as stock makes them."""
         if self.dropper is not None:
-            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
+            images = make_visual_tokens(self.family, self._pictures, self.dropper.vision)
             return [image.embeddings for image in images]
         output = self.model.model.get_image_features(**self._vision_inputs(), return_dict=True).pooler_output
         return list(output)
@@ -96,7 +96,7 @@ class Efficiency:
         synchronize(self.device)
         start = time.perf_counter()
         if self.dropper is not None:
-            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
+            images = make_visual_tokens(self.family, self._pictures, self.dropper.vision)
             self.kept = [image.counts.kept for image in images]
             self._projected = sum(len(image.packed.features) for image in images)
             inputs = {**self._prompt(self.kept), **self.family.inputs([i.embeddings for i in images])}
