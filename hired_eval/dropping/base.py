@@ -90,8 +90,6 @@ class VisionStage(TokenDropper):
     grid_order: ClassVar[bool] = True
     """Whether kept tokens are packed in raster order of the assembled grid (False for merged tokens, which
     keep their own order, and are put in raster order only where newline tokens mark its rows)."""
-    keys_alone: ClassVar[bool] = False
-    """Whether `drop` reads keys without the CLS query, so that it needs no CLS token for them."""
     newline: Literal["none", "rows"] = "none"
     """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
 

@@ -177,8 +177,7 @@ class CachedEncoder:
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
         wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
-            wanted |= {f"keys.{stage.key_layer}"}
-            wanted |= {f"query.{stage.key_layer}"} if self.family.class_token else set()
+            wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
         known = self.store.in_memory(key)
         if known is not None and wanted <= known.keys():
             self.use.memory += 1
@@ -203,12 +202,11 @@ class CachedEncoder:
             return tensors[name].to(self.family.tower.device, copy=True)
 
         layers = sorted(self.family.layers_read(stage))
-        query = "keys" in stage.reads and self.family.class_token
         return VisionEncoding(
             features=on_device("features"),
             cls_attention={layer: on_device(f"attention.{layer}") for layer in layers},
             keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
-            cls_query=on_device(f"query.{where}") if query else None,
+            cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
             feature_layer=self.family.feature_layer,
             received_attention={
                 layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
@@ -249,9 +247,8 @@ def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
-    if encoding.keys is not None:
+    if encoding.keys is not None and encoding.cls_query is not None:
         tensors |= {f"keys.{stage.key_layer}": encoding.keys}
-    if encoding.cls_query is not None:
         tensors |= {f"query.{stage.key_layer}": encoding.cls_query}
     # a copy, since some are views of larger tensors
     return {

@@ -267,7 +267,7 @@ class Family(ABC):
             features=self.group(features[:, first:]).flatten(2).contiguous(),
             cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
             keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-            cls_query=source.query.to(here) if source and self.class_token else None,
+            cls_query=source.query.to(here) if source else None,
             feature_layer=self.feature_layer,
             received_attention={
                 i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
@@ -293,7 +293,7 @@ class Family(ABC):
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        needs_cls = self.layers_read(stage) or ("keys" in stage.reads and not stage.keys_alone)
+        needs_cls = self.layers_read(stage) or "keys" in stage.reads
         if needs_cls and not self.class_token:
             without_cls: frozenset[Signal] = frozenset({"received_attention"})
             ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
