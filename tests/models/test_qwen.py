@@ -1,7 +1,10 @@
 """Qwen2.5-VL and Qwen3-VL: full execution is the stock model; kept tokens keep their place in the picture."""
 
 import copy
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -16,13 +19,22 @@ from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint, set_resolution
+from hired_eval.models.encoding_cache import EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.images import pad_to_square
 from tests import tiny
 
 SIZES = [(100, 60), (300, 40), (40, 300), (700, 500), (28, 28), (1, 1), (3, 200)]
 PROMPTS = [*([size] for size in SIZES), [], [(300, 40), (40, 300)], [(28, 28), (100, 60), (1, 1)]]
-WITHOUT_CLS = ["random", "spatial", "downsample", "divprune"]
+FEW = [PROMPTS[i] for i in (0, 3, 7, 9)]
+WITHOUT_CLS: list[tuple[str, dict[str, Any]]] = [
+    ("random", {}),
+    ("spatial", {}),
+    ("downsample", {}),
+    ("divprune", {}),
+    ("topk_cls", {"signal": "received"}),
+    ("hired", {"signal": "auto"}),
+]
 TEMPLATE = "a:{images}{question}"
 
 
@@ -123,23 +135,32 @@ def test_layouts_are_those_of_the_image_processor(qwen: tuple[Any, Any]) -> None
         assert read.total_tokens == read.stock_tokens == read.tile[0] * read.tile[1]
 
 
-@pytest.mark.parametrize("method", WITHOUT_CLS)
+def test_answers_from_the_cache_are_the_same(qwen: tuple[Any, Any], tmp_path: Path) -> None:
+    dropper, answers = build("random", budget=0.3), []
+    for store in (None, EncodingStore(tmp_path, 2**24), EncodingStore(tmp_path, 2**24)):
+        answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE, encodings=store)
+        answers.append(answering.answer(prepare(answering, PROMPTS[:3]), {"max_new_tokens": 5}))
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize(("method", "options"), WITHOUT_CLS)
 def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
-    qwen: tuple[Any, Any], stock: tuple[Any, Any], method: str
+    qwen: tuple[Any, Any], method: str, options: dict[str, Any]
 ) -> None:
-    dropper = build(method, budget=0.3)
+    dropper = build(method, budget=0.3, **options)
     answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE)
-    batch = prepare(answering, PROMPTS)
+    batch = prepare(answering, FEW)
     for prepared in batch:
         for image, counts in zip(prepared.images, prepared.counts, strict=True):
             assert counts.kept <= counts.allowed == int(0.3 * image.layout.total_tokens + 1e-9) < counts.full
     together = answering.answer(batch, {"max_new_tokens": 5})
     assert together == [answering.answer([one], {"max_new_tokens": 5})[0] for one in batch]
+    inputs = inputs_of(qwen[1], FEW)
     with dropper(qwen[0]):
-        inside = generate(qwen[0], stock[0])
+        inside = generate(qwen[0], inputs)
     texts = qwen[1].batch_decode(inside, skip_special_tokens=True)
     assert [answer.text for answer in together] == texts
-    assert not inside.equal(stock[1]), "dropping must matter"
+    assert not inside.equal(generate(qwen[0], inputs)), "dropping must matter"
 
 
 def test_kept_tokens_keep_their_place_in_the_picture(qwen: tuple[Any, Any]) -> None:
@@ -266,13 +287,13 @@ def test_tokens_leave_inside_the_language_model(qwen: tuple[Any, Any], layer: in
     """The same alone and in a batch, through generate and through the evaluation."""
     model, processor = qwen
     dropper = FastV(layer=layer)
-    inputs = inputs_of(processor, PROMPTS)
+    inputs = inputs_of(processor, FEW)
     with dropper(model):
         together = generate(model, inputs)
-        for i in (0, 3, 8):
-            assert generate(model, inputs_of(processor, PROMPTS[i : i + 1], i))[0].equal(together[i])
+        for i in (0, 1, 3):
+            assert generate(model, inputs_of(processor, FEW[i : i + 1], i))[0].equal(together[i])
     answering = DroppingLlava(Checkpoint(model, processor), dropper, TEMPLATE)
-    answers = answering.answer(prepare(answering, PROMPTS), {"max_new_tokens": 5})
+    answers = answering.answer(prepare(answering, FEW), {"max_new_tokens": 5})
     assert [a.text for a in answers] == processor.batch_decode(together, skip_special_tokens=True)
     assert not together.equal(generate(model, inputs)), "dropping must matter"
 
@@ -313,3 +334,72 @@ def test_a_picture_is_put_in_the_middle_of_a_square() -> None:
     assert square.size == (80, 80)
     assert [square.getpixel((40, y)) for y in (0, 40, 79)] == [(9, 8, 7), (250, 0, 0), (9, 8, 7)]
     assert pad_to_square(square, 80, [0, 0, 0]) is square
+
+
+MISTAKES: list[tuple[Callable[[Any, dict[str, Any]], Any], str]] = [
+    (
+        lambda model, inputs: model(**inputs | {"image_grid_thw": None}),
+        "{stock} needs image_grid_thw with pixel_values; pass all that its processor made",
+    ),
+    (
+        lambda model, inputs: model(**inputs | {"image_grid_thw": torch.tensor([[1, 4, 6]])}),
+        "pixel_values of {patches} patches are not those of 1 images of [24] patches, as image_grid_thw has "
+        "it; pass both as the processor made them",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MISTAKES)
+def test_inputs_that_do_not_fit_are_refused(
+    qwen: tuple[Any, Any], call: Callable[[Any, dict[str, Any]], Any], message: str
+) -> None:
+    model, processor = qwen
+    inputs = inputs_of(processor, [[(700, 500)]])
+    expected = message.format(stock=type(model).__name__, patches=len(inputs["pixel_values"]))
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"), build("random")(model):
+        call(model, inputs)
+
+
+def test_a_picture_that_is_too_narrow_is_refused(qwen: tuple[Any, Any]) -> None:
+    model, processor = qwen
+    family = family_of(model, image_processor=processor.image_processor)
+    with pytest.raises(UserError, match=r"^a picture of 1 x 201 pixels is too narrow for Qwen"):
+        family.read(tiny.picture(1, 201), processor.image_processor)
+
+
+def test_another_feature_layer_is_refused(qwen: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qwen[0].config, "vision_feature_layer", -2, raising=False)
+    with pytest.raises(UserError, match=r"^Qwen.* the last layer of .*; leave feature_layer out$"):
+        family_of(qwen[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((9, 8, None), "min_pixels=9 is more than max_pixels=8; set both"),
+        (
+            (None, None, 57),
+            "square=57 must be a multiple of {side}, the pixels on a side of a token, and goes without "
+            "min_pixels and max_pixels; try square={near}",
+        ),
+        (
+            (None, 9, 448),
+            "square=448 must be a multiple of {side}, the pixels on a side of a token, and goes without "
+            "min_pixels and max_pixels; try square=448",
+        ),
+    ],
+)
+def test_resolutions_that_cannot_be_are_refused(
+    qwen: tuple[Any, Any], options: tuple[int | None, int | None, int | None], message: str
+) -> None:
+    images = copy.deepcopy(qwen[1].image_processor)
+    side = 2 * images.patch_size
+    with pytest.raises(UserError, match=f"^{re.escape(message.format(side=side, near=57 // side * side))}$"):
+        set_resolution(qwen[0].config, images, *options)
+
+
+def test_models_of_fixed_resolution_have_no_such_option(llava: tuple[Any, Any]) -> None:
+    model, processor = llava
+    message = "^square: a 'llava' model sees pictures at the resolutions that it was made for; leave it out$"
+    with pytest.raises(UserError, match=message):
+        set_resolution(model.config, processor.image_processor, None, None, 448)

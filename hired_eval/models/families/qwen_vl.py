@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import (
@@ -27,6 +28,9 @@ from hired_eval.models.signals import Projections
 
 if TYPE_CHECKING:
     from hired_eval.models.visual_tokens import VisualTokens
+
+NARROWEST = 200
+"""How many times a picture's longer side may be its shorter one, for the stock image processor."""
 
 
 class QwenVL(Family):
@@ -87,13 +91,25 @@ class QwenVL(Family):
             UserError: one side is more than 200 times the other.
         """
         side, size = self.merge * self.tower.patch_size, self.image_processor.size
-        if max(image_size) > 200 * min(image_size):
-            raise UserError(
-                f"a picture of {image_size[1]} x {image_size[0]} pixels is too narrow for "
-                f"{self.stock.__name__}, which takes sides of 1 to 200 at most; leave it out"
-            )
+        self._refuse_narrow(image_size)
         height, width = smart_resize(*image_size, side, size["shortest_edge"], size["longest_edge"])
         return self._layout(height // side, width // side)
+
+    def read(self, image: Image.Image, image_processor: Any, among: int = 1) -> Picture:
+        """As in every family.
+
+        Raises:
+            UserError: one side is more than 200 times the other.
+        """
+        self._refuse_narrow((image.height, image.width))
+        return super().read(image, image_processor, among)
+
+    def _refuse_narrow(self, image_size: tuple[int, int]) -> None:
+        if max(image_size) > NARROWEST * min(image_size):
+            raise UserError(
+                f"a picture of {image_size[1]} x {image_size[0]} pixels is too narrow for "
+                f"{self.stock.__name__}, which takes sides of 1 to {NARROWEST} at most; leave it out"
+            )
 
     def _layout(self, rows: int, cols: int) -> PartitionLayout:
         # the scaled picture's size: that of the picture itself is not told in a call on the stock model
