@@ -49,7 +49,7 @@ def counted(timed: Efficiency) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("eager", ["llava_next", "llava"], indirect=True)
+@pytest.mark.parametrize("eager", ["llava_next", "llava", "internvl"], indirect=True)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: int) -> None:
@@ -69,7 +69,10 @@ def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: i
 
 
 @pytest.mark.parametrize("eager", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True)
-@pytest.mark.parametrize(("method", "options"), [("full", {}), ("random", {"budget": 0.3})])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("full", {}), ("random", {"budget": 0.3}), ("hired", {"budget": 0.3, "signal": "received"})],
+)
 def test_counted_flops_without_a_class_token_are_those_of_torch(
     eager: Any, method: str, options: dict[str, Any]
 ) -> None:
@@ -78,7 +81,7 @@ def test_counted_flops_without_a_class_token_are_those_of_torch(
 
 
 @pytest.mark.parametrize(
-    "eager", ["llava_next", "llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True
+    "eager", ["llava_next", "llava", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl"], indirect=True
 )
 def test_counted_flops_of_the_stock_model_are_those_of_torch(eager: Any) -> None:
     timed = Efficiency(eager, None, WORK, 2)

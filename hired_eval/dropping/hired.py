@@ -37,6 +37,19 @@ class HiRED(CLSAttentionDropper):
     head: Natural = 0
     """Which head, with heads='single'."""
 
+    def __post_init__(self) -> None:
+        """Also refuse a head of an attention that has none.
+
+        Raises:
+            UserError: heads='single' without CLS-attention.
+        """
+        super().__post_init__()
+        if self.heads == "single" and self.signal != "cls":
+            raise UserError(
+                f"heads=single reads one head of CLS-attention, and signal={self.signal} has no heads; take "
+                "signal=cls or heads=sum"
+            )
+
     def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """The final layer, and the initial layer where the visual content score is used."""
         content = (self.initial_layer,) if self.distribute == "content" else ()

@@ -11,7 +11,7 @@ import torch
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.pooling import pool
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, pad_partitions, take_tokens
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,15 @@ class Spatial(BudgetedDropper):
         alike = defaultdict[tuple[tuple[int, int], int], list[int]](list)
         for partition, kind in enumerate(zip(tiles, counts, strict=True)):
             alike[kind].append(partition)
-        indices, features = {}, {}
+        features = torch.zeros_like(encoding.features[:, : max(counts)])
+        indices = torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
+        kept = torch.zeros_like(layouts.image)
         for (tile, count), partitions in alike.items():
-            tokens = encoding.features.index_select(0, layouts.tensor(partitions))
-            cells, rows, cols = pool(tokens.view(len(tokens), *tile, -1), count)
-            index = (layouts.tensor(rows)[:, None] * tile[1] + layouts.tensor(cols)).flatten()
-            for partition, pooled in zip(partitions, cells.flatten(1, 2), strict=True):
-                indices[partition], features[partition] = index, pooled
-        return pad_partitions(
-            [indices[i] for i in range(len(tiles))], [features[i] for i in range(len(tiles))]
-        )
+            which = layouts.tensor(partitions)
+            grids = encoding.features.index_select(0, which).view(len(partitions), *tile, -1)
+            cells, rows, cols = pool(grids, count)
+            places = (layouts.tensor(rows)[:, None] * tile[1] + layouts.tensor(cols)).flatten()
+            indices[:, : len(places)].index_copy_(0, which, places.expand(len(partitions), -1))
+            features[:, : len(places)].index_copy_(0, which, cells.flatten(1, 2))
+            kept.index_fill_(0, which, len(places))
+        return KeptTokens(indices, features, kept)

@@ -5,7 +5,7 @@ In a test of your own package: `check_dropper(MyMethod(budget=0.3))`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -16,6 +16,10 @@ from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedTokens
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.waits import note_waits
+
+Unpadded = tuple[list[Tensor], list[Tensor]]
+"""Positions (n_i,) and features (n_i, C) of each partition."""
 
 FEATURE_LAYER = 22
 """The layer whose output feeds the projector in CLIP-L/14-336."""
@@ -73,30 +77,70 @@ def synthetic_encoding(
     )
 
 
+def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None) -> VisionEncoding:
+    """The encodings of several images as that of one pass, on a device."""
+    first = encodings[0]
+
+    def joined(part: Callable[[VisionEncoding], Tensor]) -> Tensor:
+        return torch.cat([part(encoding) for encoding in encodings]).to(device)
+
+    return VisionEncoding(
+        joined(lambda e: e.features),
+        {layer: joined(lambda e, i=layer: e.cls_attention[i]) for layer in first.cls_attention},
+        None if first.keys is None else joined(lambda e: e.keys_and_query()[0]),
+        None if first.cls_query is None else joined(lambda e: e.keys_and_query()[1]),
+        first.feature_layer,
+        {layer: joined(lambda e, i=layer: e.received_attention[i]) for layer in first.received_attention},
+    )
+
+
 def check_dropper(dropper: VisionStage, layouts: Sequence[PartitionLayout] = LAYOUTS) -> None:
     """Run a method through the contracts of every method.
 
     Over all layouts, float32 and bfloat16, with and without newline tokens, and, where it has a budget, over
     budgets from next to nothing to all: the budget is kept; positions are in range, unique in their
     partition, and packed in order; only places within the picture are kept where the order is that of the
-    grid; the same encoding gives the same tokens whatever was dropped before; the encoding and torch's
-    random state are left as they were.
+    grid; the same encoding gives the same tokens whatever was dropped before, and whatever images share its
+    pass; the encoding and torch's random state are left as they were; `drop` does not wait for the device.
 
     Args:
         dropper: the method with its options.
-        layouts: geometries to try.
+        layouts: geometries to try, whose partitions have the same number of tokens.
 
     Raises:
         AssertionError: naming the contract that is broken, the method and the geometry.
     """
     for variant in _variants(dropper):
+        alone = []
         for layout in layouts:
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in (torch.bfloat16, torch.float32):
                 try:
-                    _check(variant, layout, dtype)
+                    kept = _check(variant, layout, dtype)
                 except AssertionError as error:
                     error.add_note(f"{variant} on {layout} in {dtype}")
                     raise
+            alone.append(kept)
+        try:
+            _check_pass(variant, layouts, alone)
+        except AssertionError as error:
+            error.add_note(f"{variant} on {len(layouts)} images in one pass")
+            raise
+
+
+def _check_pass(dropper: VisionStage, layouts: Sequence[PartitionLayout], alone: list[Unpadded]) -> None:
+    """All images in one pass: the same tokens as alone before, and no call that waits."""
+    encoding = join([synthetic_encoding(dropper, layout) for layout in layouts])
+    with note_waits() as waits:
+        kept = dropper.drop(encoding, Layouts(tuple(layouts)))
+    # how many newline tokens there are depends on the tokens, so that a budget has to wait for them
+    may_wait = dropper.newline == "rows" and dropper.allowed(layouts[0]) is not None
+    _require(may_wait or not waits, f"drop does not wait for the device, as {', '.join(waits)} would")
+    together = unpad(kept)
+    indices = [index for one in alone for index in one[0]]
+    _require(all(map(torch.equal, indices, together[0])), "the tokens of an image do not depend on its pass")
+    features = [tokens for one in alone for tokens in one[1]]
+    close = all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in zip(features, together[1], strict=True))
+    _require(close, "the features of an image do not depend on its pass")
 
 
 def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
@@ -109,7 +153,7 @@ def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
                 yield replace(variant, budget=budget)  # type: ignore[call-arg]
 
 
-def unpad(kept: KeptTokens) -> tuple[list[Tensor], list[Tensor]]:
+def unpad(kept: KeptTokens) -> Unpadded:
     """Positions (n_i,) and features (n_i, C) of each partition, to look at; this waits for the device."""
     counts = kept.counts.tolist()
     return (
@@ -118,26 +162,22 @@ def unpad(kept: KeptTokens) -> tuple[list[Tensor], list[Tensor]]:
     )
 
 
-def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> None:
+def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> Unpadded:
+    """One image by itself; gives back what is kept of it."""
     encoding, layouts = synthetic_encoding(dropper, layout, dtype=dtype), Layouts((layout,))
     before = [t.clone() for t in _tensors(encoding)]
     random_state = torch.random.get_rng_state()
     kept = dropper.drop(encoding, layouts)
     _check_form(kept, encoding)
     (packed,) = dropper.pack(kept, layouts).images(encoding)
-    dropper.drop(synthetic_encoding(dropper, layout, dtype=dtype, seed=1), layouts)
     indices, features = unpad(kept)
-    again = unpad(dropper.drop(encoding, layouts))
     _require(torch.random.get_rng_state().equal(random_state), "torch's random state is left alone")
     unchanged = all(map(torch.equal, before, _tensors(encoding)))
     _require(unchanged, "the encoding is left as it was")
-    _require(
-        all(map(torch.equal, [*indices, *features], [*again[0], *again[1]])),
-        "the same encoding gives the same tokens",
-    )
     for index, tokens in zip(indices, features, strict=True):
         _check_places(index, tokens, layout)
     _check_packed(dropper, packed, indices, features, layout)
+    return indices, features
 
 
 def _check_form(kept: KeptTokens, encoding: VisionEncoding) -> None:

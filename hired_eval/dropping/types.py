@@ -105,9 +105,9 @@ class VisionEncoding:
         flagged, flags = list(self.nan_flags), list(self.nan_flags.values())
         self.nan_flags.clear()
         found: list[int] = torch.cat([numbers, *(flag.to(numbers)[None] for flag in flags)]).tolist()
-        for what, holds_nan in zip(flagged, found[len(numbers) :], strict=True):
-            if holds_nan:
-                raise UserError(explain_nan(what))
+        for what, nan in zip(flagged, found[len(numbers) :], strict=True):
+            if nan:
+                raise holds_nan(what)
         return found[: len(numbers)]
 
 
@@ -118,12 +118,12 @@ def refuse_nan(what: str, values: Tensor) -> None:
         UserError: naming what holds NaN.
     """
     if bool(torch.isnan(values).any()):
-        raise UserError(explain_nan(what))
+        raise holds_nan(what)
 
 
-def explain_nan(what: str) -> str:
-    """The message about numbers that are none."""
-    return f"{what} holds NaN; try another dtype, e.g. model.dtype=float32"
+def holds_nan(what: str) -> UserError:
+    """The error where numbers are none."""
+    return UserError(f"{what} holds NaN; try another dtype, e.g. model.dtype=float32")
 
 
 @dataclass(frozen=True)

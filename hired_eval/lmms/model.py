@@ -1,4 +1,4 @@
-"""The lmms-eval model: LLaVA with visual-token dropping."""
+"""The lmms-eval model: a vision-language model with visual-token dropping."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class HiredLlava(lmms):  # type: ignore[misc]
-    """LLaVA-1.5, ShareGPT4V and LLaVA-Next checkpoints with a dropping method, registered as `hired_llava`.
+    """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
         pretrained: a folder, or an id on the hub.
@@ -204,7 +204,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         Raises:
             UserError: always.
         """
-        raise UserError("hired_llava answers single-round tasks; this task asks for several rounds")
+        raise UserError("hired_vlm answers single-round tasks; this task asks for several rounds")
 
     def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
         """Answer requests in batches of equal generation options, going on from the log if there is one."""
@@ -226,6 +226,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             desc="answering",
             unit="q",
             mininterval=pause,
+            leave=False,
             disable=self.rank != 0,
         )
         with bar, whole_pictures():

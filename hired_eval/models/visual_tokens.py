@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -56,8 +57,9 @@ def make_visual_tokens(
         family: of the model.
         pictures: any number, of any grids.
         stage: of the method.
-        per_pass: pictures in one pass at most. By default one on the CPU, where the vision tower's sums
-            differ in their last bits with the number of partitions, and elsewhere 16.
+        per_pass: pictures in one pass at most, which have partitions of one size. By default one on the CPU,
+            where the vision tower's sums differ in their last bits with the number of partitions, and
+            elsewhere 16.
 
     Raises:
         UserError: see `Family.encode` and `drop_tokens`.
@@ -65,19 +67,15 @@ def make_visual_tokens(
     """
     if per_pass is None:
         per_pass = 1 if family.tower.device.type == "cpu" else PICTURES_A_PASS
-    # the partitions of a pass are of one shape, which only pictures of native resolution do not share
-    alike: dict[torch.Size, list[int]] = {}
-    for i, picture in enumerate(pictures):
-        alike.setdefault(picture.pixels.shape[1:], []).append(i)
-    made: dict[int, VisualTokens] = {}
-    for places in alike.values():
-        for start in range(0, len(places), per_pass):
-            of_pass = [pictures[i] for i in places[start : start + per_pass]]
+    made: list[VisualTokens] = []
+    for _, group in groupby(pictures, lambda p: (p.pixels.shape[1:], p.layout.tokens_per_partition)):
+        alike = list(group)
+        for start in range(0, len(alike), per_pass):
+            of_pass = alike[start : start + per_pass]
             pixels = [picture.pixels for picture in of_pass]
             encoding = family.encode(torch.cat(pixels) if len(pixels) > 1 else pixels[0], stage)
-            tokens = drop_tokens(family, encoding, [picture.layout for picture in of_pass], stage)
-            made |= zip(places[start : start + per_pass], tokens, strict=True)
-    return [made[i] for i in range(len(pictures))]
+            made += drop_tokens(family, encoding, [picture.layout for picture in of_pass], stage)
+    return made
 
 
 def drop_tokens(

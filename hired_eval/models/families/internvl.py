@@ -34,8 +34,7 @@ class InternVL(Family):
     tower_class: ClassVar = InternVLVisionModel
     class_token: ClassVar = True
     vision_arguments: ClassVar[tuple[str, ...]] = (
-        "pixel_values", "image_sizes", "num_patches", "vision_feature_layer",
-        "vision_feature_select_strategy",
+        "pixel_values", "image_sizes", "vision_feature_layer", "vision_feature_select_strategy",
     )  # fmt: skip
     processor_options: ClassVar = {"crop_to_patches": True}
 
