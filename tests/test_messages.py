@@ -56,6 +56,7 @@ ELSEWHERE = {
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",
+        "text_tower=… compares patches of a CLIP, and the vision tower is …; set text_tower=null",
         "text_tower=… is not the CLIP that the vision tower is from: its patches have … channels, and those "
         "of the model …",
     ],

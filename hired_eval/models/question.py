@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
 
 from hired_eval.dropping import VisionEncoding
 from hired_eval.errors import UserError
@@ -28,12 +28,16 @@ class QuestionTower:
         family: of the model, whose vision tower must be that CLIP's.
 
     Raises:
-        UserError: nothing there, no CLIP, damaged weights or no safetensors, or a vision tower of another
-            width.
+        UserError: nothing there, no CLIP, damaged weights or no safetensors, or another vision tower.
     """
 
     def __init__(self, source: str, family: Family) -> None:
         tower = family.tower
+        if not isinstance(tower, CLIPVisionModel):
+            raise UserError(
+                f"text_tower={source} compares patches of a CLIP, and the vision tower is "
+                f"{type(tower).__name__}; set text_tower=null"
+            )
         self.tokenizer: Any = call_loader(source, AutoTokenizer.from_pretrained, source, remedy=REMEDY)
         clip, loading = call_loader(
             source,

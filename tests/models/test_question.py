@@ -102,6 +102,11 @@ def test_answers_do_not_depend_on_the_batch(llava_next: tuple[Any, Any], clip: s
     assert together == [llava.answer([one], {"max_new_tokens": 4})[0] for one in batch]
 
 
+def test_a_vision_tower_that_is_no_clip_is_refused(llava_onevision: tuple[Any, Any], clip: str) -> None:
+    with pytest.raises(UserError, match="and the vision tower is SiglipVisionModel; set text_tower=null"):
+        QuestionTower(clip, family_of(llava_onevision[0]))
+
+
 def test_towers_that_do_not_fit_are_refused(llava_next: tuple[Any, Any], clip: str, tmp_path: Path) -> None:
     family = family_of(llava_next[0])
     wide = save_clip(tmp_path / "wide", 64)
