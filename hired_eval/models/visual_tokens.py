@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
@@ -50,6 +52,28 @@ def make_visual_tokens(family: Family, picture: Picture, stage: VisionStage) -> 
         RuntimeError: the method kept more tokens than its budget allows.
     """
     return drop_tokens(family, family.encode(picture.pixels, stage), picture.layout, stage)
+
+
+def encode_pictures(family: Family, pictures: Sequence[Picture], stage: VisionStage) -> list[VisualTokens]:
+    """Encode pictures in one pass of the vision tower, drop tokens of each, and project the kept ones.
+
+    Raises:
+        UserError: see `Family.encode`.
+        RuntimeError: the method kept more tokens than its budget allows.
+    """
+    encoding = family.encode(torch.cat([picture.pixels for picture in pictures]), stage)
+    tokens, start = [], 0
+    for picture in pictures:
+        part = slice(start, start := start + picture.layout.partitions)
+        own = replace(
+            encoding,
+            features=encoding.features[part],
+            cls_attention={layer: rows[part] for layer, rows in encoding.cls_attention.items()},
+            keys=None if encoding.keys is None else encoding.keys[part],
+            cls_query=None if encoding.cls_query is None else encoding.cls_query[part],
+        )
+        tokens.append(drop_tokens(family, own, picture.layout, stage))
+    return tokens
 
 
 def drop_tokens(
