@@ -24,8 +24,8 @@ Decoded = dict[str, tuple[bytes, Pillow.Image]]
 class Documents:
     """Rows of a data set.
 
-    Each question about a picture is a row of its own, with the picture's file. Who reads the rows keeps what is
-    decoded once for all of them, so that threads can read rows at the same time.
+    Each question about a picture is a row of its own, with the picture's file. Who reads the rows keeps what
+    is decoded once for all of them, so that threads can read rows at the same time.
 
     Args:
         dataset: rows, with encoded pictures in columns of feature `Image`.
@@ -65,8 +65,8 @@ class Documents:
     def picture_keys(self, indices: Sequence[int]) -> list[tuple[Hashable, ...] | None]:
         """Of each row a key that is equal where the pictures' files are; None where it has no picture.
 
-        It is for bringing questions about one picture together: only the size and the end of a file are looked
-        at, without a copy, so that different pictures may have the same key, if rarely.
+        It is for bringing questions about one picture together: only the size and the end of a file are
+        looked at, without a copy, so that different pictures may have the same key, if rarely.
 
         Args:
             indices: of the rows.

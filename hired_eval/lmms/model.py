@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
-from hired_eval.models.memory import is_out_of_memory
+from hired_eval.models.memory import free_bytes, is_out_of_memory
 from hired_eval.models.reading import ReadAhead, ReadPicture, ReadQuestion, count_workers
 from hired_eval.models.visual_tokens import TokenCounts
 from hired_eval.processes import Processes
@@ -67,6 +68,10 @@ class OutOfMemory:
     retried_with: int
 
 
+MOST_ROWS = 64
+"""Of a batch with batch_size=auto on a GPU, which has enough to do with them."""
+MOST_ROWS_ON_CPU = 8
+"""Likewise on the CPU, which more rows would make no faster."""
 SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 
@@ -77,7 +82,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     Args:
         pretrained: a folder, or an id on the hub.
         method: name of the dropping method.
-        batch_size: requests answered together.
+        batch_size: requests answered together; 'auto': as many as the free memory holds.
         device: 'auto' or a torch device.
         dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
             checkpoint's own.
@@ -87,6 +92,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
+        workers: threads that read pictures ahead, see `count_workers`.
+        pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
         options: options of the dropping method, e.g. budget and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
@@ -100,7 +107,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self,
         pretrained: str,
         method: str = "hired",
-        batch_size: int = 1,
+        batch_size: int | Literal["auto"] = 1,
         device: str = "auto",
         dtype: str | None = None,
         prompt: str | None = None,
@@ -111,6 +118,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         feature_layer: int | None = None,
         on_error: str = "stop",
         share_prefix: bool = True,
+        workers: int | Literal["auto"] = "auto",
+        pictures_per_pass: int | Literal["auto"] = "auto",
         **options: Any,
     ) -> None:
         given = dict(locals())
@@ -127,16 +136,22 @@ class HiredLlava(lmms):  # type: ignore[misc]
         checkpoint = load_checkpoint(
             own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
         )
-        llava = DroppingLlava(checkpoint, dropper, prompt_used.template, share_prefix=own["share_prefix"])
+        llava = DroppingLlava(
+            checkpoint,
+            dropper,
+            prompt_used.template,
+            share_prefix=own["share_prefix"],
+            pictures_per_pass=own["pictures_per_pass"],
+        )
         # lmms-eval has seeded torch with its --seed
-        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed(), "auto")
+        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed(), own["workers"])
 
     @classmethod
     def around(
         cls,
         llava: DroppingLlava,
         *,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         on_error: str = "stop",
         log: ReplyFile | None = None,
         seed: int = 0,
@@ -146,7 +161,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
         Args:
             llava: the checkpoint with its dropping method.
-            batch_size: requests answered together.
+            batch_size: requests answered together, or 'auto'.
             on_error: 'stop' or 'record'.
             log: where replies are kept as they come.
             seed: of answers that are sampled.
@@ -159,7 +174,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     def _start(
         self,
         llava: DroppingLlava,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         on_error: str,
         log: ReplyFile | None,
         seed: int,
@@ -167,7 +182,11 @@ class HiredLlava(lmms):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.llava = llava
-        self.batch_size = batch_size
+        self.estimates_rows = batch_size == "auto"
+        # at most; fewer where they would not fit
+        most = MOST_ROWS if llava.model.device.type == "cuda" else MOST_ROWS_ON_CPU
+        self.batch_size: int = most if batch_size == "auto" else batch_size
+        self.largest_batch = 0
         self.on_error = on_error
         self.log = log
         self.seed = seed
@@ -288,13 +307,21 @@ class HiredLlava(lmms):  # type: ignore[misc]
                             stopped_by.append(stop)
                             return
 
-        for window in windows(prepared(), self.batch_size):
-            for batch in batches(window, self.batch_size):
+        most_bytes = free_bytes(self.llava.model.device) // 16
+        for window in windows(prepared(), self.batch_size, most_bytes):
+            for batch in batches(window, partial(self._count_rows, generation)):
                 yield from self._fitting(dict(batch), generation, reply, failed)
         if stopped_by:
             raise stopped_by[0]
         if failed:
             yield failed
+
+    def _count_rows(self, generation: dict[str, Any], longest: int) -> int:
+        """How many questions are answered together where the longest has so many tokens."""
+        if not self.estimates_rows:
+            return self.batch_size
+        new = read_decoding(generation).settings.get("max_new_tokens") or 0
+        return max(1, min(self.batch_size, self.llava.count_rows_that_fit(longest + new)))
 
     def _jobs(self, requests: dict[RequestKey, Instance]) -> Iterable[Job]:
         """Requests of one task, those about the same pictures together wherever they are in the benchmark.
@@ -345,6 +372,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self, batch: dict[RequestKey, Prepared], generation: dict[str, Any], reply: Answering
     ) -> dict[RequestKey, Reply] | None:
         """Replies to a batch; None where memory ran out."""
+        self.largest_batch = max(self.largest_batch, len(batch))
         try:
             return dict(zip(batch, reply(batch, generation), strict=True))
         except (RuntimeError, ValueError, IndexError) as error:

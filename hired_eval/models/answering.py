@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from loguru import logger
@@ -25,7 +25,7 @@ from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest
 from hired_eval.models.inside import inside
-from hired_eval.models.memory import is_out_of_memory
+from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
     check_template,
@@ -127,7 +127,7 @@ class DroppingLlava:
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
         encodings: where vision encodings are kept for other runs.
-        pictures_per_pass: pictures that `encode` gives the vision tower together; None: 16 on a GPU, and 1 on
+        pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
             the CPU, whose sums differ with it in the last digits. With `encodings` always 1.
 
     Raises:
@@ -142,7 +142,7 @@ class DroppingLlava:
         *,
         share_prefix: bool = True,
         encodings: EncodingStore | None = None,
-        pictures_per_pass: int | None = None,
+        pictures_per_pass: int | Literal["auto"] = "auto",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -154,7 +154,9 @@ class DroppingLlava:
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_PER_PASS
-        self.pictures_per_pass = 1 if self.cache else pictures_per_pass or usual
+        self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
+        if self.cache:
+            self.pictures_per_pass = 1
         config = checkpoint.model.config
         # what stays inside the language model depends on the question
         self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
@@ -210,9 +212,9 @@ class DroppingLlava:
     def encode(self, questions: Sequence[ReadQuestion]) -> None:
         """Encode questions' pictures ahead of `prepare`, up to `pictures_per_pass` in one pass.
 
-        They are remembered until the next call at least. A pass that fails is left to `prepare`, which encodes
-        one picture at a time and says whose picture cannot be used. Where memory ran out, passes are half as
-        large from then on.
+        They are remembered until the next call at least. A pass that fails is left to `prepare`, which
+        encodes one picture at a time and says whose picture cannot be used. Where memory ran out, passes are
+        half as large from then on.
         """
         wanted = {picture.key: picture for question in questions for picture in question.pictures}
         self._images_remembered = max(IMAGES_REMEMBERED, len(wanted))
@@ -331,6 +333,11 @@ class DroppingLlava:
         self._prefixes.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def count_rows_that_fit(self, tokens: int) -> int:
+        """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
+        free = 4 * free_bytes(self.model.device) // 5
+        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:

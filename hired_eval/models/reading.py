@@ -72,8 +72,8 @@ class ReadAhead:
     """Threads that do work ahead of need, in order and in bounded memory.
 
     At most 16 results a thread are begun and not yet fetched, and no more than 1 GiB (`READ_AHEAD_BYTES`) of
-    host memory holds where each is as large as the largest so far; but always one more than there are threads.
-    The threads end with the `with` block, also where it raises: work that has not begun is given up.
+    host memory holds where each is as large as the largest so far; but always one more than there are
+    threads. The threads end with the `with` block, also where it raises: work that has not begun is given up.
 
     Args:
         workers: threads; with 0 the work is done where its result is asked for.

@@ -124,7 +124,7 @@ class Timings:
         seconds: that answering took.
         questions_timed: how many were answered in them.
         questions_per_second: likewise.
-        batch_size: as asked for.
+        batch_size: as asked for; of 'auto' that of the largest batch.
         out_of_memory: each time that memory ran out, the batch size that did not fit and the next.
         encodings: where vision encodings came from, with how many.
         processes: that answered.

@@ -36,6 +36,7 @@ NOT_PART_OF_THE_RUN = (
     "encoding_cache",
     "encoding_cache_gib",
     "share_prefix",
+    "reading",
     "device",
 )
 """Where and how a run is done. Every other option counts, also one that is added later."""

@@ -73,6 +73,19 @@ class DataOptions:
     path: Path | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """The group `reading`.
+
+    Attributes:
+        workers: threads that read pictures ahead.
+        pictures_per_pass: pictures that go through the vision tower together.
+    """
+
+    workers: Natural | Literal["auto"]
+    pictures_per_pass: Count | Literal["auto"]
+
+
 @dataclass(frozen=True)
 class Workload:
     """What measure=efficiency times.
@@ -111,8 +124,9 @@ class RunConfig:
     ]
     budget: Share | None
     limit: Count | None
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     share_prefix: bool
+    reading: ReadingOptions
     encoding_cache: Path | None
     encoding_cache_gib: Positive
     device: str
@@ -128,7 +142,13 @@ class RunConfig:
         return self.measure.startswith("efficiency")
 
 
-GROUPS = {"model": ModelOptions, "task": Benchmark, "data": DataOptions, "efficiency": Workload}
+GROUPS = {
+    "model": ModelOptions,
+    "task": Benchmark,
+    "data": DataOptions,
+    "reading": ReadingOptions,
+    "efficiency": Workload,
+}
 """The groups whose options are the same in every run; those of `method` are its class's."""
 
 
@@ -157,6 +177,7 @@ def read_config(resolved: dict[str, Any]) -> RunConfig:
         method=read_method(resolved["method"]),
         task=read_task(resolved["task"]),
         data=_read_group("data", resolved["data"]),
+        reading=_read_group("reading", resolved["reading"]),
         profile=resolved["profile"],
         efficiency=_read_group("efficiency", resolved["efficiency"]),
     )
