@@ -267,6 +267,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             desc="answering",
             unit="q",
             mininterval=pause,
+            leave=False,
             disable=self.rank != 0,
         )
         workers = count_workers(self.workers, self.llava.model.device)
