@@ -23,7 +23,7 @@ from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
-from hired_eval.models.images import as_rgb, digest
+from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
 from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
@@ -36,11 +36,15 @@ from hired_eval.models.prompt import (
     tokenize,
 )
 from hired_eval.models.reading import ReadPicture, ReadQuestion
-from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens, encode_pictures
+from hired_eval.models.visual_tokens import (
+    PICTURES_A_PASS,
+    TokenCounts,
+    VisualTokens,
+    drop_tokens,
+    make_visual_tokens,
+)
 
 IMAGES_REMEMBERED = 16
-PICTURES_PER_PASS = 16
-"""On a GPU, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Prepared:
         digests: digest of each image.
         shared: length of the prompt up to and including the last image, whose KV cache questions about the
             same images can share; 0: nothing to share.
+        positions: (planes, tokens) of a family whose positions are not those of a count.
     """
 
     input_ids: list[int]
@@ -105,11 +110,13 @@ class Prepared:
     images: tuple[VisualTokens, ...]
     digests: tuple[str, ...]
     shared: int = 0
+    positions: Tensor | None = None
 
     @property
     def prefix(self) -> Prefix:
         """The part of the prompt that can be shared."""
-        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images)
+        own = None if self.positions is None else self.positions[:, : self.shared]
+        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images, own)
 
     @property
     def counts(self) -> tuple[TokenCounts, ...]:
@@ -146,14 +153,16 @@ class DroppingLlava:
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
+        self.square = checkpoint.square
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
-        self.family = family_of(checkpoint.model)
+        self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
+        self._placeholder = self.family.placeholder(self.processor)
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
-        usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_PER_PASS
+        usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_A_PASS
         self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
         if self.cache:
             self.pictures_per_pass = 1
@@ -172,7 +181,14 @@ class DroppingLlava:
 
     def read(self, image: Image.Image, among: int = 1) -> Picture:
         """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(image, self.processor.image_processor, among)
+        return self.family.read(self._framed(image), self.processor.image_processor, among)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """An RGB image as it is, or on a square where all are."""
+        if self.square is None:
+            return image
+        mean: Sequence[float] = self.processor.image_processor.image_mean
+        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
 
     def read_question(
         self, question: Question, known: MutableMapping[str, ReadPicture] | None = None
@@ -190,7 +206,7 @@ class DroppingLlava:
         among = len(question.images)
         pictures = []
         for image in question.images:
-            rgb = as_rgb(image)
+            rgb = self._framed(as_rgb(image))
             name = digest(rgb)
             key = name if among == 1 else f"{name}-of-several"
             if key not in known:
@@ -223,7 +239,7 @@ class DroppingLlava:
             part = unknown[: self.pictures_per_pass]
             try:
                 pictures = [replace(picture.read(), layout=picture.layout) for picture in part]
-                tokens = encode_pictures(self.family, pictures, self.dropper.vision)
+                tokens = make_visual_tokens(self.family, pictures, self.dropper.vision, per_pass=len(part))
             except UserError:
                 tokens = []
             except RuntimeError as error:
@@ -249,7 +265,7 @@ class DroppingLlava:
             encoding = self.family.encode(picture.read().pixels, stage)
         else:
             encoding = self.cache.encode(picture.key, picture.read, stage)
-        tokens = drop_tokens(self.family, encoding, picture.layout, stage)
+        (tokens,) = drop_tokens(self.family, encoding, [picture.layout], stage)
         self._remember(picture.key, tokens)
         return tokens
 
@@ -273,7 +289,7 @@ class DroppingLlava:
         read = self.read_question(question) if isinstance(question, Question) else question
         images = tuple(self._visual_tokens(picture) for picture in read.pictures)
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token)
+        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
         self._check_text(read.text, len(images), ids)
         if ids.count(image_token_id) != len(images):
@@ -301,7 +317,9 @@ class DroppingLlava:
                 f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        return Prepared(expanded, scored, images, tuple(p.digest for p in read.pictures), shared)
+        placed = self.family.find_positions(ids, images)
+        digests = tuple(picture.digest for picture in read.pictures)
+        return Prepared(expanded, scored, images, digests, shared, placed)
 
     def _check_text(self, question: str, images: int, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
@@ -318,7 +336,7 @@ class DroppingLlava:
                 "the images are put in front, here and wherever the numbers differ"
             )
         if images not in self._control_tokens:
-            plain = render(self.prompt, "a", images, self.tokenizer, image_token)
+            plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
             self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
             raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
@@ -356,14 +374,21 @@ class DroppingLlava:
         if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
             ids, mask = pad_left([p.input_ids for p in prepared], self._pad)
             images = self.family.inputs([image.embeddings for p in prepared for image in p.images])
-            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **images}
+            return self._with_positions({"input_ids": ids, "attention_mask": mask}, prepared, device) | images
         cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
         own_ids, own_mask = pad_left([p.input_ids[p.shared :] for p in prepared], self._pad)
-        return {
-            "input_ids": torch.cat([ids, own_ids], dim=1).to(device),
-            "attention_mask": torch.cat([mask, own_mask], dim=1).to(device),
-            "past_key_values": cache,
+        inputs = {
+            "input_ids": torch.cat([ids, own_ids], dim=1),
+            "attention_mask": torch.cat([mask, own_mask], dim=1),
         }
+        return self._with_positions(inputs, prepared, device) | {"past_key_values": cache}
+
+    def _with_positions(
+        self, inputs: dict[str, Tensor], prepared: Sequence[Prepared], device: torch.device
+    ) -> dict[str, Any]:
+        """Inputs on the device, with the position of each column."""
+        placed = positions(inputs["attention_mask"], [p.positions for p in prepared])
+        return {name: value.to(device) for name, value in (inputs | {"position_ids": placed}).items()}
 
     def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
         """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
@@ -450,10 +475,9 @@ class DroppingLlava:
         if len(batch) > 1 and not self._together:
             return [likely for question in batch for likely in self.likelihood([question])]
         inputs = self._batch(batch, share=True)
-        inputs["position_ids"] = positions(inputs["attention_mask"])
         if "past_key_values" in inputs:
             cached = inputs["past_key_values"].get_seq_length()
-            inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
+            inputs.update({name: inputs[name][..., cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
         with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits

@@ -248,10 +248,10 @@ def test_a_method_that_refuses_a_picture_in_a_pass_names_its_document(
     llava_next: tuple[Any, Any], documents: datasets.Dataset
 ) -> None:
     class Choosy(Full):
-        def drop(self, encoding: Any, layout: Any) -> Any:
-            if layout.image_size == PICTURES[3].size[::-1]:
+        def drop(self, encoding: Any, layouts: Any) -> Any:
+            if PICTURES[3].size[::-1] in [layout.image_size for layout in layouts]:
                 raise UserError("not this one")
-            return super().drop(encoding, layout)
+            return super().drop(encoding, layouts)
 
     model, requests = model_for(llava_next, documents, per_pass=5, on_error="record")
     model.llava.dropper = Choosy()
