@@ -286,6 +286,22 @@ def applied(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
     return provoke
 
 
+def tiled(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
+    """A picture of two tiles and a thumbnail."""
+
+    def provoke(place: Place) -> None:
+        model, processor = tiny.internvl()
+        inputs = dict(processor(images=tiny.picture(112, 56), text="<image>?", return_tensors="pt"))
+        change(inputs)
+        with HiRED()(model):
+            model(
+                input_ids=inputs.pop("input_ids"),
+                **{k: v for k, v in inputs.items() if k != "attention_mask"},
+            )
+
+    return provoke
+
+
 def within(use: Callable[[Any, dict[str, Any]], Any]) -> Callable[[Place], Any]:
     """What is done with a model, and the inputs of a picture, inside a block that drops tokens."""
 

@@ -134,6 +134,11 @@ class VisionStage(TokenDropper):
         """Vision-tower layers whose attention received `drop` reads; as `attention_layers`."""
         return frozenset({feature_layer}) if "received_attention" in self.reads else frozenset()
 
+    @property
+    def takes_either(self) -> bool:
+        """Whether attention received serves where there is no CLS-attention."""
+        return False
+
     def allowed(self, layout: PartitionLayout) -> int | None:
         """The token budget of one image, newline tokens included; None for a method without a budget."""
         return None

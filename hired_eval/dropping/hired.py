@@ -37,7 +37,20 @@ class HiRED(CLSAttentionDropper):
     head: Natural = 0
     """Which head, with heads='single'."""
 
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+    def __post_init__(self) -> None:
+        """Also refuse a head of an attention that has none.
+
+        Raises:
+            UserError: heads='single' without CLS-attention.
+        """
+        super().__post_init__()
+        if self.heads == "single" and self.signal != "cls":
+            raise UserError(
+                f"heads=single reads one head of CLS-attention, and signal={self.signal} has no heads; take "
+                "signal=cls or heads=sum"
+            )
+
+    def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """The final layer, and the initial layer where the visual content score is used."""
         content = (self.initial_layer,) if self.distribute == "content" else ()
         return layers_named(feature_layer, self.final_layer, *content)
@@ -54,7 +67,7 @@ class HiRED(CLSAttentionDropper):
         even = (~layouts.is_full_image).double()
         content = even
         if self.distribute == "content":
-            attention = self._of_heads(encoding.attention_at(self.initial_layer))
+            attention = self._of_heads(self.attention(encoding, self.initial_layer))
             measured = visual_content_score(attention, layouts)
             content = torch.where(layouts.total(measured) > 0, measured, even)
         quotas = of_sub_images * content / layouts.total(content)
@@ -62,7 +75,7 @@ class HiRED(CLSAttentionDropper):
 
     def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads (Eq. 2)."""
-        return self._of_heads(encoding.attention_at(self.final_layer)).float().sum(dim=-2)
+        return self._of_heads(self.attention(encoding, self.final_layer)).float().sum(dim=-2)
 
     def _of_heads(self, attention: Tensor) -> Tensor:
         """(..., heads, N) -> the heads that count.

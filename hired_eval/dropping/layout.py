@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hired_eval.errors import UserError
+
 
 @dataclass(frozen=True)
 class PartitionLayout:
@@ -25,6 +27,7 @@ class PartitionLayout:
         newline_behind: the only partition is followed by a newline token.
         full_image_last: the full-image is the last partition and not the first; the language model then gets
             one partition after the other, each in raster order, and not the assembled grid.
+        grid_known: whether rows and columns are those of the picture; False where only their product is.
         newlines: the stock model puts a newline token behind each row of the assembled grid.
 
     Raises:
@@ -39,6 +42,7 @@ class PartitionLayout:
     newline_behind: bool = False
     full_image_last: bool = False
     newlines: bool = True
+    grid_known: bool = True
 
     def __post_init__(self) -> None:
         if min(self.rows, self.cols) < 0 or (self.rows == 0) != (self.cols == 0):
@@ -109,7 +113,15 @@ class PartitionLayout:
 
         Returns:
             (k, N) float64 weights in [0, 1].
+
+        Raises:
+            UserError: the grid is not known.
         """
+        if not self.grid_known:
+            raise UserError(
+                f"a picture of {self.partitions} tiles may have several grids, and this method reads where "
+                "its tiles are; pass image_sizes=[(height, width), ...] of the pictures too"
+            )
         if self.sub_images == 0:
             return torch.zeros(0, self.tokens_per_partition, dtype=torch.float64)
         (height, width), (tile_rows, tile_cols) = self.image_size, self.tile

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
@@ -72,21 +72,19 @@ class SelectingDropper(BudgetedDropper):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLSAttentionDropper(SelectingDropper):
+class CLSAttentionDropper(RankingByAttention, SelectingDropper):
     """A method whose score is CLS-attention, summed over heads (HiRED, Eq. 2)."""
-
-    reads: ClassVar = frozenset({"cls_attention"})
 
     final_layer: Natural | None = None
     """Layer of the CLS-attention; None: the layer whose output feeds the projector."""
 
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+    def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """The final layer."""
         return layers_named(feature_layer, self.final_layer)
 
     def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads."""
-        return encoding.attention_at(self.final_layer).float().sum(dim=1)
+        return self.attention(encoding, self.final_layer).float().sum(dim=1)
 
 
 def layers_named(feature_layer: int, *layers: int | None) -> frozenset[int]:

@@ -29,7 +29,7 @@ CODE_THAT_ENCODES = ("hired_eval.models.families", "hired_eval.models.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
-"""`features`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
+"""`features`, `added`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
 
 
 @dataclass
@@ -173,7 +173,7 @@ class CachedEncoder:
         """
         key = f"{self._source}/{key}"
         layers = self.family.layers_read(stage)
-        received = stage.received_layers(self.family.feature_layer)
+        received = self.family.received_read(stage)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
         wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
@@ -209,9 +209,9 @@ class CachedEncoder:
             cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
             feature_layer=self.family.feature_layer,
             received_attention={
-                layer: on_device(f"received.{layer}")
-                for layer in sorted(stage.received_layers(self.family.feature_layer))
+                layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
             },
+            added=on_device("added") if "added" in tensors else None,
         )
 
 
@@ -232,6 +232,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
     settings = [
         family.feature_layer,
         getattr(family.config, "image_grid_pinpoints", None),
+        getattr(family.config, "downsample_ratio", None),
         family.tower.config._attn_implementation,
         device.type,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -245,6 +246,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
 
 def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
+    tensors |= {} if encoding.added is None else {"added": encoding.added}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
     if encoding.keys is not None and encoding.cls_query is not None:
