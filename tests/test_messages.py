@@ -157,7 +157,7 @@ ELSEWHERE = {
     ],
     # in tests/dropping/test_matrix.py
     "dropping/selection.py": [
-        "….score must give one number for each token, (P, N) = …; it gave …",
+        "….score must give one number for each token, (S, N) = …; it gave …",
     ],
     # in tests/dropping/test_fastv.py
     "dropping/layer_stage.py": [
