@@ -12,6 +12,7 @@ from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.shortened_inputs import encode_images
+from hired_eval.runs.probes import partitions_of, places_of
 from tests import tiny
 
 # one tile, a row, a column, a grid, the most tiles, extreme shapes
@@ -181,3 +182,19 @@ def test_the_grid_must_be_known_where_a_method_reads_it(internvl: tuple[Any, Any
     with HiRED(budget=0.5, distribute="even")(model):
         without = generate(model, inputs)
         assert generate(model, inputs, image_sizes=[(120, 130), (56, 56)]).equal(without)
+
+
+def test_the_thumbnail_comes_first_in_pictures_of_the_partitions(internvl: tuple[Any, Any]) -> None:
+    model, processor = internvl
+    answering = DroppingLlava(Checkpoint(model, processor), HiRED(budget=0.5), "{images}{question}")
+    picture = tiny.picture(60, 40)
+    shown = partitions_of(answering, picture)
+    own = processor.image_processor(images=[picture], return_tensors="pt", crop_to_patches=True)
+    assert own.pixel_values.shape[0] == len(shown) == 7
+    stock = processor.image_processor
+    mean, std = (torch.tensor(v)[:, None, None] for v in (stock.image_mean, stock.image_std))
+    for place, partition in ((0, 6), (1, 0), (6, 5)):
+        pixels = ((own.pixel_values[partition] * std + mean) * 255).round().clamp(0, 255)
+        assert (torch.from_numpy(shown[place]).permute(2, 0, 1) == pixels).all()
+    (tokens,) = answering.prepare(Question("b?", (picture,))).images
+    assert (places_of(tokens)[:, 0] == 0).sum() == (tokens.packed.partition == 6).sum() > 0

@@ -55,7 +55,7 @@ class InternVL(Family):
     @property
     def merge(self) -> int:
         """Patches along each side of a token."""
-        return round(1 / self.config.downsample_ratio)
+        return int(1 / self.config.downsample_ratio)
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -70,8 +70,8 @@ class InternVL(Family):
     def group(self, patches: Tensor) -> Tensor:
         """The square of patches of each token, in the order of the stock model's pixel shuffle."""
         (rows, cols), side = self.tile, self.merge
-        squares = patches.unflatten(1, (rows, side, cols, side)).transpose(2, 3)
-        return squares.flatten(3, 4).flatten(1, 2)
+        squares = patches.reshape(len(patches), rows, side, cols, side, *patches.shape[2:])
+        return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
         """The grid of tiles that the stock image processor chooses."""
