@@ -321,8 +321,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
     (
         lambda place: p.with_config(place, '{"model_type": "bert"}'),
-        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision, internvl "
-        "(checkpoints in the layout of transformers)",
+        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision, internvl, "
+        "qwen2_5_vl, qwen3_vl (checkpoints in the layout of transformers)",
     ),
     (
         lambda place: p.with_config(place, '{"model_type": "internvl_chat"}'),
@@ -349,7 +349,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
         lambda place: family_of(torch.nn.Linear(2, 2)),
         "token dropping does not work on Linear; it works on LlavaForConditionalGeneration, "
         "LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration, "
-        "InternVLForConditionalGeneration",
+        "InternVLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration, "
+        "Qwen3VLForConditionalGeneration",
     ),
     (
         p.tiled(lambda inputs: inputs.update(pixel_values=inputs["pixel_values"][1:])),

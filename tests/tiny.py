@@ -27,7 +27,16 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2Config,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     SiglipVisionConfig,
 )
 from transformers.models.clip import CLIPImageProcessor
@@ -180,6 +189,54 @@ def internvl(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLP
         image_seq_length=SIDE**2 // 4,
     )  # fmt: skip
     return model, processor
+
+
+VISION = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+MOST_PIXELS = 28 * 28 * 40
+
+
+def _qwen(depth: int, sections: list[int], **of_tower: Any) -> dict[str, Any]:
+    tower = {
+        "depth": depth, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 48,
+        **of_tower,
+    }  # fmt: skip
+    text = {
+        "vocab_size": 9 + len(WORDS), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections},
+    }  # fmt: skip
+    ids = {f"{name}_id": i for i, name in enumerate(VISION, 5)}
+    return {"vision_config": tower, "text_config": text, **ids}
+
+
+def qwen2_5_vl(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """With windows of 2 x 2 tokens, which all layers but the second and the last attend in."""
+    torch.manual_seed(seed)
+    tower = {"patch_size": PATCH, "window_size": 4 * PATCH, "fullatt_block_indexes": [1, 3]}
+    config = Qwen2_5_VLConfig(**_qwen(4, [2, 2, 2], **tower))
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    _spread(model)
+    images = Qwen2VLImageProcessor(patch_size=PATCH, min_pixels=28 * 28 * 4, max_pixels=MOST_PIXELS)
+    return model, Qwen2_5_VLProcessor(images, tokenizer(*VISION.values(), **VISION), Qwen2VLVideoProcessor())
+
+
+def qwen3_vl(seed: int = 0) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
+    """With DeepStack features of two layers, behind the first two layers of the language model."""
+    torch.manual_seed(seed)
+    tower = {"patch_size": 16, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64}
+    parts = _qwen(4, [2, 2, 2], **tower)
+    parts["text_config"] |= {"head_dim": 12}
+    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**parts)).eval()
+    _spread(model)
+    images = Qwen2VLImageProcessor(patch_size=16, min_pixels=32 * 32 * 4, max_pixels=32 * 32 * 40)
+    return model, Qwen3VLProcessor(images, tokenizer(*VISION.values(), **VISION), Qwen3VLVideoProcessor())
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

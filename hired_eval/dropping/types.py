@@ -34,6 +34,8 @@ class VisionEncoding:
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
+        added: (S, N, k * D) what the language model adds to each token behind its first k layers, with which
+            methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
         nan_flags: what must not hold NaN in this pass, and on the device whether it does.
     """
 
@@ -43,6 +45,7 @@ class VisionEncoding:
     cls_query: Tensor | None = None
     feature_layer: int | None = None
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
+    added: Tensor | None = None
     nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def attention_at(self, layer: int | None) -> Tensor:

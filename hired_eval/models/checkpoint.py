@@ -39,10 +39,17 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A stock model and its stock processor."""
+    """A stock model and its stock processor.
+
+    Attributes:
+        model: stock model.
+        processor: stock processor.
+        square: pixels on a side of the square that every picture is put on; None: pictures stay as they are.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
+    square: int | None = None
 
 
 def load_checkpoint(
@@ -57,6 +64,9 @@ def load_checkpoint(
     feature_layer: int | None = None,
     weights: Literal["pretrained", "pickle", "dummy"] = "pretrained",
     seed: int = 0,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    square: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint for evaluation.
 
@@ -73,6 +83,7 @@ def load_checkpoint(
         weights: 'pretrained' reads safetensors alone; 'pickle' also reads *.bin files; 'dummy' builds the
             architecture with random weights: for efficiency only, never for scores.
         seed: of dummy weights.
+        min_pixels, max_pixels, square: see `set_resolution`.
 
     Raises:
         UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
@@ -103,6 +114,7 @@ def load_checkpoint(
         else dummy_processor(published)
     )
     processor.tokenizer.padding_side = "left"
+    set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
     if weights == "dummy":
         model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:
@@ -130,7 +142,48 @@ def load_checkpoint(
                 f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
             )
         refuse_offloading(getattr(model, "hf_device_map", {}))
-    return Checkpoint(model.eval(), processor)
+    return Checkpoint(model.eval(), processor, square)
+
+
+def set_resolution(
+    config: Any, image_processor: Any, min_pixels: int | None, max_pixels: int | None, square: int | None
+) -> None:
+    """Set how large the vision tower of a model of native resolution sees pictures.
+
+    Args:
+        config: of the model.
+        image_processor: stock, changed in place.
+        min_pixels: a smaller picture is enlarged; None: the checkpoint's own.
+        max_pixels: a larger picture is shrunk; likewise.
+        square: every picture, on a square with this many pixels a side; the protocol of papers that compare
+            methods at a constant number of tokens (1008 for Qwen2.5-VL, so 36 x 36 tokens).
+
+    Raises:
+        UserError: the model has no resolution of its own, the options exclude each other, or the square is
+            not one of whole tokens.
+    """
+    asked = {"min_pixels": min_pixels, "max_pixels": max_pixels, "square": square}
+    given = [name for name, value in asked.items() if value is not None]
+    if not given:
+        return
+    if not hasattr(image_processor, "merge_size"):
+        raise UserError(
+            f"{', '.join(given)}: a {config.model_type!r} model sees pictures at the resolutions that it was "
+            "made for; leave it out"
+        )
+    token = image_processor.merge_size * image_processor.patch_size
+    if square is not None:
+        if len(given) > 1 or square % token:
+            raise UserError(
+                f"square={square} must be a multiple of {token}, the pixels on a side of a token, and goes "
+                f"without min_pixels and max_pixels; try square={max(1, square // token) * token}"
+            )
+        min_pixels = max_pixels = square**2
+    size = dict(image_processor.size)
+    least, most = min_pixels or size["shortest_edge"], max_pixels or size["longest_edge"]
+    if least > most:
+        raise UserError(f"min_pixels={least} is more than max_pixels={most}; set both")
+    image_processor.size = size | {"shortest_edge": least, "longest_edge": most}
 
 
 def check_placement(device_map: str | None, attention: str, quantization: str, weights: str) -> None:
@@ -299,8 +352,9 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise (HubError if no_hub else UserError)(
+        raise HubError(
             f"could not fetch {source} from the hub ({reason}); point to local copies with "
             "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
-            "ones with model=mini and data=bundled"
+            "ones with model=mini and data=bundled",
+            reachable=no_hub is None,
         ) from error

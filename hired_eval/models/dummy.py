@@ -23,8 +23,22 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from transformers.models.clip import CLIPImageProcessor
 
 from hired_eval.models.families import FAMILIES
@@ -97,6 +111,16 @@ def dummy_processor(config: Any) -> ProcessorMixin:
             image_std=IMAGENET_DEFAULT_STD,
         )
         return InternVLProcessor(tile, tokenizer, InternVLVideoProcessor(), config.image_seq_length)
+    if isinstance(config, Qwen2_5_VLConfig | Qwen3VLConfig):
+        patch = vision.patch_size
+        if isinstance(config, Qwen2_5_VLConfig):
+            limits, mean = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}, OPENAI_CLIP_MEAN
+            kind, video, std = Qwen2_5_VLProcessor, Qwen2VLVideoProcessor(), OPENAI_CLIP_STD
+        else:
+            limits, mean = {"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096}, IMAGENET_STANDARD_MEAN
+            kind, video, std = Qwen3VLProcessor, Qwen3VLVideoProcessor(), IMAGENET_STANDARD_STD
+        native = Qwen2VLImageProcessor(size=limits, patch_size=patch, image_mean=mean, image_std=std)
+        return kind(native, tokenizer, video)
     side = vision.image_size
     square = {"height": side, "width": side}
     if isinstance(config, LlavaOnevisionConfig):

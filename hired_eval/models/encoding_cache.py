@@ -29,7 +29,7 @@ CODE_THAT_ENCODES = ("hired_eval.models.families", "hired_eval.models.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
-"""`features`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
+"""`features`, `added`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
 
 
 @dataclass
@@ -211,6 +211,7 @@ class CachedEncoder:
             received_attention={
                 layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
             },
+            added=on_device("added") if "added" in tensors else None,
         )
 
 
@@ -245,6 +246,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
 
 def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
+    tensors |= {} if encoding.added is None else {"added": encoding.added}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
     if encoding.keys is not None and encoding.cls_query is not None:

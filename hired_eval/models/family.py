@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -19,6 +19,9 @@ from hired_eval.dropping.registry import methods_that_read
 from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError
 from hired_eval.models.signals import Projections, run_tower
+
+if TYPE_CHECKING:
+    from hired_eval.models.visual_tokens import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,27 @@ class Family(ABC):
         return layers
 
     @property
+    def after_layers(self) -> nn.Module | None:
+        """The part of the tower behind its layers that works on what is not dropped; None for none."""
+        return None
+
+    @property
     def heads(self) -> int:
         """Attention heads in a layer of the vision tower."""
         return int(self.tower.config.num_attention_heads)
+
+    @property
+    def merge(self) -> int:
+        """Patches on each side of a token of the language model."""
+        return 1
+
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """What `Tower` of the efficiency measurement does not read off the configuration.
+
+        Args:
+            layout: of a picture.
+        """
+        return {}
 
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The layer whose output feeds the projector, counted from 0.
@@ -234,7 +255,8 @@ class Family(ABC):
             for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
-        features = run_tower(lambda: self.run(pixels), self.layers, self.feature_layer, recorded, self.watch)
+        parts = [*self.layers] if self.after_layers is None else [*self.layers, self.after_layers]
+        features = run_tower(lambda: self.run(pixels), parts, self.feature_layer, recorded, self.watch)
         features = features.reshape(len(pixels), -1, features.shape[-1])
         # a device map may put the tower's layers on several devices
         here = features.device
@@ -281,12 +303,15 @@ class Family(ABC):
                 f"{self.stock.__name__} does not have; {ways}"
             )
 
-    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+    def embed(
+        self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
+    ) -> tuple[PackedTokens, Tensor]:
         """Kept tokens through the projector, newline tokens put in.
 
         Args:
             packed: n tokens, m newline tokens.
             layout: geometry of the picture.
+            added: `VisionEncoding.added` of its partitions.
 
         Returns:
             The tokens as they are given to the language model, and their embeddings (n + m, D).
@@ -304,6 +329,38 @@ class Family(ABC):
         newline: Tensor = self.model.model.image_newline.to(embeddings)
         with_newlines = newline.repeat(len(embeddings) + newlines, 1)
         return with_newlines.index_copy(0, places, embeddings)
+
+    def places(self, image: VisualTokens) -> Tensor:
+        """(kept,) which of the stock model's placeholders of an image its kept tokens stand for."""
+        # a method may keep more tokens than the stock model has, whose padding is removed
+        return torch.arange(image.counts.kept).clamp(max=image.counts.full - 1)
+
+    def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:
+        """Positions of a prompt with kept tokens, where they are not those of a count; None where they are.
+
+        Args:
+            input_ids: of the prompt, one placeholder an image.
+            images: of the prompt.
+
+        Returns:
+            (planes, n), kept tokens in place of placeholders.
+        """
+        return None
+
+    def find_given_positions(
+        self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
+    ) -> Tensor | None:
+        """Positions of a prompt as it was given, as the stock model counts them; None: one after the other.
+
+        Args:
+            input_ids: (B, L).
+            arguments: of the call on the stock model.
+            cached: columns before these, for which there is a KV cache.
+
+        Returns:
+            (planes, B, L), or (planes, B, cached + L).
+        """
+        return None
 
     def inputs(self, embeddings: Sequence[Tensor]) -> dict[str, Any]:
         """The stock model's argument for pictures that are encoded already; none for no picture.

@@ -16,7 +16,9 @@ from transformers import (
     LlavaOnevisionConfig,
     MistralConfig,
     PreTrainedConfig,
+    Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen3VLConfig,
     SiglipVisionConfig,
 )
 
@@ -111,6 +113,18 @@ def qwen(rows: int) -> Vocabulary:
     """Qwen's tokens with an image token; families pad the embedding differently."""
     special = {**CHAT, "<image>": 151646}
     return Vocabulary(rows, special, image="<image>", end="<|im_end|>", pad="<|endoftext|>", names=IMAGE)
+
+
+def qwen_vl(rows: int) -> Vocabulary:
+    """Qwen's tokens with those of Qwen-VL; sizes pad the embedding differently."""
+    names = {
+        "vision_start_token": "<|vision_start|>",
+        "vision_end_token": "<|vision_end|>",
+        "image_token": "<|image_pad|>",
+        "video_token": "<|video_pad|>",
+    }
+    special = CHAT | dict(zip(names.values(), (151652, 151653, 151655, 151656), strict=True))
+    return Vocabulary(rows, special, "<|image_pad|>", "<|im_end|>", "<|endoftext|>", names=names)
 
 
 INTERNVL = Vocabulary(
@@ -303,6 +317,58 @@ def _internvl(size: str) -> InternVLConfig:
     )
 
 
+def _qwen2_5_vl(shape: tuple[int, int, int, int, int], rows: int, *, tied: bool) -> Qwen2_5_VLConfig:
+    """Qwen2.5-VL (Bai et al. 2025): windows of 112 pixels in 28 of the tower's 32 layers."""
+    hidden, inner, layers, heads, kv_heads = shape
+    language = {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 128000,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": rotary(1e6) | {"mrope_section": [16, 24, 24]},
+        **qwen_vl(rows).of_text,
+    }
+    vision = {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": hidden}
+    return Qwen2_5_VLConfig(vision_config=vision, text_config=language, tie_word_embeddings=tied)
+
+
+def _qwen3_vl(
+    shape: tuple[int, int, int, int, int], tower: tuple[int, int, int], stacked: list[int], *, tied: bool
+) -> Qwen3VLConfig:
+    """Qwen3-VL (Qwen team 2025).
+
+    Args:
+        shape: of the language model, as in `text`.
+        tower: width, width of the feed-forward part, layers.
+        stacked: layers of the tower that feed DeepStack.
+        tied: whether the embedding is the output layer too.
+    """
+    hidden, inner, layers, heads, kv_heads = shape
+    language = {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": rotary(5e6) | {"mrope_section": [24, 20, 20], "mrope_interleaved": True},
+        **qwen_vl(151936).of_text,
+    }
+    vision = {
+        "hidden_size": tower[0],
+        "intermediate_size": tower[1],
+        "depth": tower[2],
+        "out_hidden_size": hidden,
+        "deepstack_visual_indexes": stacked,
+    }
+    return Qwen3VLConfig(vision_config=vision, text_config=language, tie_word_embeddings=tied)
+
+
 PUBLISHED: Mapping[str, tuple[Vocabulary, Callable[[], Any]]] = {
     "llava-hf/llava-1.5-7b-hf": (LLAMA_2, lambda: _llava(vicuna("7b"))),
     "llava-hf/llava-1.5-13b-hf": (LLAMA_2, lambda: _llava(vicuna("13b"))),
@@ -329,6 +395,22 @@ PUBLISHED: Mapping[str, tuple[Vocabulary, Callable[[], Any]]] = {
     "OpenGVLab/InternVL3-2B-hf": (INTERNVL, lambda: _internvl("1.5b")),
     "OpenGVLab/InternVL3-8B-hf": (INTERNVL, lambda: _internvl("7b")),
     "OpenGVLab/InternVL3-14B-hf": (INTERNVL, lambda: _internvl("14b")),
+    "Qwen/Qwen2.5-VL-3B-Instruct": (
+        qwen_vl(151936),
+        lambda: _qwen2_5_vl((2048, 11008, 36, 16, 2), 151936, tied=True),
+    ),
+    "Qwen/Qwen2.5-VL-7B-Instruct": (
+        qwen_vl(152064),
+        lambda: _qwen2_5_vl((3584, 18944, 28, 28, 4), 152064, tied=False),
+    ),
+    "Qwen/Qwen3-VL-4B-Instruct": (
+        qwen_vl(151936),
+        lambda: _qwen3_vl((2560, 9728, 36, 32, 8), (1024, 4096, 24), [5, 11, 17], tied=True),
+    ),
+    "Qwen/Qwen3-VL-8B-Instruct": (
+        qwen_vl(151936),
+        lambda: _qwen3_vl((4096, 12288, 36, 32, 8), (1152, 4304, 27), [8, 16, 24], tied=False),
+    ),
 }
 """Vocabulary and architecture by hub id. `dummy/clip-l-small` is no id of the hub: it is LLaVA-Next's vision
 side with a small Llama."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+QUERIES_AT_ONCE = 2048
+"""How many rows of a partition's attention are in memory: all of them, but of large pictures."""
 PARTITIONS_AT_ONCE = 8
 """How many partitions' attention of one head is in memory while its columns are summed."""
 
@@ -57,7 +59,8 @@ def received_attention(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
         for first in range(0, channels, per_head):
             q = queries[here, :, first : first + per_head].float() * per_head**-0.5
             k = keys[here, :, first : first + per_head].float()
-            received[here] += (q @ k.transpose(1, 2)).softmax(dim=-1).sum(dim=1)
+            for some in q.split(QUERIES_AT_ONCE, dim=1):
+                received[here] += (some @ k.transpose(1, 2)).softmax(dim=-1).sum(dim=1)
     return received / (heads * length)
 
 
@@ -116,7 +119,7 @@ Watch = Callable[[int, Projections], Iterable[RemovableHandle]]
 
 def run_tower(
     run: Callable[[], Any],
-    layers: nn.ModuleList,
+    layers: Sequence[nn.Module],
     feature_layer: int,
     recorded: Mapping[int, Projections],
     watch: Watch,
@@ -125,7 +128,7 @@ def run_tower(
 
     Args:
         run: calls the stock vision tower.
-        layers: its layers.
+        layers: its layers, and what comes behind them if it is not wanted.
         feature_layer: whose output is wanted, counted from 0.
         recorded: by layer, takes what its projections give.
         watch: puts hooks on the projections of a layer; those of its keys come after those of its queries.

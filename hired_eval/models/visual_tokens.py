@@ -35,7 +35,8 @@ class VisualTokens:
     """What the language model gets for one picture.
 
     Attributes:
-        embeddings: (kept, D) after the projector, newline tokens in place.
+        embeddings: (kept, D) after the projector, newline tokens in place; wider where the family gives the
+            language model more of a token.
         counts: kept, allowed and full token counts.
         packed: the same tokens before the projector, with their places in the partitions.
         layout: geometry of the picture.
@@ -96,9 +97,12 @@ def drop_tokens(
         RuntimeError: the method kept more tokens than its budget allows.
     """
     selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
+    added: Sequence[Tensor | None] = [None] * len(layouts)
+    if encoding.added is not None:
+        added = torch.split(encoding.added, [layout.partitions for layout in layouts])
     made = []
-    for packed, layout in zip(selected, layouts, strict=True):
-        given, embeddings = family.embed(packed, layout)
+    for packed, layout, of_image in zip(selected, layouts, added, strict=True):
+        given, embeddings = family.embed(packed, layout, of_image)
         counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
         if counts.allowed is not None and counts.kept > counts.allowed:
             raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")

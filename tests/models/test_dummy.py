@@ -34,6 +34,10 @@ PARAMETERS = {
     "internvl3_2b": 2089,
     "internvl3_8b": 7944,
     "internvl3_14b": 15117,
+    "qwen2_5_vl_3b": 3755,
+    "qwen2_5_vl_7b": 8292,
+    "qwen3_vl_4b": 4438,
+    "qwen3_vl_8b": 8767,
 }
 
 

@@ -12,6 +12,7 @@ from hired_eval.models.families.internvl import InternVL
 from hired_eval.models.families.llava import Llava
 from hired_eval.models.families.llava_next import LlavaNext
 from hired_eval.models.families.llava_onevision import LlavaOnevision
+from hired_eval.models.families.qwen_vl import Qwen3VL, Qwen25VL
 from hired_eval.models.family import Family
 
 FAMILIES: dict[str, type[Family]] = {
@@ -19,6 +20,8 @@ FAMILIES: dict[str, type[Family]] = {
     "llava_next": LlavaNext,
     "llava_onevision": LlavaOnevision,
     "internvl": InternVL,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
 }
 """By the `model_type` of their configuration."""
 

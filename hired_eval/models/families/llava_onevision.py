@@ -73,7 +73,9 @@ class LlavaOnevision(LlavaNext):
         prompt = [image] * min(among, 2)
         return self.pictures(image_processor(images=[prompt], return_tensors="pt"))[0]
 
-    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+    def embed(
+        self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
+    ) -> tuple[PackedTokens, Tensor]:
         """As in every family; a whole grid that is too large is shrunk as the stock model does it."""
         top, bottom, left, right = layout.unpadded()
         everything = layout.tokens_per_partition + (bottom - top) * (right - left)
