@@ -214,13 +214,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, mmbench, ocrbench, got 'x'"),
     (["+task.category=x"], "task.scoring=mean takes no task.category; leave it out"),
     (["task=mme", "+task.scale=2"], "task.scoring=mme takes no task.scale; leave it out"),
     (
         lambda place: hired_eval.mini.write_data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
-        "chartqa",
+        "chartqa, or set data=hub or data.path=FOLDER",
     ),
     (
         p.drift,

@@ -234,9 +234,9 @@ def test_the_examples_of_extending_run_as_written(
     printed = capsys.readouterr().out
     assert re.search(r"\| docvqa +\| Brightest 20 % +\|", printed), "the table of the run"
     assert re.search(r"^\| Brightest 20 % +\|", printed, re.MULTILINE), "the report"
-    assert re.search(r"\| infovqa +\| HiRED 20 % +\|", printed)
+    assert re.search(r"\| squares +\| HiRED 20 % +\|", printed)
     own = printed[printed.index("## My method beside HiRED") :]
-    assert re.search(r"^\| method +\| tokens +\| DocVQA +\| InfographicVQA +\|", own, re.MULTILINE)
+    assert re.search(r"^\| method +\| tokens +\| DocVQA +\| Squares +\|", own, re.MULTILINE)
     assert re.search(r"^\| Brightest of all +\| \d+ %", own, re.MULTILINE)
     assert re.search(r"^\| Brightest 20 %, power=2.0 +\| - +\| - +\| - +\|$", own, re.MULTILINE)
     assert "| 60.8 " in own

@@ -134,7 +134,7 @@ def count_documents(config: RunConfig, data: DataSource) -> tuple[int | None, Ta
         task = load_task(config.task, data)
     except UserError:
         return limit, None  # the run itself says what is wrong, and leaves a record of it
-    limit = round_to_whole_units(task, limit, scorer_for(config.task).unit_columns)
+    limit = round_to_whole_units(task, limit, scorer_for(config.task))
     return limit if limit < len(task.eval_docs_no_media) else None, task
 
 
