@@ -194,6 +194,14 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["data=bundled"], "data=bundled and data.path={data} exclude each other; leave one out"),
     (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
     (
+        ["data.path=null", "data.name=receipts"],
+        "data.name=receipts is for documents of your own; set data.path=FOLDER too",
+    ),
+    (
+        ["data.name=hub"],
+        "data.name must be a word of your own on one line, not bundled, hub or local copy; got 'hub'",
+    ),
+    (
         ["data.path={tmp}"],
         "data.path={tmp} has no split validation of lmms-lab-encoder/DocVQA, config DocVQA; found: no "
         "parquet files. Its parquet files must be in that folder, or in DocVQA/DocVQA below it, named as on "

@@ -81,7 +81,7 @@ def plan_run(config: RunConfig) -> Plan:
         # the only backend that gives the weights of the language model's attention out
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
-    data = find_data_source(config.data.source, config.data.path, model.path)
+    data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
     dropper = build_dropper(config.method, config.budget)
     if dropper.inside and (config.timed or config.measure == "generation_attention"):
         raise UserError(
@@ -110,7 +110,7 @@ def plan_run(config: RunConfig) -> Plan:
         method_version=type(dropper).VERSION,
         model=model.name,
         weights=model.weights,
-        data=data.source if data.path is None else "local copy",
+        data=data.label,
         seed=config.seed,
         identity=identity,
         config=asked,
