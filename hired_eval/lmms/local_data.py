@@ -102,8 +102,8 @@ def find_data_source(
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
 
     Raises:
-        UserError: a path that is no folder, or one beside the bundled data; a name without a path, or one that is
-            unfit for tables.
+        UserError: a path that is no folder, or one beside the bundled data; a name without a path, or that
+            tables cannot show.
     """
     if name is not None:
         if path is None:

@@ -61,8 +61,9 @@ def _cell(cell: Cell) -> str:
         d = cell.difference
         kind = ("better" if d.value > 0 else "worse") if d.beyond_noise else ""
         meaning = "beyond noise" if d.beyond_noise else "not resolved at this n"
+        of_table = "" if cell.p_adjusted is None else f", {cell.p_adjusted:.3g} adjusted for the table"
         lines.append(
-            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">vs Full '
+            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}{of_table}">vs Full '
             f"{text(cell.difference_text())}</div>"
         )
     if cell.published:
