@@ -11,6 +11,7 @@ from PIL import Image
 
 import hired_eval.mini
 from hired_eval import HiREDReleased
+from hired_eval.cli.compare import main as compare
 from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
@@ -112,7 +113,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, compare, regress",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -625,6 +626,16 @@ MESSAGES: list[tuple[Provocation, str]] = [
         p.efficiency_records,
         "no efficiency records yet; make them with python -m hired_eval -m +experiment=table4, or with "
         "measure=efficiency",
+    ),
+    # hired-eval compare
+    (
+        lambda place: compare(["run", "method=full", "--runs-dir", str(place.tmp)]),
+        "there is no run 'run' in {tmp}; known: none",
+    ),
+    (
+        lambda place: compare(["method=full", "method=hired", "--runs-dir", str(place.tmp)]),
+        "no finished run of 'method=full' in {tmp}; make it with python -m hired_eval method=full, or name "
+        "another folder with --runs-dir",
     ),
     # hired-eval show
     (shown("{tmp}/none.png"), "{tmp}/none.png cannot be opened: No such file or directory"),

@@ -86,6 +86,17 @@ ELSEWHERE = {
         "lmms-eval's task … cannot be loaded: …: …",
         "task … has a judge behind the network (…), which is not asked here; choose another task",
     ],
+    # in tests/test_compare.py
+    "reporting/comparison.py": [
+        "… is on benchmark … and … on …, or they are scored otherwise; compare runs on one benchmark",
+        "… and … answered other documents (… and …); compare runs on the same ones",
+        "… and … have no document in common; run both with one limit",
+        "… is not a finished run with a score; choose another one",
+    ],
+    "runs/redrawn.py": [
+        "the checkpoint or the documents of … have changed since; run it again",
+        "the picture of document … cannot be read: …",
+    ],
     # in tests/test_tasks.py
     "lmms/pictures.py": [
         "picture … is not among the … of …; copy it whole",
