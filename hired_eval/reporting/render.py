@@ -149,9 +149,10 @@ def comma_separated(table: Table) -> str:
         for column, c in zip(table.columns, row.cells, strict=True):
             d = c.difference
             difference = [None] * 4 if d is None else [d.value, d.shown_low, d.shown_high, d.p]
-            difference.append(c.p_adjusted)
             size = [c.n, c.pictures, c.documents, " ".join(str(seed) for seed, _ in c.seeds)]
             measured = [c.text if c.value is None else c.value, c.low, c.high, *size, c.marks]
             where = [table.name, row.block, row.label, column]
-            writer.writerow([*where, *measured, *difference, c.published, c.reason, c.run, c.options])
+            writer.writerow(
+                [*where, *measured, *difference, c.p_adjusted, c.published, c.reason, c.run, c.options]
+            )
     return stream.getvalue()
