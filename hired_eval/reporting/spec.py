@@ -77,7 +77,7 @@ class PublishedSpec:
     """The published numbers beside the measured ones.
 
     Attributes:
-        file: CSV with one number a row, beside the table's own file or in `results/paper/`; see there.
+        file: CSV with one number a row, beside the table's own file or in the folders of `published_folder`.
         source: a note on them.
         models: model -> the one of the published numbers that it stands beside.
     """
