@@ -36,6 +36,7 @@ class Benchmark:
         scoring: how documents make a score: the name of a `hired_eval.records.scores.Scorer`.
         scale: of that scorer; None for its own.
         category: likewise.
+        only: 'COLUMN=VALUE' of the documents that are asked; None for all.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Benchmark:
     scoring: str
     scale: float | None = None
     category: str | None = None
+    only: str | None = None
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         pictures_per_pass=config.reading.pictures_per_pass,
     )
     if plan.limit is not None and plan.limit != config.limit:
-        say(f"limit={config.limit} would cut a pair of questions: answering {plan.limit}")
+        say(f"limit={config.limit} would cut questions that count together: answering {plan.limit}")
     log = ReplyFile(folder, processes.rank)
     if log.known:
         say(f"going on with {len(log.known)} questions answered before")

@@ -121,7 +121,7 @@ def identify_run(
         settings |= {
             "prompt": model.prompt,
             "task": asdict(benchmark),
-            "data": data.source if data.path is None else "local copy",
+            "data": data.label,
             "limit": limit,
         }
     method = effective_method(dropper)

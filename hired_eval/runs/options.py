@@ -74,6 +74,7 @@ class DataOptions:
 
     source: Literal["auto", "bundled", "hub"]
     path: Path | None
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

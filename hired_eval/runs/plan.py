@@ -81,7 +81,7 @@ def plan_run(config: RunConfig) -> Plan:
         # the only backend that gives the weights of the language model's attention out
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
-    data = find_data_source(config.data.source, config.data.path, model.path)
+    data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
     dropper = build_dropper(config.method, config.budget)
     if dropper.inside and (config.timed or config.measure == "generation_attention"):
         raise UserError(
@@ -110,7 +110,7 @@ def plan_run(config: RunConfig) -> Plan:
         method_version=type(dropper).VERSION,
         model=model.name,
         weights=model.weights,
-        data=data.source if data.path is None else "local copy",
+        data=data.label,
         seed=config.seed,
         identity=identity,
         config=asked,
@@ -134,7 +134,7 @@ def count_documents(config: RunConfig, data: DataSource) -> tuple[int | None, Ta
         task = load_task(config.task, data)
     except UserError:
         return limit, None  # the run itself says what is wrong, and leaves a record of it
-    limit = round_to_whole_units(task, limit, scorer_for(config.task).unit_columns)
+    limit = round_to_whole_units(task, limit, scorer_for(config.task))
     return limit if limit < len(task.eval_docs_no_media) else None, task
 
 
