@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def drop_needless_budget(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     """The config of one run of a sweep: budgets are for the methods that have one, others run once."""
-    if config.budget is None or "budget" in config.method.options:
+    if config.budget is None or config.method.has_budget:
         return config
-    name = config.method.target.rsplit(".", 1)[-1]
+    name = config.method.label if config.method.parts else config.method.target.rsplit(".", 1)[-1]
     say(f"{name} has no token budget of its own: budget={config.budget} is left out")
     return replace(config, budget=None)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.dropping import TokenDropper
-from hired_eval.dropping.layer_stage import counts_by_layer
+from hired_eval.dropping.layer_stage import acting, counts_by_layer, mean_allowed
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
@@ -56,12 +57,14 @@ class Answer:
         counts: visual tokens of each image.
         images: digest of each image.
         by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
+        allowed: their mean that a budget allows; None for a method without one.
     """
 
     text: str
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Likelihood:
         greedy: whether greedy decoding would produce the continuation.
         counts: visual tokens of each image.
         images: digest of each image.
-        by_layer: as of an answer.
+        by_layer, allowed: as of an answer.
     """
 
     loss: float
@@ -81,6 +84,7 @@ class Likelihood:
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Prepared:
         digests: digest of each image.
         shared: length of the prompt up to and including the last image, whose KV cache questions about the
             same images can share; 0: nothing to share.
+        by_layer, allowed: as of an answer.
     """
 
     input_ids: list[int]
@@ -101,6 +106,13 @@ class Prepared:
     images: tuple[VisualTokens, ...]
     digests: tuple[str, ...]
     shared: int = 0
+    by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
+
+    @property
+    def total(self) -> int:
+        """P * N, summed over the images."""
+        return sum(image.layout.total_tokens for image in self.images)
 
     @property
     def prefix(self) -> Prefix:
@@ -125,7 +137,8 @@ class DroppingLlava:
         encodings: where vision encodings are kept for other runs.
 
     Raises:
-        UserError: the model cannot be used with token dropping, or the prompt lacks a place.
+        UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
+            the prompt lacks a place.
     """
 
     def __init__(
@@ -147,6 +160,8 @@ class DroppingLlava:
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         config = checkpoint.model.config
+        self._depth = int(config.get_text_config(decoder=True).num_hidden_layers)
+        acting(dropper.inside, self._depth)
         # what stays inside the language model depends on the question
         self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
         self._together = can_answer_together(config)
@@ -202,7 +217,8 @@ class DroppingLlava:
                 f"holds {context}"
             )
         images = tuple(image for _, image in encoded)
-        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+        prepared = Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+        return self._planned(prepared) if self.dropper.inside else prepared
 
     def _check_text(self, question: Question, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
@@ -294,28 +310,38 @@ class DroppingLlava:
             "past_key_values": cache,
         }
 
-    def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
-        """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
-        if not self.dropper.inside:
-            return ()
+    def _planned(self, prepared: Prepared) -> Prepared:
+        """With the visual tokens that each layer of the language model sees.
+
+        Raises:
+            UserError: a budget is too small for its method.
+            RuntimeError: the layers see more in the mean than the budget allows.
+        """
+        stages, total = self.dropper.inside, prepared.total
         given = sum(count.kept for count in prepared.counts)
-        layers = self.family.config.get_text_config(decoder=True).num_hidden_layers
-        return tuple(counts_by_layer(self.dropper.inside, given, layers))
+        limits = [count.allowed for count in prepared.counts]
+        limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
+        by_layer = counts_by_layer(stages, given, self._depth, total)
+        allowed = mean_allowed(stages, limit, self._depth, total)
+        if allowed is not None and fmean(by_layer) > allowed:
+            raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
+        return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
 
     @contextmanager
-    def _dropping_inside(self, input_ids: Tensor, scored: Sequence[int] | None = None) -> Iterator[None]:
+    def _dropping_inside(self, input_ids: Tensor, batch: Sequence[Prepared]) -> Iterator[None]:
         """The stages inside the language model, for one batch.
 
         Args:
             input_ids: (B, L) left-padded.
-            scored: how many tokens at the end of each row are behind the prompt; None for none.
+            batch: the questions, what is scored behind them included.
         """
         if not self.dropper.inside:
             yield
             return
-        last = input_ids.shape[1] - 1 - torch.tensor(scored or [0] * len(input_ids), device=input_ids.device)
+        last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
-            stages.expect(input_ids == self.family.config.image_token_id, last)
+            places = input_ids == self.family.config.image_token_id
+            stages.expect(places, last, [p.total for p in batch])
             yield
 
     @torch.inference_mode()
@@ -358,12 +384,12 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
-        with self._dropping_inside(inputs["input_ids"]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(_cut(text, asked.until), p.counts, p.digests, self._by_layer(p))
+            Answer(_cut(text, asked.until), p.counts, p.digests, p.by_layer, p.allowed)
             for text, p in zip(texts, batch, strict=True)
         ]
 
@@ -384,7 +410,7 @@ class DroppingLlava:
             cached = inputs["past_key_values"].get_seq_length()
             inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
-        with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
         results = []
         for row, p in zip(logits, batch, strict=True):
@@ -392,7 +418,7 @@ class DroppingLlava:
             target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
             loss = -log_probabilities.gather(1, target[:, None]).mean().item()
             greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss, greedy, p.counts, p.digests, self._by_layer(p)))
+            results.append(Likelihood(loss, greedy, p.counts, p.digests, p.by_layer, p.allowed))
         return results
 
 
