@@ -16,6 +16,10 @@ class RefusedError(UserError):
     """A run that cannot be asked for as its config stands: nothing was begun, so that no record is left."""
 
 
+class HubError(UserError):
+    """The hub cannot be reached: whatever else needs it will fail alike."""
+
+
 def first_line(error: BaseException | None) -> str:
     """The first line of what a library says, without objects' addresses; its class where it says nothing."""
     said = re.sub(r"\s*<\S+ object at 0x\w+>", "", str(error)).strip()

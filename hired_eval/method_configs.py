@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from hired_eval.errors import UserError
 from hired_eval.paths import PACKAGE, config_folder
 
 ABOUT = ("_target_", "label", "place")
@@ -84,6 +85,19 @@ def has_full_execution(targets: Iterable[str]) -> bool:
     return method_configs()[FULL].class_name in map(class_name_of, targets)
 
 
+def split_name(name: str) -> list[str]:
+    """The methods that 'hired+fastv' names.
+
+    Raises:
+        UserError: one of them twice.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if parts.count(part) > 1:
+            raise UserError(f"{name} names {part} twice; name each method once")
+    return parts
+
+
 def register_compositions(arguments: Iterable[str]) -> None:
     """Let Hydra find a config for each composition that is asked for, as method=hired+fastv.
 
@@ -91,6 +105,9 @@ def register_compositions(arguments: Iterable[str]) -> None:
 
     Args:
         arguments: as typed.
+
+    Raises:
+        UserError: a composition names a method twice.
     """
     asked = [value for a in arguments for value in re.findall(r"^method=(.*)", a)]
     names = {name for value in asked for name in re.findall(r"[\w-]+(?:\+[\w-]+)+", value)}

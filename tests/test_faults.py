@@ -23,7 +23,7 @@ def sweep(tiny_run: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def alone(sweep: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The sweep, undisturbed."""
-    done = Sweep(sweep, tmp_path_factory.mktemp("alone") / "sweep", 0)
+    done = Sweep(sweep, tmp_path_factory.mktemp("alone") / "sweep", SLOW_DISK)
     done.attempt(None)
     return done
 
@@ -34,9 +34,9 @@ def asked(journal: Path) -> list[Key]:
 
 
 def test_a_sweep_killed_at_random_moments_is_that_of_an_undisturbed_one(
-    sweep: list[str], tmp_path: Path
+    alone: Sweep, sweep: list[str], tmp_path: Path
 ) -> None:
-    said = campaign(sweep, tmp_path / "sweeps", kills=3, seed=1, slow_disk=SLOW_DISK)
+    said = campaign(alone, sweep, tmp_path / "sweeps", kills=3, seed=1, slow_disk=SLOW_DISK)
     assert not said.faults
     assert said.kills == 3
     assert (said.runs, said.questions) == (2, 16)

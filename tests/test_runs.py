@@ -1,11 +1,6 @@
 """One run: what its record says, when it is reused, and how it survives faults."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -134,39 +129,6 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(
     pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
     assert outcome.record.score == finished.record.score
     assert not (outcome.folder / "replies.jsonl").exists()
-
-
-KILLED = """
-import sys, time
-from hired_eval.models.answering import DroppingLlava
-from tests.spine import run_quietly
-answer = DroppingLlava.answer
-def slowly(*arguments):
-    time.sleep(0.05)
-    return answer(*arguments)
-DroppingLlava.answer = slowly
-run_quietly(*sys.argv[1:])
-"""
-
-
-def test_a_killed_process_loses_one_batch_at_most(
-    finished: Outcome, tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = [*tiny_run, f"runs_dir={tmp_path}", "batch_size=1"]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *options], cwd=Path(__file__).parents[1])
-    while not any(file.read_bytes().count(b"\n") > 2 for file in tmp_path.glob("*/replies.jsonl")):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    (replies,) = tmp_path.glob("*/replies.jsonl")
-    kept = replies.read_bytes().count(b"\n")
-    assert 3 <= kept < 12
-    assert not list(tmp_path.glob("*/record.json"))
-    rest = CountedAnswers(monkeypatch)
-    outcome = run_quietly(*options)
-    assert rest.given == 12 - kept
-    pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
 
 
 def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(

@@ -34,6 +34,15 @@ QWEN = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attentio
 WORDS = [chr(c) for c in range(33, 127)] + ["Ġ"]
 
 
+INSIDE: dict[str, dict[str, Any]] = {
+    "fastv": {"layer": 1},
+    "pyramiddrop": {},
+    "sparsevlm": {},
+    "dart": {"layer": 1},
+}
+"""The methods inside the language model, with options for the two layers that it has here."""
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
     vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}

@@ -62,16 +62,3 @@ def takes_budget(methods: Mapping[str, type[TokenDropper]]) -> str | None:
         if issubclass(method, LayerStage) and any(field.name == "budget" for field in fields(method)):
             return name
     return None
-
-
-def split_name(name: str) -> list[str]:
-    """The methods that 'hired+fastv' names.
-
-    Raises:
-        UserError: one of them twice.
-    """
-    parts = name.split("+")
-    for part in parts:
-        if parts.count(part) > 1:
-            raise UserError(f"{name} names {part} twice; name each method once")
-    return parts

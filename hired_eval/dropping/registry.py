@@ -10,7 +10,7 @@ from typing import Any
 from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError, unknown
-from hired_eval.method_configs import MethodConfig, method_configs
+from hired_eval.method_configs import MethodConfig, method_configs, split_name
 from hired_eval.typed import check_value, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
@@ -77,7 +77,7 @@ def _compose(name: str, options: dict[str, Any], make: Callable[..., TokenDroppe
     Raises:
         UserError: an option that names none of them, or see `Composed`.
     """
-    from hired_eval.dropping.composed import Composed, split_name, takes_budget  # they build Full by its name
+    from hired_eval.dropping.composed import Composed, takes_budget  # they build Full by its name
 
     parts = split_name(name)
     of_part: dict[str, dict[str, Any]] = {part: {} for part in parts}

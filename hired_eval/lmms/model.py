@@ -226,6 +226,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             desc="answering",
             unit="q",
             mininterval=pause,
+            leave=False,
             disable=self.rank != 0,
         )
         with bar, whole_pictures():

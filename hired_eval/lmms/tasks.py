@@ -23,7 +23,7 @@ from PIL.Image import DecompressionBombError
 from pyarrow.parquet import ParquetFile
 from tenacity import RetryError
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable, go_offline
 from hired_eval.lmms.columns import MISFITS, check_documents, explain_misfit, read_picture_columns, reason_of
 from hired_eval.lmms.local_data import DataSource, Wanted, find_local_files, known_data_sets, wanted
@@ -215,7 +215,7 @@ def _from_the_hub(
         cause, _ = _cause(error)
         if isinstance(cause, KeyError | UndefinedError):
             raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
-        raise UserError(
+        raise (HubError if no_hub else UserError)(
             f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
             f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
             "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini"

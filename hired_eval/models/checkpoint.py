@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable
 from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
 from hired_eval.models.families import FAMILIES
@@ -289,7 +289,7 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise UserError(
+        raise (HubError if no_hub else UserError)(
             f"could not fetch {source} from the hub ({reason}); point to local copies with "
             "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
             "ones with model=mini and data=bundled"

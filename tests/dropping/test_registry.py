@@ -127,7 +127,7 @@ def test_no_other_file_names_the_class_of_a_method() -> None:
 def test_a_file_and_a_config_make_a_method(tmp_path: Path) -> None:
     """In a copy of the package as it is installed."""
     package = tmp_path / "hired_eval"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, package)
     shutil.copytree(config_folder(), package / "configs", dirs_exist_ok=True)
     (package / "dropping" / "brightest.py").write_text(METHOD)
     (package / "configs" / "method" / "brightest.yaml").write_text(
@@ -143,13 +143,16 @@ def test_a_file_and_a_config_make_a_method(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    said("-c", "from hired_eval.dropping.testing import check_dropper\nfrom hired_eval import Brightest\n"
-               "from hired_eval.dropping.registry import build\nassert build('brightest') == Brightest()\n"
-               "from hired_eval.regression.chosen import read_set\n"
-               "assert read_set('mini').methods['brightest'] == 'method=brightest budget=0.2'\n"
-               "check_dropper(Brightest())")  # fmt: skip
     assert "  brightest              Tokens of highest norm" in said("-m", "hired_eval", "--help")
-    run = ["-m", "hired_eval", "method=brightest", "budget=0.3", "method.power=2", "limit=2", "data=bundled"]
+    code = (
+        "import sys\nfrom hired_eval import Brightest\n"
+        "from hired_eval.dropping.testing import check_dropper\n"
+        "from hired_eval.dropping.registry import build\nassert build('brightest') == Brightest()\n"
+        "from hired_eval.regression.chosen import read_set\n"
+        "assert read_set('mini').methods['brightest'] == 'method=brightest budget=0.2'\n"
+        "check_dropper(Brightest())\nfrom hired_eval.__main__ import main\nsys.exit(main())"
+    )
+    run = ["-c", code, "method=brightest", "budget=0.3", "method.power=2", "limit=2", "data=bundled"]
     assert "| Brightest first 30 %, power=2.0 |" in said(*run)
 
 

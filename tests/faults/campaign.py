@@ -74,7 +74,7 @@ class Sweep:
         folder.mkdir(parents=True)
 
     def attempt(self, moment: tuple[float, bool] | None) -> bool:
-        """Start it; whether it was killed.
+        """Start it; whether it was killed. How long it took is in `seconds`.
 
         Args:
             moment: of the kill: seconds, and whether from the start or from the first batch; None: no kill.
@@ -82,7 +82,7 @@ class Sweep:
         Raises:
             AssertionError: it ended by itself with an error.
         """
-        before = _size(self.journal)
+        before, begun = _size(self.journal), time.monotonic()
         child = start(self.arguments, self.output, self.conditions)
         if moment is not None:
             seconds, from_start = moment
@@ -91,6 +91,7 @@ class Sweep:
             child.process.join(seconds)
             child.send(signal.SIGKILL)
         status = child.wait()
+        self.seconds = time.monotonic() - begun
         assert status in (0, -signal.SIGKILL), f"it ended with {status}: {child.printed()}"
         return status != 0
 
@@ -135,10 +136,13 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def campaign(arguments: list[str], folder: Path, kills: int, seed: int, slow_disk: float) -> Campaign:
-    """Run a sweep undisturbed, then again and again with kills at random moments, and compare each time.
+def campaign(
+    undisturbed: Sweep, arguments: list[str], folder: Path, kills: int, seed: int, slow_disk: float
+) -> Campaign:
+    """Run a sweep again and again with kills at random moments, and compare each time.
 
     Args:
+        undisturbed: the same sweep, complete.
         arguments: of the command line, behind -m.
         folder: empty.
         kills: after as many, the sweep that is under way runs to its end.
@@ -146,17 +150,15 @@ def campaign(arguments: list[str], folder: Path, kills: int, seed: int, slow_dis
         slow_disk: seconds a flush takes.
     """
     said, dice = Campaign(), random.Random(seed)
-    undisturbed = Sweep(arguments, folder / "undisturbed", slow_disk)
-    begun = time.monotonic()
-    undisturbed.attempt(None)
-    whole = time.monotonic() - begun
     batches = journal_of(undisturbed.journal)
     said.questions, largest = sum(map(len, batches)), max(map(len, batches))
     said.runs = len(undisturbed.finished()) // 2
     while said.kills < kills:
         said.sweeps += 1
         sweep = Sweep(arguments, folder / f"killed-{said.sweeps}", slow_disk)
-        while _killed_once(sweep, said, largest, None if said.kills >= kills else _moment(dice, whole)):
+        while _killed_once(
+            sweep, said, largest, None if said.kills >= kills else _moment(dice, undisturbed.seconds)
+        ):
             said.kills += 1
             said.moments[sweep.moment()] += 1
         said.faults += differences(undisturbed, sweep)
@@ -235,7 +237,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="put the result between the marks in this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        said = campaign(SWEEP, Path(folder), chosen.kills, chosen.seed, SLOW_DISK)
+        undisturbed = Sweep(SWEEP, Path(folder) / "undisturbed", SLOW_DISK)
+        undisturbed.attempt(None)
+        said = campaign(undisturbed, SWEEP, Path(folder), chosen.kills, chosen.seed, SLOW_DISK)
     text = report(said, SWEEP, chosen.seed)
     print(text)
     if chosen.write:

@@ -282,6 +282,6 @@ def test_other_weights_layers_processors_or_code_have_other_keys(monkeypatch: py
     keys.add(fingerprint(family_of(model.half()), processor.image_processor))
     model.config.image_grid_pinpoints = [[56, 112]]
     keys.add(fingerprint(family_of(model), processor.image_processor))
-    monkeypatch.setattr("hired_eval.models.encoding_cache.code_reached", lambda roots: {"other": "code"})
+    monkeypatch.setattr("hired_eval.models.encoding_cache.find_code_reached", lambda roots: {"other": "code"})
     keys.add(fingerprint(family_of(model), processor.image_processor))
     assert len(keys) == 7

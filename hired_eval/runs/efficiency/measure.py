@@ -195,7 +195,7 @@ class Efficiency:
 
     @property
     def _lengths(self) -> list[int]:
-        """Tokens that each layer of the language model sees of the longest prompt, to which others are padded."""
+        """Tokens that each layer of the language model sees of the longest prompt, as padding goes."""
         return [self.workload.text_tokens + max(counts) for counts in zip(*self.by_layer, strict=True)]
 
     def _select_inside(self, decoder: Decoder) -> Work:

@@ -12,8 +12,8 @@ from hired_eval.reporting.rows import FULL, budget_of, name_of, percent, target_
 
 HEAD = (
     "model", "batch", "method", "visual tokens", "selection, s", "first token, s", "latency, s", "tokens/s",
-    "peak GB", "vision GB", "KV MiB", "TFLOPs vision + prefill + decode", "x faster", "FLOPs allow", "roofline allows",
-    "of roofline",
+    "peak GB", "vision GB", "KV MiB", "TFLOPs vision + prefill + decode", "x faster", "FLOPs allow",
+    "roofline allows", "of roofline",
 )  # fmt: skip
 NOTE = (
     "Visual tokens: the mean over pictures, and over the layers of the language model where some leave "
