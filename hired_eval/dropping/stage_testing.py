@@ -64,9 +64,9 @@ def synthetic_signals(
 def check_stage(stage: LayerStage) -> None:
     """Run a stage through the contracts of every stage.
 
-    It acts at layers that are there; a budget is kept as the mean over layers, or refused in one line; as many
-    visual tokens stay as it says, and no text is chosen; what stays does not depend on the prompts beside it;
-    signals and torch's random state are left as they were.
+    It acts at layers that are there; a budget is kept as the mean over layers, or refused in one line; as
+    many visual tokens stay as it says, and no text is chosen; what stays does not depend on the other
+    prompts; signals and torch's random state are left as they were.
 
     Raises:
         AssertionError: naming the contract that is broken, and the stage.

@@ -175,8 +175,8 @@ def test_a_composition_is_a_method_of_both_names(tiny_run: list[str], tmp_path: 
         (["method=hired+fastv", "method.fastv.kep=0.1"], "there is no option 'kep' of method fastv"),
         (
             ["method=hired+fastv", "method.keep=0.1"],
-            "method.keep: hired+fastv has the options of its methods; write method.NAME.OPTION=VALUE with NAME "
-            "one of hired, fastv",
+            "method.keep: hired+fastv has the options of its methods; write method.NAME.OPTION=VALUE with "
+            "NAME one of hired, fastv",
         ),
         (["method=hired+hired"], "hired+hired names hired twice; name each method once"),
         (
