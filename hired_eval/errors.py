@@ -17,7 +17,16 @@ class RefusedError(UserError):
 
 
 class HubError(UserError):
-    """The hub cannot be reached: whatever else needs it will fail alike."""
+    """What the hub has could not be fetched.
+
+    Args:
+        message: as of every such error.
+        reachable: the hub answers, so that something else of it may be fetched.
+    """
+
+    def __init__(self, message: str, *, reachable: bool) -> None:
+        super().__init__(message)
+        self.reachable = reachable
 
 
 def first_line(error: BaseException | None) -> str:

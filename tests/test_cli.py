@@ -118,6 +118,23 @@ def test_an_unreachable_hub_is_one_line_for_model_and_data(
     )
 
 
+def test_a_sweep_ends_where_the_hub_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hired_eval.models.checkpoint.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
+    sweep = [
+        "-m",
+        "model=llava_next_7b",
+        "model.hub_id=nobody/nothing",
+        "data=bundled",
+        "method=full,hired,random",
+    ]
+    assert command_line(monkeypatch, *sweep, f"runs_dir={tmp_path}") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set)")
+    assert last.endswith("; 2 runs were not begun")
+
+
 def test_a_run_prints_its_table_and_is_not_repeated(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +186,7 @@ def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
     assert printed.out.index("| Full ") < printed.out.index("| HiRED "), "one table, in the end"
     assert printed.out.count("| benchmark ") == 1
     assert "1 of 2 runs were complete already (rerun=true repeats them)" in printed.err
-    assert re.search(r"^run 2 of 2, method=hired: anls \d+\.\d \(\d+ s\)$", printed.err, re.MULTILINE)
+    assert re.search(r"run 2 of 2, method=hired: anls \d+\.\d \(\d+ s\)$", printed.err, re.MULTILINE)
     assert command_line(monkeypatch, *sweep) == 0
     assert "every run was complete already (rerun=true repeats them)" in capsys.readouterr().err
 

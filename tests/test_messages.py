@@ -18,7 +18,7 @@ from tests.messages import MESSAGES
 from tests.provocations import Place
 from tests.spine import command_line
 
-CLASSES = {"UserError", "NothingYetError"}
+CLASSES = {"UserError", "HubError", "NothingYetError"}
 ELSEWHERE = {
     # in tests/models/test_layer_stages.py
     "dropping/composed.py": [

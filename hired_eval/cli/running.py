@@ -81,29 +81,28 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
             if outcome.reused and not problem:
                 result = "the same run as one before" if seen else ""
             else:
-                result = f"{summarize(outcome)}{pace.note(len(jobs) - number)}"
+                result = f"{summarize(outcome)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
         except UserError as error:
-            problem, unreachable, result = str(error), isinstance(error, HubError), "failed"
+            problem, result = str(error), ""
+            unreachable = isinstance(error, HubError) and not error.reachable
         pace.begin()
         if problem:
-            if problem not in problems:
+            if Processes().count > 1:
                 _tell(problem)
+            result += f"failed: {problem}" if problem not in problems else "failed likewise"
             problems.append(problem)
         if result:
             _say(f"run {number} of {len(jobs)}, {names[number - 1]}: {result}")
-    if complete := sum(outcome.reused for outcome in outcomes.values()):
-        runs = (
-            "every run was"
-            if complete == len(outcomes) == len(jobs)
-            else f"{complete} of {len(jobs)} runs were"
-        )
+    complete = sum(outcome.reused for outcome in outcomes.values())
+    if complete:
+        runs = "every run was" if complete == len(jobs) else f"{complete} of {len(jobs)} runs were"
         _say(f"{runs} complete already (rerun=true repeats them)")
     if Processes().main:
         _print_table(list(outcomes.values()))
     if number < len(jobs):
-        _tell(f"the hub cannot be reached; {len(jobs) - number} runs were not begun")
-    elif len(problems) > 1:
-        _tell(f"{len(problems)} runs failed")
+        _tell(f"{problems[-1]}; {len(jobs) - number} runs were not begun")
+    elif problems:
+        _tell(problems[0] if len(problems) == 1 else f"{len(problems)} runs failed")
     return problems
 
 

@@ -289,8 +289,9 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise (HubError if no_hub else UserError)(
+        raise HubError(
             f"could not fetch {source} from the hub ({reason}); point to local copies with "
             "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
-            "ones with model=mini and data=bundled"
+            "ones with model=mini and data=bundled",
+            reachable=no_hub is None,
         ) from error
