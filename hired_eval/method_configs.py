@@ -120,7 +120,7 @@ def register_compositions(arguments: Iterable[str]) -> None:
             group="method",
             name=name,
             node={
-                "defaults": [*({f"/method@{part}": part} for part in name.split("+")), "_self_"],
+                "defaults": [*({f"/method@{part}": part} for part in split_name(name)), "_self_"],
                 "_target_": "hired_eval.dropping.composed.Composed",
                 "label": None,
             },
