@@ -57,7 +57,7 @@ MISTAKES = [
         ["model.prompt=hello"],
         "prompt 'hello' is neither a template with {images} and {question} once each nor",
     ),
-    (["method.final_layer=9"], "HiRED asks for CLS-attention of layer 9, and the vision tower has layers"),
+    (["method.final_layer=9"], "HiRED asks for attention of layer 9, and the vision tower has layers"),
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
