@@ -125,7 +125,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "of your module, or install it",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
-    (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
+    (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
     (["limit=0"], "limit must be a whole number of at least 1, got 0"),
     (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
     (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),
@@ -134,6 +134,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         ["measure=speed"],
         "measure must be 'accuracy', 'generation_attention', 'cls_attention', 'gallery', 'efficiency' or "
         "'efficiency_stock', got 'speed'",
+    ),
+    (
+        ["measure=efficiency", "batch_size=auto"],
+        "batch_size=auto is for answers; name the number of pictures whose speed is measured",
     ),
     (
         ["measure=efficiency_stock"],
@@ -545,7 +549,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     # the plugin of lmms-eval
     (hired_llava(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
-    (hired_llava(batch_size="many"), "batch_size must be a whole number of at least 1, got 'many'"),
+    (hired_llava(batch_size="many"), "batch_size must be a whole number of at least 1 or 'auto', got 'many'"),
     (hired_llava(on_error="x"), "on_error must be 'stop' or 'record', got 'x'"),
     (
         hired_llava(prompt="hello"),
