@@ -11,6 +11,7 @@ from typing import Any
 from hired_eval.cli import help as help_text
 from hired_eval.cli.arguments import expand_flags, translate_for_hydra
 from hired_eval.errors import UserError
+from hired_eval.method_configs import register_compositions
 from hired_eval.paths import config_folder
 
 
@@ -43,6 +44,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         show(arguments[1:])
         return []
+    if arguments[:1] == ["compare"]:
+        from hired_eval.cli.compare import main as compare
+
+        compare(arguments[1:])
+        return []
     if arguments[:1] == ["regress"]:
         from hired_eval.regression.command import main as regress
 
@@ -59,7 +65,8 @@ def _command(arguments: list[str]) -> list[str]:
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
         sys.argv.append("--resolve")
-    one_method = any(re.fullmatch(r"method=[\w-]+", a) for a in arguments)
+    one_method = any(re.fullmatch(r"method=[\w+-]+", a) for a in arguments)
+    register_compositions(arguments)
     return _hydra_app(show_only, one_method)
 
 

@@ -48,7 +48,16 @@ ELSEWHERE = {
     ],
     "runs/plan.py": [
         "measure=… does not look at tokens that leave inside the language model, as those of … do; "
-        "measure=accuracy and measure=gallery do",
+        "measure=accuracy, gallery and efficiency do",
+    ],
+    "dropping/registry.py": [
+        "… has no option … of its own; put a method's name in front, e.g. ….…",
+    ],
+    "method_configs.py": [
+        "… names … twice; name each method once",
+    ],
+    "cli/help.py": [
+        "…: … has the options of its methods; write method.NAME.OPTION=VALUE with NAME one of …",
     ],
     # in tests/models/test_question.py
     "dropping/types.py": [
@@ -109,11 +118,29 @@ ELSEWHERE = {
         "task … names no metric, so that its answers cannot be scored",
         "task … scores each answer several times (…), which is not supported",
         "metric … of task … is a file for a test server, not a score; choose another metric (…)",
+        "no document has task.only=…; correct it, or leave it out",
         "lmms-eval's task … needs the package …, not installed here",
         "lmms-eval's task … cannot be loaded: …: …",
         "task … has a judge behind the network (…), which is not asked here; choose another task",
     ],
+    # in tests/test_compare.py
+    "reporting/comparison.py": [
+        "… is on benchmark … and … on …, or they are scored otherwise; compare runs on one benchmark",
+        "… and … answered other documents (… and …); compare runs on the same ones",
+        "… and … have no document in common; run both with one limit",
+        "… is not a finished run with a score; choose another one",
+    ],
+    "runs/redrawn.py": [
+        "the checkpoint or the documents of … have changed since; run it again",
+        "the picture of document … cannot be read: …",
+    ],
+    # in tests/test_tasks.py
+    "lmms/pictures.py": [
+        "picture … is not among the … of …; copy it whole",
+    ],
     "lmms/scorers.py": [
+        "task.scoring=… needs what MMBench says of a document, and metric … of task … gives …; set "
+        "task.scoring=mean",
         "metric … of task … names an aggregation that lmms-eval does not have",
         "metric … of task … is made by a judge behind the network (…), which is not asked here; choose "
         "another metric or task",
@@ -167,20 +194,27 @@ ELSEWHERE = {
     ],
     # in tests/dropping/test_matrix.py
     "dropping/selection.py": [
-        "….score must give one number for each token, (P, N) = …; it gave …",
+        "….score must give one number for each token, (S, N) = …; it gave …",
     ],
     # in tests/dropping/test_fastv.py
     "dropping/layer_stage.py": [
-        "….score must give one number for each column, (B, n) = …; it gave …",
         "… acts at layer …, before any layer has read the prompt; choose a layer from 1",
         "… and … both act at layer …; give them different layers",
+        "… acts at layer …, and the language model has …; choose one from 1 to …",
+        "… has … ratios for … layers; give one for each",
+        "… cannot keep to … visual tokens, the mean over layers that budget=… allows: the layers in front "
+        "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
+        "a stage that uses the signal … must name it in `reads`",
     ],
     # in tests/models/test_inside.py
     "models/inside.py": [
+        "….score must give one number for each column, (B, n) = …; it gave …",
+        "the score of … holds NaN; try another dtype, e.g. model.dtype=float32",
+        "… numbers positions anew, which the rotary embedding of this … does not allow; set "
+        "positions=original",
         "visual tokens cannot leave inside …, whose layers are …; known are …",
         "visual tokens cannot leave inside this …, which attends within a window; take a model of full "
         "attention (no sliding_window)",
-        "… acts at layer …, and the language model has …; choose one from 1 to …",
         "attention_mask must be (rows, columns) where visual tokens leave inside the language model",
         "visual tokens cannot leave a KV cache of fixed size; take the default one (no cache_implementation)",
         "this KV cache is not of the prompts that the language model read last in this `with` block; start "

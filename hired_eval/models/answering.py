@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import torch
 from loguru import logger
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.dropping import TokenDropper
-from hired_eval.dropping.layer_stage import counts_by_layer
+from hired_eval.dropping.layer_stage import acting, counts_by_layer, mean_allowed
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
@@ -25,6 +26,7 @@ from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
+from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
     check_template,
@@ -35,7 +37,14 @@ from hired_eval.models.prompt import (
     tokenize,
 )
 from hired_eval.models.question import QuestionTower
-from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens
+from hired_eval.models.reading import ReadPicture, ReadQuestion
+from hired_eval.models.visual_tokens import (
+    PICTURES_A_PASS,
+    TokenCounts,
+    VisualTokens,
+    drop_tokens,
+    make_visual_tokens,
+)
 
 IMAGES_REMEMBERED = 16
 
@@ -57,12 +66,14 @@ class Answer:
         counts: visual tokens of each image.
         images: digest of each image.
         by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
+        allowed: their mean that a budget allows; None for a method without one.
     """
 
     text: str
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Likelihood:
         greedy: whether greedy decoding would produce the continuation.
         counts: visual tokens of each image.
         images: digest of each image.
-        by_layer: as of an answer.
+        by_layer, allowed: as of an answer.
     """
 
     loss: float
@@ -82,6 +93,7 @@ class Likelihood:
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class Prepared:
         shared: length of the prompt up to and including the last image, whose KV cache questions about the
             same images can share; 0: nothing to share.
         positions: (planes, tokens) of a family whose positions are not those of a count.
+        by_layer, allowed: as of an answer.
     """
 
     input_ids: list[int]
@@ -104,6 +117,13 @@ class Prepared:
     digests: tuple[str, ...]
     shared: int = 0
     positions: Tensor | None = None
+    by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
+
+    @property
+    def total(self) -> int:
+        """P * N, summed over the images."""
+        return sum(image.layout.total_tokens for image in self.images)
 
     @property
     def prefix(self) -> Prefix:
@@ -127,9 +147,13 @@ class DroppingLlava:
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
         encodings: where vision encodings are kept for other runs.
+        pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
+            the CPU, whose sums differ with it in the last digits. With `encodings`, and where a text tower
+            reads the question, always 1.
 
     Raises:
-        UserError: the model cannot be used with token dropping, or the prompt lacks a place.
+        UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
+            the prompt lacks a place.
     """
 
     def __init__(
@@ -140,6 +164,7 @@ class DroppingLlava:
         *,
         share_prefix: bool = True,
         encodings: EncodingStore | None = None,
+        pictures_per_pass: int | Literal["auto"] = "auto",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -152,9 +177,15 @@ class DroppingLlava:
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
-        config = checkpoint.model.config
+        usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_A_PASS
+        self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
         reader = dropper.vision.question_tower
         self._question_tower = None if reader is None else QuestionTower(reader, self.family)
+        if self.cache or self._question_tower:
+            self.pictures_per_pass = 1
+        config = checkpoint.model.config
+        self._depth = int(config.get_text_config(decoder=True).num_hidden_layers)
+        acting(dropper.inside, self._depth)
         # what stays inside the language model depends on the question, as does what a text tower chooses
         blind = not dropper.inside and reader is None
         self.share_prefix = share_prefix and can_share_prefixes(config) and blind
@@ -166,33 +197,127 @@ class DroppingLlava:
         self._told_of_marks = False
         self._prefixes = PrefixCaches(self.family)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
+        self._images_remembered = IMAGES_REMEMBERED
 
-    @torch.inference_mode()
-    def prepare(self, question: Question, continuation: str = "") -> Prepared:
-        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+    def read(self, image: Image.Image, among: int = 1) -> Picture:
+        """An RGB image as the vision tower gets it, where its prompt has that many images."""
+        return self.family.read(self._framed(image), self.processor.image_processor, among)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """An RGB image as it is, or on a square where all are."""
+        if self.square is None:
+            return image
+        mean: Sequence[float] = self.processor.image_processor.image_mean
+        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
+
+    def read_question(
+        self, question: Question, known: MutableMapping[str, ReadPicture] | None = None
+    ) -> ReadQuestion:
+        """Read a question's images. The model computes nothing here, so that threads may do it ahead.
 
         Args:
             question: with its images.
+            known: pictures read before by their keys, which are not read again; new ones are added.
+
+        Raises:
+            UserError: an image cannot be used.
+        """
+        known = {} if known is None else known
+        among = len(question.images)
+        pictures = []
+        for image in question.images:
+            rgb = self._framed(as_rgb(image))
+            name = digest(rgb)
+            key = name if among == 1 else f"{name}-of-several"
+            if key not in known:
+                known[key] = self._read_picture(rgb, name, key, among)
+            pictures.append(known[key])
+        return ReadQuestion(question.text, tuple(pictures))
+
+    def _read_picture(self, image: Image.Image, name: str, key: str, among: int) -> ReadPicture:
+        """A picture with its partitions; without them where its tokens are, or may be, known already."""
+        layout = self.family.layout((image.height, image.width), among)
+        if self.cache or key in self._remembered:
+            pixels = 3 * image.width * image.height
+            return ReadPicture(name, key, layout, partial(self.read, image, among), pixels)
+        picture = self.read(image, among)
+        picture = replace(picture, pixels=picture.pixels.to(self.family.tower.dtype))
+        return ReadPicture(name, key, layout, lambda: picture, picture.pixels.nbytes)
+
+    @torch.inference_mode()
+    def encode(self, questions: Sequence[ReadQuestion]) -> None:
+        """Encode questions' pictures ahead of `prepare`, up to `pictures_per_pass` in one pass.
+
+        They are remembered until the next call at least. A pass that fails is left to `prepare`, which
+        encodes one picture at a time and says whose picture cannot be used. Where memory ran out, passes are
+        half as large from then on.
+        """
+        wanted = {picture.key: picture for question in questions for picture in question.pictures}
+        self._images_remembered = max(IMAGES_REMEMBERED, len(wanted))
+        unknown = [picture for key, picture in wanted.items() if key not in self._remembered]
+        while unknown and self.pictures_per_pass > 1:
+            part = unknown[: self.pictures_per_pass]
+            try:
+                pictures = [replace(picture.read(), layout=picture.layout) for picture in part]
+                tokens = make_visual_tokens(self.family, pictures, self.dropper.vision, per_pass=len(part))
+            except UserError:
+                tokens = []
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.pictures_per_pass = max(1, len(part) // 2)
+                logger.warning(
+                    f"memory ran out with {len(part)} pictures in a pass of the vision tower; going on with "
+                    f"{self.pictures_per_pass}"
+                )
+                continue
+            for picture, kept in zip(part, tokens, strict=False):
+                self._remember(picture.key, kept)
+            unknown = unknown[len(part) :]
+
+    def _visual_tokens(self, picture: ReadPicture, question: str) -> VisualTokens:
+        """Visual tokens of a picture; the last few are remembered, as questions about one come together."""
+        key = picture.key if self._question_tower is None else f"{picture.key} {question}"
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return self._remembered[key]
+        stage = self.dropper.vision
+        if self.cache is None:
+            encoding = self.family.encode(picture.read().pixels, stage)
+        else:
+            encoding = self.cache.encode(picture.key, picture.read, stage)
+        if self._question_tower is not None:
+            encoding = self._question_tower.compare(encoding, question)
+        (tokens,) = drop_tokens(self.family, encoding, [picture.layout], stage)
+        self._remember(key, tokens)
+        return tokens
+
+    def _remember(self, key: str, tokens: VisualTokens) -> None:
+        self._remembered[key] = tokens
+        if len(self._remembered) > self._images_remembered:
+            self._remembered.popitem(last=False)
+
+    @torch.inference_mode()
+    def prepare(self, question: Question | ReadQuestion, continuation: str = "") -> Prepared:
+        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+
+        Args:
+            question: with its images, read or not.
             continuation: text behind the prompt whose likelihood is asked for, e.g. ' yes'.
 
         Raises:
             UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
                 the prompt is longer than the model's context.
         """
-        among = len(question.images)
-        encoded = [
-            self._visual_tokens(self._framed(as_rgb(image)), among, question.text)
-            for image in question.images
-        ]
+        read = self.read_question(question) if isinstance(question, Question) else question
+        images = tuple(self._visual_tokens(picture, read.text) for picture in read.pictures)
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(
-            self.prompt, question.text, len(encoded), self.tokenizer, image_token, self._placeholder
-        )
+        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
-        self._check_text(question, ids)
-        if ids.count(image_token_id) != len(encoded):
+        self._check_text(read.text, len(images), ids)
+        if ids.count(image_token_id) != len(images):
             raise UserError(
-                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(encoded)} images; "
+                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(images)} images; "
                 f"its image token must be {image_token!r} with id {image_token_id}"
             )
         scored = 0
@@ -200,7 +325,7 @@ class DroppingLlava:
             scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
             if scored == 0:
                 raise UserError(f"the continuation {continuation!r} has no tokens to score")
-        kept = iter([image.counts.kept for _, image in encoded])
+        kept = iter([image.counts.kept for image in images])
         expanded: list[int] = []
         for token in ids:
             expanded.extend([token] * (next(kept) if token == image_token_id else 1))
@@ -215,18 +340,19 @@ class DroppingLlava:
                 f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        images = tuple(image for _, image in encoded)
         placed = self.family.find_positions(ids, images)
-        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared, placed)
+        digests = tuple(picture.digest for picture in read.pictures)
+        prepared = Prepared(expanded, scored, images, digests, shared, placed)
+        return self._planned(prepared) if self.dropper.inside else prepared
 
-    def _check_text(self, question: Question, ids: list[int]) -> None:
+    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
 
         Raises:
             UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
         """
-        images, image_token = len(question.images), self.processor.image_token
-        marks = count_marked_places(question.text, image_token)
+        image_token = self.processor.image_token
+        marks = count_marked_places(question, image_token)
         if images and marks not in (0, images) and not self._told_of_marks:
             self._told_of_marks = True
             logger.warning(
@@ -237,9 +363,7 @@ class DroppingLlava:
             plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
             self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
-            raise UserError(
-                f"the tokenizer makes control tokens of text in the question {question.text[:80]!r}"
-            )
+            raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
 
     def _controls(self, ids: list[int]) -> list[int]:
         """The control tokens among ids, in their order; placeholders are counted elsewhere."""
@@ -252,47 +376,10 @@ class DroppingLlava:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def read(self, image: Image.Image, among: int = 1) -> Picture:
-        """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(self._framed(image), self.processor.image_processor, among)
-
-    def _framed(self, image: Image.Image) -> Image.Image:
-        """An RGB image as it is, or on a square where all are."""
-        if self.square is None:
-            return image
-        mean: Sequence[float] = self.processor.image_processor.image_mean
-        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
-
-    def _visual_tokens(self, image: Image.Image, among: int, question: str) -> tuple[str, VisualTokens]:
-        """Digest and visual tokens of an RGB image.
-
-        Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
-        remembered, since questions about one image come together.
-
-        Args:
-            image: upright, RGB.
-            among: number of images in the prompt.
-            question: text of the question, for a method that reads it.
-        """
-        name = digest(image)
-        key = name if among == 1 else f"{name}-of-several"
-        known_as = key if self._question_tower is None else f"{key} {question}"
-        if known_as in self._remembered:
-            self._remembered.move_to_end(known_as)
-            return name, self._remembered[known_as]
-        stage = self.dropper.vision
-        if self.cache is None:
-            encoding = self.family.encode(self.read(image, among).pixels, stage)
-        else:
-            encoding = self.cache.encode(key, partial(self.read, image, among), stage)
-        if self._question_tower is not None:
-            encoding = self._question_tower.compare(encoding, question)
-        layout = self.family.layout((image.height, image.width), among)
-        (tokens,) = drop_tokens(self.family, encoding, [layout], stage)
-        self._remembered[known_as] = tokens
-        if len(self._remembered) > IMAGES_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return name, tokens
+    def count_rows_that_fit(self, tokens: int) -> int:
+        """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
+        free = 4 * free_bytes(self.model.device) // 5
+        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:
@@ -327,28 +414,38 @@ class DroppingLlava:
         placed = positions(inputs["attention_mask"], [p.positions for p in prepared])
         return {name: value.to(device) for name, value in (inputs | {"position_ids": placed}).items()}
 
-    def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
-        """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
-        if not self.dropper.inside:
-            return ()
+    def _planned(self, prepared: Prepared) -> Prepared:
+        """With the visual tokens that each layer of the language model sees.
+
+        Raises:
+            UserError: a budget is too small for its method.
+            RuntimeError: the layers see more in the mean than the budget allows.
+        """
+        stages, total = self.dropper.inside, prepared.total
         given = sum(count.kept for count in prepared.counts)
-        layers = self.family.config.get_text_config(decoder=True).num_hidden_layers
-        return tuple(counts_by_layer(self.dropper.inside, given, layers))
+        limits = [count.allowed for count in prepared.counts]
+        limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
+        by_layer = counts_by_layer(stages, given, self._depth, total)
+        allowed = mean_allowed(stages, limit, self._depth, total)
+        if allowed is not None and fmean(by_layer) > allowed:
+            raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
+        return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
 
     @contextmanager
-    def _dropping_inside(self, input_ids: Tensor, scored: Sequence[int] | None = None) -> Iterator[None]:
+    def _dropping_inside(self, input_ids: Tensor, batch: Sequence[Prepared]) -> Iterator[None]:
         """The stages inside the language model, for one batch.
 
         Args:
             input_ids: (B, L) left-padded.
-            scored: how many tokens at the end of each row are behind the prompt; None for none.
+            batch: the questions, what is scored behind them included.
         """
         if not self.dropper.inside:
             yield
             return
-        last = input_ids.shape[1] - 1 - torch.tensor(scored or [0] * len(input_ids), device=input_ids.device)
+        last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
-            stages.expect(input_ids == self.family.config.image_token_id, last)
+            places = input_ids == self.family.config.image_token_id
+            stages.expect(places, last, [p.total for p in batch])
             yield
 
     @torch.inference_mode()
@@ -391,12 +488,12 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
-        with self._dropping_inside(inputs["input_ids"]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(_cut(text, asked.until), p.counts, p.digests, self._by_layer(p))
+            Answer(_cut(text, asked.until), p.counts, p.digests, p.by_layer, p.allowed)
             for text, p in zip(texts, batch, strict=True)
         ]
 
@@ -416,7 +513,7 @@ class DroppingLlava:
             cached = inputs["past_key_values"].get_seq_length()
             inputs.update({name: inputs[name][..., cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
-        with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
         results = []
         for row, p in zip(logits, batch, strict=True):
@@ -424,7 +521,7 @@ class DroppingLlava:
             target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
             loss = -log_probabilities.gather(1, target[:, None]).mean().item()
             greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss, greedy, p.counts, p.digests, self._by_layer(p)))
+            results.append(Likelihood(loss, greedy, p.counts, p.digests, p.by_layer, p.allowed))
         return results
 
 

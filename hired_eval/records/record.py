@@ -36,6 +36,7 @@ class Benchmark:
         scoring: how documents make a score: the name of a `hired_eval.records.scores.Scorer`.
         scale: of that scorer; None for its own.
         category: likewise.
+        only: 'COLUMN=VALUE' of the documents that are asked; None for all.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Benchmark:
     scoring: str
     scale: float | None = None
     category: str | None = None
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Timings:
         seconds: that answering took.
         questions_timed: how many were answered in them.
         questions_per_second: likewise.
-        batch_size: as asked for.
+        batch_size: as asked for; of 'auto' that of the largest batch.
         out_of_memory: each time that memory ran out, the batch size that did not fit and the next.
         encodings: where vision encodings came from, with how many.
         processes: that answered.
@@ -167,6 +169,8 @@ class Speed:
         share_of_roofline: their sum over the measured latency.
         machine: the best that was measured here.
         workload: what was timed.
+        selection_seconds: of choosing the tokens, before the language model and inside it, in runs apart that
+            wait for the device around it; None in records from before it was measured.
     """
 
     throughput_tokens_per_second: Spread
@@ -181,6 +185,7 @@ class Speed:
     share_of_roofline: float
     machine: dict[str, float]
     workload: dict[str, int]
+    selection_seconds: Spread | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ Every score and every difference that is shown anywhere is computed here, from s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from hired_eval.records.statistics import Difference, Estimate, Units
 PERCENT = 100
 PAIR = "question_id"
 """What the two questions of a pair have in common, as MME calls it."""
+ROTATED, ROTATION = "index", 1_000_000
+"""MMBench asks a question again with its options rotated, under the same number plus a multiple of this."""
 ROUNDING = 6e-5
 """Some of lmms-eval's aggregates are rounded to four digits, on a scale from 0 to 1."""
 
@@ -29,15 +31,17 @@ ROUNDING = 6e-5
 class Scorer:
     """How documents make a score.
 
-    A document is a unit, or a pair of documents is. Units that share a picture are drawn together when an
+    A document is a unit, or several documents are. Units that share a picture are drawn together when an
     interval is made, and where there are categories within each of them.
 
     Attributes:
         name: as `task.scoring` names it.
         scale: factor from what lmms-eval makes of the documents to the printed score.
         digits: printed behind the point.
-        pairs: whether two questions are a unit, as in MME: 100 times the share answered right, and 100 more
-            where both are. A `limit` cuts no pair.
+        together: which documents are one unit, of which a `limit` cuts none; None where each is one. 'pairs':
+            two questions, as in MME, which count 100 times the share answered right, and 100 more where both
+            are. 'rotations': a question with its options in every rotation, as in MMBench, which is right
+            where all of them are.
         categories: what is made of the means of the categories; None where all documents are alike.
         category: name of a document's category, in what the metric says of the document.
         points: what lmms-eval divides the number of right answers by, however many questions were asked.
@@ -48,7 +52,7 @@ class Scorer:
     name: str
     scale: float = PERCENT
     digits: int = 1
-    pairs: bool = False
+    together: Literal["pairs", "rotations"] | None = None
     categories: Literal["sum", "mean"] | None = None
     category: str | None = None
     points: int | None = None
@@ -58,7 +62,21 @@ class Scorer:
     @property
     def unit_columns(self) -> tuple[str, ...]:
         """Columns of the documents that tell which of them are one unit; () where each is one."""
-        return (str(self.category), PAIR) if self.pairs else ()
+        return {"pairs": (str(self.category), PAIR), "rotations": (ROTATED,), None: ()}[self.together]
+
+    def unit_of(self, values: tuple[Any, ...]) -> Hashable:
+        """What the documents of one unit have in common.
+
+        Args:
+            values: a document's, in `unit_columns`.
+        """
+        return values[0] % ROTATION if self.together == "rotations" else values
+
+    def pair_of(self, parts: Mapping[str, Any]) -> str | None:
+        """The same in what the metric says of a document, categories apart; None where it does not say."""
+        if self.together == "rotations":
+            return str(parts[ROTATED] % ROTATION) if ROTATED in parts else None
+        return str(parts[PAIR]) if PAIR in parts else None
 
     def of_part(self) -> Scorer:
         """The scorer of a part of the benchmark: of points, which need all questions, a share in percent."""
@@ -73,7 +91,11 @@ class Scorer:
         """
         scored = samples[samples["score"].notna()]
         bounds: tuple[float, float] | None = None
-        if self.pairs:
+        if self.together == "rotations":
+            scored = scored.groupby("pair", sort=True).agg({"score": "min", "image": "first"}).reset_index()
+            values, bounds = scored["score"].to_numpy(float), (0.0, 100.0)
+            clusters = scored["image"].fillna(scored["pair"]).to_numpy()
+        elif self.together == "pairs":
             scored = (
                 scored.groupby(["category", "pair"], sort=True)["score"].agg(["mean", "min"]).reset_index()
             )
@@ -114,7 +136,9 @@ SCORERS = {
         # the mean of the categories' means, each as heavy as another
         Scorer("category_mean", categories="mean", category="category", open=("scale", "category")),
         # MME (Fu et al.): accuracy and accuracy of pairs, summed over categories
-        Scorer("mme", scale=1, digits=0, pairs=True, categories="sum", category="category"),
+        Scorer("mme", scale=1, digits=0, together="pairs", categories="sum", category="category"),
+        # MMBench (Liu et al.): questions right in every rotation of their options, in percent already
+        Scorer("mmbench", scale=1, together="rotations"),
         # OCRBench: points of 1000
         Scorer("ocrbench", scale=1000, digits=0, points=1000),
     )

@@ -53,14 +53,20 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         config.model.prompt,
         share_prefix=config.share_prefix,
         encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
+        pictures_per_pass=config.reading.pictures_per_pass,
     )
     if plan.limit is not None and plan.limit != config.limit:
-        say(f"limit={config.limit} would cut a pair of questions: answering {plan.limit}")
+        say(f"limit={config.limit} would cut questions that count together: answering {plan.limit}")
     log = ReplyFile(folder, processes.rank)
     if log.known:
         say(f"going on with {len(log.known)} questions answered before")
     model = HiredLlava.around(
-        llava, batch_size=config.batch_size, on_error=config.on_error, log=log, seed=config.seed
+        llava,
+        batch_size=config.batch_size,
+        on_error=config.on_error,
+        log=log,
+        seed=config.seed,
+        workers=config.reading.workers,
     )
     answered_before = {key for key in log.known if log.get(key) is not None}
     start = time.perf_counter()
@@ -104,7 +110,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             seconds=seconds,
             questions_timed=answered,
             questions_per_second=answered / seconds,
-            batch_size=config.batch_size,
+            batch_size=model.largest_batch if config.batch_size == "auto" else config.batch_size,
             out_of_memory=[asdict(time) for time in model.out_of_memory],
             encodings=asdict(llava.cache.use) if llava.cache else None,
             processes=processes.count,

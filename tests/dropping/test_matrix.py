@@ -1,6 +1,6 @@
 """Every registered method, with its options, through the checks that methods of other packages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hired_released", {"alpha": 0.0}),
     ("random", {"seed": 7}),
     ("visionzip", {"contextual": 1.0}),
+    ("pyramiddrop", {"at": [1, 3], "ratios": [0.3, 0.6]}),
+    ("sparsevlm", {"recycle": False}),
+    ("dart", {"order": "ascending", "pivot_text": 0}),
     ("visionzip", {"contextual": 0.0}),
 ]
 OF_MANY_STEPS: dict[str, list[dict[str, Any]]] = {
@@ -79,7 +82,7 @@ class Broken(SelectingDropper):
             indices = indices + 1
         if self.fault == "dtype":
             features = features.double()
-        return KeptTokens(indices, features, kept.counts)
+        return replace(kept, indices=indices, features=features)
 
 
 @pytest.mark.parametrize(
