@@ -239,7 +239,7 @@ def _from_the_hub(
             f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
             f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
             "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini",
-            reachable=no_hub is None,
+            no_hub is None,
         ) from error
     got = getattr(task.eval_docs, "config_name", None)
     if asked.config is None and got in known_data_sets().get(asked.name.casefold(), ()):
