@@ -368,5 +368,5 @@ def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, 
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         raise HubError(
-            f"could not fetch {source} from the hub ({reason}); {remedy}", reachable=no_hub is None
+            f"could not fetch {source} from the hub ({reason}); {remedy}", no_hub is None
         ) from error
