@@ -61,7 +61,7 @@ MISTAKES = [
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, mmbench, ocrbench, got 'x'"),
     (["runs_dir=/dev/null/runs"], "cannot write /dev/null/runs"),
 ]
 

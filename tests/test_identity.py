@@ -127,7 +127,7 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
     ).record
     options = {
         "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
-        "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0,
+        "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0, "signal": "cls",
     }  # fmt: skip
     assert record.method == Method("hired_eval.dropping.HiRED", options)
     assert record.method_defaults == options | {"budget": 0.2}

@@ -288,7 +288,8 @@ MUTANTS = [
     ),
     Mutant(
         "another version of a method is the same run",
-        "hired_eval/runs/identity.py", "sum(type(stage).VERSION for stage in stages)", "1", ("tests/test_identity.py",),
+        "hired_eval/runs/identity.py", "sum(type(stage).VERSION for stage in stages)", "1",
+        ("tests/test_identity.py",),
     ),
     Mutant(
         "a run that is asked for again is not repeated",
