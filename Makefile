@@ -1,3 +1,4 @@
+# make try                Table 3 from ten questions a benchmark, into build/try, set-up included
 # make reproduce-table3   the paper's Table 3 on the bundled model and data, set-up included
 #                         likewise table2, 4, 5, 6, figure2, 3, 5, 6, baselines, gallery, all
 #                         PROFILE=paper: the paper's models and the hub; LAUNCHER=ray|submitit_slurm
@@ -89,6 +90,9 @@ reproduce-all: $(READY)
 	@failed=0; for name in $(EXPERIMENTS); do \
 			$(RUN) +experiment=$$name || { failed=$$?; [ $$failed -ne 130 ] || exit 130; }; done; \
 		(exit $$failed); $(call REPORT,all)
+
+try: $(READY)
+	@$(MAKE) --no-print-directory reproduce-table3 RUNS=build/try/runs REPORTS=build/try/reports OVERRIDES=limit=10
 
 # Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
 CASES ?= abcdefgh

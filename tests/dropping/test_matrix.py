@@ -44,13 +44,16 @@ OF_MANY_STEPS: dict[str, list[dict[str, Any]]] = {
 """Methods that take long, and other options of theirs."""
 SOME_LAYOUTS = [LAYOUTS[0], LAYOUTS[6]]
 """One partition, and a grid with padding."""
+LAYOUTS_OF_OPTIONS = [LAYOUTS[0], LAYOUTS[4], *LAYOUTS[6:8]]
+"""One partition, a grid without padding, and one with padding on either axis."""
 
 
 @pytest.mark.parametrize(
     ("name", "options"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
 )
 def test_every_method_keeps_the_contracts(name: str, options: dict[str, Any]) -> None:
-    check_dropper(build(name, **options), SOME_LAYOUTS if name in OF_MANY_STEPS else LAYOUTS)
+    layouts = SOME_LAYOUTS if name in OF_MANY_STEPS else LAYOUTS_OF_OPTIONS if options else LAYOUTS
+    check_dropper(build(name, **options), layouts)
 
 
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n, given in OF_MANY_STEPS.items() for o in given])
@@ -99,6 +102,9 @@ class Broken(SelectingDropper):
 def test_the_checks_find_faults(fault: str, contract: str) -> None:
     with pytest.raises(AssertionError, match=contract):
         check_dropper(Broken(fault=fault))
+
+
+def test_the_checks_find_no_fault_where_there_is_none() -> None:
     check_dropper(Broken(fault="none"))
 
 
