@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -277,6 +278,17 @@ def test_help_on_a_method_explains_its_options(
         assert re.search(rf"^  method\.{option}=.* \w", text, re.MULTILINE), f"{option} has a comment"
     assert command_line(monkeypatch, "--help", "method=hird") == 1
     assert "did you mean hired" in capsys.readouterr().err
+
+
+def test_threads_wait_passively_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert command_line(monkeypatch, "--version") == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert command_line(monkeypatch, "--version") == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    code = "import sys, hired_eval.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "it is set before torch reads it"
 
 
 def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
