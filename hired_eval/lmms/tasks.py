@@ -233,6 +233,8 @@ def _from_the_hub(
             task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
     except FAILURES as error:
         cause, _ = _cause(error)
+        if isinstance(cause, UserError):
+            raise cause from error
         if isinstance(cause, KeyError | UndefinedError):
             raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
         raise HubError(
