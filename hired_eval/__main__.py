@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -37,25 +38,8 @@ def main() -> None:
 
 def _command(arguments: list[str]) -> list[str]:
     """Do what the first word says, or compose a config and run it; what went wrong comes back."""
-    if arguments[:1] == ["report"]:
-        from hired_eval.reporting.__main__ import main as report
-
-        report(arguments[1:])
-        return []
-    if arguments[:1] == ["show"]:
-        from hired_eval.cli.show import main as show
-
-        show(arguments[1:])
-        return []
-    if arguments[:1] == ["compare"]:
-        from hired_eval.cli.compare import main as compare
-
-        compare(arguments[1:])
-        return []
-    if arguments[:1] == ["regress"]:
-        from hired_eval.regression.command import main as regress
-
-        regress(arguments[1:])
+    if arguments and arguments[0] in help_text.COMMANDS:
+        import_module(help_text.COMMANDS[arguments[0]]).main(arguments[1:])
         return []
     if arguments == ["--version"]:
         print(f"hired_eval {version('hired_eval')}")

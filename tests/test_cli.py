@@ -200,6 +200,8 @@ def test_a_sweep_over_budgets_runs_a_method_without_one_once(
     assert "run 2 of 4, method=full budget=0.4: the same run as one before" in capsys.readouterr().err
     names = sorted(f.parent.name.rpartition("-")[0] for f in tmp_path.glob("docvqa-*/record.json"))
     assert [name.partition("-")[2].partition("-")[2] for name in names] == ["full", "hired-0.2", "hired-0.4"]
+    assert command_line(monkeypatch, *sweep) == 0
+    assert "every run was complete already" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_says_so_and_goes_on(

@@ -83,3 +83,9 @@ def test_a_config_has_the_options_of_the_one_it_builds_on(own_configs: str) -> N
 def test_a_config_folder_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="--config-dir nowhere is not a folder"):
         help_text.check_names(["--config-dir", "nowhere", "method=full"])
+
+
+def test_the_first_line_of_a_config_explains_none_of_its_options() -> None:
+    lines = help_text.text(about=["task=mme"]).splitlines()
+    assert "  task.name=mme" in lines
+    assert not any("DocVQA" in line for line in lines)

@@ -36,7 +36,13 @@ WIDTH = 110
 OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
 """An option of a config, with the comment above it."""
 
-COMMANDS = ("report", "show", "compare", "regress")
+COMMANDS = {
+    "report": "hired_eval.reporting.__main__",
+    "show": "hired_eval.cli.show",
+    "compare": "hired_eval.cli.compare",
+    "regress": "hired_eval.regression.command",
+}
+"""What the first word may say -> the module whose `main` does it."""
 NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
 
@@ -132,10 +138,10 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
     if not file.is_file():
         return []
     usual = file.with_name(f"{defaults().get(file.parent.name)}.yaml")
-    comments = {name: line for line, name in OPTION.findall(usual.read_text())} if usual.is_file() else {}
-    content = file.read_text()
-    # the first line speaks of the whole config
-    comments |= {name: line for line, name in OPTION.findall(content.split("\n", 1)[1]) if line}
+    content, comments = file.read_text(), dict[str, str]()
+    for source in ([usual.read_text()] if usual.is_file() else []) + [content]:
+        # the first line speaks of the whole config
+        comments |= {name: line for line, name in OPTION.findall(source.split("\n", 1)[1]) if line}
     config, lines = yaml.safe_load(content), []
     for name, value in config.items():
         if name == "defaults" or name.startswith("_") or name == "hydra":

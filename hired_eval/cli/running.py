@@ -54,6 +54,7 @@ def run_job(job: Job) -> list[str]:
         if outcome.reused:
             _say("this run is complete already (rerun=true repeats it):")
         _print_table([outcome], {outcome.folder.parent: Store(outcome.folder.parent)})
+        _say(f"{outcome.record.timings.questions_per_second:.1f} questions a second")
         print(f"record: {outcome.folder}")
         problem = _explain_failed_samples(outcome)
     except UserError as error:
@@ -72,18 +73,20 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
     problems: list[str] = []
     outcomes: dict[Path, Outcome] = {}
     stores: dict[Path, Store] = {}
-    number, unreachable = 0, False
+    number, complete, unreachable = 0, 0, False
     while number < len(jobs) and not unreachable:
         number += 1
         try:
             outcome = measure(jobs[number - 1].read(), _hush, models)
             seen, problem = outcome.folder in outcomes, _explain_failed_samples(outcome)
-            outcomes.setdefault(outcome.folder, outcome)
+            complete += outcomes.setdefault(outcome.folder, outcome).reused
             store = stores.setdefault(outcome.folder.parent, Store(outcome.folder.parent))
             if outcome.reused and not problem:
                 result = "the same run as one before" if seen else ""
             else:
-                result = f"{summarize(outcome, store)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
+                # the main process alone says it, and a score takes a bootstrap
+                done = summarize(outcome, store) if Processes().main else ""
+                result = f"{done}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
         except UserError as error:
             problem, result = str(error), ""
             unreachable = isinstance(error, HubError) and not error.reachable
@@ -95,7 +98,6 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
             problems.append(problem)
         if result:
             _say(f"run {number} of {len(jobs)}, {names[number - 1]}: {result}")
-    complete = sum(outcome.reused for outcome in outcomes.values())
     if complete:
         runs = "every run was" if complete == len(jobs) else f"{complete} of {len(jobs)} runs were"
         _say(f"{runs} complete already (rerun=true repeats them)")

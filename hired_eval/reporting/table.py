@@ -32,7 +32,7 @@ def full_run_like(record: Record, records: Sequence[Record]) -> Record | None:
 
 
 def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
-    """One row a run: score with its interval, samples, visual tokens, speed; where they differ, settings.
+    """One row a run: score with its interval, samples, visual tokens; where they differ, settings.
 
     Args:
         runs: records, each with the store that has its samples.
@@ -42,7 +42,7 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
     """
     records = [record for _, record in runs]
     head = ["benchmark", "method", "metric", "score", "95 % interval", "samples", "pictures"]
-    head += ["tokens kept", "allowed", "full", "samples/s"]
+    head += ["tokens kept", "allowed", "full"]
     rows = []
     for store, r in runs:
         found = store.score([r])
@@ -58,7 +58,6 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
                 f"{r.samples}{partial}",
                 "" if score is None else str(score.clusters),
                 *map(_mean_and_max, (r.tokens.kept, r.tokens.allowed, r.tokens.full)),
-                f"{r.timings.questions_per_second:.1f}",
             ]
         )
     blocks = {id(r): block.label for block in blocks_of(records) for r in block.records}
