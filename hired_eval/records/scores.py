@@ -213,6 +213,21 @@ def difference(
     return found.scaled(scorer.scale)
 
 
+def mean_share(benchmarks: Sequence[tuple[Scorer, Sequence[tuple[pd.DataFrame, pd.DataFrame]]]]) -> Estimate:
+    """The score of a run in percent of another's, mean over benchmarks, on the documents that both answered.
+
+    Args:
+        benchmarks: of each benchmark its scorer, and the samples as for `difference`; the runs share
+            documents, and the other run's score on them is above 0.
+    """
+    units = []
+    for scorer, pairs in benchmarks:
+        frames = _on_common_documents([samples for pair in pairs for samples in pair])
+        found = [scorer.units(samples) for samples in frames]
+        units.append(list(zip(found[::2], found[1::2], strict=True)))
+    return statistics.mean_share(units).scaled(PERCENT)
+
+
 def _on_common_documents(runs: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """The samples of the documents that every run has a score of; of a single run, all as they are."""
     if len(runs) == 1:

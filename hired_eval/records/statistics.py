@@ -150,6 +150,33 @@ def difference(pairs: Sequence[tuple[Units, Units]], seed: int = 0) -> Differenc
     return Difference(value, low, high, len(units.values), len(sums), *shown, seeds, p)
 
 
+def mean_share(benchmarks: Sequence[Sequence[tuple[Units, Units]]], seed: int = 0) -> Estimate:
+    """What share of another run's score a run has, mean over benchmarks, with its 95 % interval.
+
+    A percentile bootstrap that draws the same images for both runs, and each benchmark by itself.
+
+    Args:
+        benchmarks: of each benchmark the units of the two runs, for each seed; the same units in the same
+            order, one at least, and the other run's score above 0.
+        seed: of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    shares, draws, sizes = [], [], []
+    for pairs in benchmarks:
+        (ours, _), (theirs, _) = (_mean(runs) for runs in zip(*pairs, strict=True))
+        (own, counts), (other, _) = (_by_cluster_and_stratum(units) for units in (ours, theirs))
+        drawn_own, drawn_other, drawn = np.hsplit(_drawn(np.hstack([own, other]), counts, rng), 3)
+        of_seeds = [one.total / reference.total for one, reference in pairs]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws.append(_total(drawn_own, drawn) / _total(drawn_other, drawn) + _off(of_seeds, rng))
+        shares.append(ours.total / theirs.total)
+        sizes.append((len(ours.values), len(own)))
+    low, high = (float(x) for x in np.nanpercentile(np.mean(draws, axis=0), [2.5, 97.5]))
+    shown = (low, high) if min(clusters for _, clusters in sizes) >= FEWEST else (None, None)
+    n, clusters = (sum(size) for size in zip(*sizes, strict=True))
+    return Estimate(float(np.mean(shares)), low, high, n, clusters, *shown)
+
+
 def adjust_for_many(p: Sequence[float]) -> list[float]:
     """P-values adjusted for how many tests there are (Holm, 1979).
 
@@ -200,22 +227,29 @@ def _draws(
 
     Where there are several seeds, a draw is also off by what a mean over so few seeds may be off.
     """
-    drawn = np.zeros((RESAMPLES, 2 * sums.shape[1]))
+    return _total(*np.hsplit(_drawn(sums, counts, rng), 2)) + _off(seeds, rng)
+
+
+def _drawn(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES, columns) sums of the columns over clusters drawn with replacement, counts last."""
+    columns = np.hstack([sums, counts])
+    drawn = np.zeros((RESAMPLES, columns.shape[1]))
     # a cluster with units in several strata is drawn among those that lie in the same ones
     patterns, pattern = np.unique(counts > 0, axis=0, return_inverse=True)
     for i in range(len(patterns)):
-        members = pattern.reshape(-1) == i
-        kinds, number = _kinds(np.hstack([sums[members], counts[members]]))
+        kinds, number = _kinds(columns[pattern.reshape(-1) == i])
         start = 0
         for rows in _blocks(len(kinds)):
             weights = rng.multinomial(number.sum(), number / number.sum(), size=rows).astype(float)
             drawn[start : start + rows] += weights @ kinds
             start += rows
-    found = _total(*np.hsplit(drawn, 2))
-    if seeds:
-        k = len(seeds)
-        found = found + np.std(seeds, ddof=1) / k**0.5 * rng.standard_t(k - 1, size=RESAMPLES)
-    return found
+    return drawn
+
+
+def _off(seeds: Sequence[float], rng: np.random.Generator) -> np.ndarray | float:
+    """(RESAMPLES,) draws of how far a mean over so few seeds may be off (Student's t); 0 for a single run."""
+    k = len(seeds)
+    return np.std(seeds, ddof=1) / k**0.5 * rng.standard_t(k - 1, size=RESAMPLES) if k > 1 else 0.0
 
 
 def _flipped(by_cluster: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

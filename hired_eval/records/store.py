@@ -16,7 +16,7 @@ from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.flips import Flips, find_flips
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.scores import Scorer, difference, score, scorer_for
+from hired_eval.records.scores import Scorer, difference, mean_share, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
@@ -166,6 +166,22 @@ class Store:
         """
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
         return difference(frames, scorer_of_run(pairs[0][0]))
+
+    def mean_share(self, benchmarks: Sequence[Sequence[tuple[Record, Record]]]) -> Estimate:
+        """The score of runs in percent of that of others, mean over benchmarks.
+
+        Args:
+            benchmarks: of each benchmark pairs as for `difference`; the other runs' scores are above 0.
+
+        Raises:
+            UserError: see `samples`.
+        """
+        return mean_share(
+            [
+                (scorer_of_run(pairs[0][0]), [(self.samples(a), self.samples(b)) for a, b in pairs])
+                for pairs in benchmarks
+            ]
+        )
 
     def flips(self, run: Record, reference: Record) -> Flips:
         """The documents that a run answers otherwise than the one that it is compared with.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hired_eval.errors import UserError
 from hired_eval.records.store import Store
+from hired_eval.reporting.choosing import NothingYetError
 from hired_eval.reporting.configs import Configs
-from hired_eval.reporting.kinds import NothingYetError
 from hired_eval.reporting.write import reports, write
 
 

@@ -17,8 +17,7 @@ from hired_eval.records.context import versions_note
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Estimate
 from hired_eval.records.store import Store, best
-from hired_eval.reporting.configs import PACKAGED, Configs
-from hired_eval.reporting.kinds import (
+from hired_eval.reporting.choosing import (
     NothingYetError,
     newest,
     nothing_yet,
@@ -27,6 +26,7 @@ from hired_eval.reporting.kinds import (
     others,
     rows_for,
 )
+from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.rows import (
     HIRED,
     Row,

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from math import isqrt
 
 from hired_eval.errors import UserError
-from hired_eval.records.context import Block, blocks_of, left_out, versions_note
+from hired_eval.records.context import Block, blocks_of, versions_note
 from hired_eval.records.record import Record, Speed, Spread
-from hired_eval.records.store import Store, best
+from hired_eval.records.store import Store
+from hired_eval.reporting.choosing import (
+    block_order,
+    newest,
+    nothing_yet,
+    of_models,
+    on_benchmark,
+    others,
+    reference,
+    rows_for,
+    why_empty,
+)
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.published import published, value
-from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, rows_of, target_of
+from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, target_of
 from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
 from hired_eval.reporting.tables import (
+    BEST_NOTE,
     DASH,
-    DIFFERENCE_NOTE,
-    FLIPS_NOTE,
     SCORE_NOTE,
     Cell,
     Table,
     TableRow,
     accuracy_cell,
     adjusted,
+    difference_note,
     flips_cell,
+    flips_note,
+    in_words,
     provenance,
     repetitions,
     token_share,
+    with_best,
     with_seeds,
 )
 
@@ -40,8 +53,8 @@ MARKS = {
     "#": "Mark #: a share of the questions in %: OCRBench's points need all of its questions.",
 }
 BUNDLED_NOTE = (
-    "The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's; "
-    "the differences between methods are what to look at."
+    "The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's, "
+    "which are left out; the differences between methods are what to look at."
 )
 
 
@@ -58,6 +71,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     """Scores of methods on benchmarks, a block of rows for each model, data source and choice of settings."""
     records = of_models(spec, store, store.accuracy())
     rows, listed = rows_for(spec, records, configs)
+    against, reference_of = reference(spec, configs)
     columns = [c if c.label else replace(c, label=_column_label(c, configs)) for c in spec.columns]
     labels = {c.name: configs.benchmark_label(c.name) for c in columns}
     labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
@@ -73,48 +87,53 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     if not shown:
         raise nothing_yet(spec.name, configs)
     paper = published(spec)
-    body, without_full = [], []
-    blocks = sorted(blocks_of(shown), key=lambda block: _block_order(spec, block))
-    for block in blocks:
-        full = {b: repetitions(_on(FULL.of(block.records), b)) for b in labels}
+    body, without_other = [], []
+    references = [r for row in rows for r in reference_of(row).of(records) if r.benchmark.name in labels]
+    compared = {r.run: r for r in references} | found
+    # a block of nothing but runs to compare with has no rows
+    blocks = [b for b in blocks_of(compared.values()) if any(r.run in found for r in b.records)]
+    for block in sorted(blocks, key=lambda block: block_order(spec, block)):
         without = []
         for row in rows:
-            chosen = {b: repetitions(_on(row.of(block.records), b)) for b in labels}
+            chosen = {b: repetitions(on_benchmark(row.of(block.records), b)) for b in labels}
             used = [r for runs in chosen.values() for r in runs]
             if not used and (block.settings or row not in listed):
                 continue
-            without += [f"{row.label} on {labels[b]}" for b in labels if chosen[b] and not full[b]]
+            other = reference_of(row).of(block.records)
+            theirs = {b: repetitions(on_benchmark(other, b)) for b in labels}
+            without += [f"{row.label} on {labels[b]}" for b in labels if chosen[b] and not theirs[b]]
             cells = []
             for c in columns:
                 b = c.name
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
-                reason = "" if block.settings else f"{row.label} on {labels[b]}: {_why(store, row, block, b)}"
+                reason = (
+                    "" if block.settings else f"{row.label} on {labels[b]}: {why_empty(store, row, block, b)}"
+                )
                 if c.show == "flips":
-                    cells.append(flips_cell(store, chosen[b], full[b], reason))
+                    cells.append(flips_cell(store, chosen[b], theirs[b], reason))
                 else:
-                    cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
-            body.append(TableRow(block.label, with_seeds(row.label, used), token_share(used), cells))
+                    cells.append(accuracy_cell(store, chosen[b], theirs[b], printed, reason))
+            label, competes = with_seeds(row.label, used), row.target != FULL.target
+            body.append(TableRow(block.label, label, token_share(used), cells, competes))
         if block.settings and without:
-            without_full.append(
-                f"Without a difference, since full execution was not run with {block.settings}: "
+            without_other.append(
+                f"Without a difference, since {in_words(against)} was not run with {block.settings}: "
                 f"{', '.join(without)}."
             )
-    body = adjusted(body)
+    body = with_best(adjusted(body))
     cells = [cell for row in body for cell in row.cells]
     models = sorted({r.model for r in shown})
-    notes = _score_notes(cells) + [FLIPS_NOTE] * any(c.show == "flips" for c in columns)
+    notes = score_notes(cells, against) + [flips_note(against)] * any(c.show == "flips" for c in columns)
     if any(cell.published for cell in cells):
         stand_for = spec.stand_for
-        notes += _source(
-            spec, ", ".join(f"{m} stands beside {stand_for[m]}" for m in models if m in stand_for)
-        )
-        if any(r.data == "bundled" and r.model in stand_for for r in shown):
-            notes.append(BUNDLED_NOTE)
+        notes += _source(spec, ", ".join(f"{m} is its {stand_for[m]}" for m in models if m in stand_for))
+    if spec.stand_for and any(r.data == "bundled" for r in shown):
+        notes.append(BUNDLED_NOTE)
     marks = {mark for cell in cells for mark in cell.marks}
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
     if any(block.settings for block in blocks):
         notes.append("A block that names settings differs in them from the block above it.")
-    notes += [*without_full, *store.superseded_lines("accuracy"), *versions_note(shown)]
+    notes += [*without_other, *store.superseded_lines("accuracy"), *versions_note(shown)]
     notes += _not_rows([r for r in records if r.run not in found])
     if reasons := list(dict.fromkeys(cell.reason for cell in cells if cell.reason)):
         missing = _merged(reasons)
@@ -125,7 +144,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         known = spec.name in configs.files("experiment")
         notes.append(f"A dash: {'; '.join(missing)}.{sweep * known}")
     notes += spec.notes_on(models)
-    return Table(spec.name, spec.title, [str(c.label) for c in columns], body, notes, provenance(shown))
+    heads = [str(c.label) for c in columns]
+    return Table(spec.name, spec.title, heads, body, notes, provenance(shown), against)
 
 
 def _column_label(column: ColumnSpec, configs: Configs) -> str:
@@ -133,52 +153,13 @@ def _column_label(column: ColumnSpec, configs: Configs) -> str:
     return configs.benchmark_label(column.name) + ", flips in %" * (column.show == "flips")
 
 
-def of_models(spec: TableSpec, store: Store, records: Iterable[Record]) -> list[Record]:
-    """The runs of the models that a table shows."""
-    single = {r.model for r in store.accuracy() if _single_partition(r)}
-    return [
-        r
-        for r in records
-        if (spec.open("models") or r.model in spec.models)
-        and (spec.partitions is None or (spec.partitions == "one") == (r.model in single))
-    ]
-
-
-def rows_for(spec: TableSpec, records: Iterable[Record], configs: Configs) -> tuple[list[Row], list[Row]]:
-    """All rows of a table, and those of them that it lists, which are there without runs too."""
-    listed = [configs.row(row) for row in spec.rows]
-    if not spec.open("rows"):
-        return listed, listed
-    named = {r.run for row in listed for r in row.of(records)}
-    return [*listed, *rows_of(r for r in records if r.run not in named)], listed
-
-
-def _block_order(spec: TableSpec, block: Block) -> tuple[int, str, str, str]:
-    models = [*spec.models, *spec.stand_for]
-    place = models.index(block.model) if block.model in models else len(models)
-    return place, block.model, block.weights, block.data
-
-
-def _on(records: Iterable[Record], benchmark: str) -> list[Record]:
-    return [r for r in records if r.benchmark.name == benchmark]
-
-
-def _why(store: Store, row: Row, block: Block, benchmark: str) -> str:
-    """Why a cell is empty."""
-    failed = [
-        r
-        for r in _on(row.of(store.failed()), benchmark)
-        if (r.model, r.data) == (block.model, block.data)
-    ]  # fmt: skip
-    latest = max(failed, key=lambda r: r.finished, default=None)
-    return f"failed ({latest.error or 'samples failed'})" if latest else "not run"
-
-
-def _score_notes(cells: Sequence[Cell]) -> list[str]:
+def score_notes(cells: Sequence[Cell], against: str) -> list[str]:
     """How the numbers of a table of scores are to be read."""
     notes = [SCORE_NOTE]
+    if any(cell.best for cell in cells):
+        notes.append(BEST_NOTE)
     if any(cell.difference for cell in cells):
-        notes.append(DIFFERENCE_NOTE)
+        notes.append(difference_note(against))
     if any(cell.n_text() for cell in cells):
         notes.append(
             "n: scored questions, for MME pairs of them, and how many pictures they are about; of a "
@@ -193,7 +174,7 @@ def _score_notes(cells: Sequence[Cell]) -> list[str]:
 
 
 def _source(spec: TableSpec, compared: str = "") -> list[str]:
-    """Whose the published numbers are, and which models stand beside which."""
+    """Whose the published numbers are, and which models are the same."""
     known = [text for text in (spec.published and spec.published.source, compared) if text]
     return [f"{'; '.join(known)}."] if known else []
 
@@ -246,13 +227,14 @@ def efficiency(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 continue
             cells = []
             for c in columns:
-                printed = value(paper, row, batch_size=str(size), quantity=c.name)
+                whose = spec.stand_for.get(block.model, "")
+                printed = value(paper, row, model=whose, batch_size=str(size), quantity=c.name)
                 cells.append(_efficiency_cell(record, c, printed))
             kept = record.tokens_kept if record else None
             tokens = DASH if kept is None else f"{kept:.0f}"
             body.append(TableRow(_efficiency_label(block), row.label, tokens, cells))
     notes = [
-        *_source(spec),
+        *_source(spec) * any(cell.published for row in body for cell in row.cells),
         "Median [lowest, highest] of the repetitions. tokens: visual tokens given to the language model.",
         "OOM: out of memory.",
         *store.superseded_lines("efficiency"),
@@ -269,7 +251,7 @@ def _of_one_size(spec: TableSpec, records: Sequence[Record]) -> list[Block]:
     # settings are told against the most frequent ones of a model, whatever the batch size
     blocks = blocks_of([replace(r, data="") for r in records])
     by_size = [
-        (_block_order(spec, block), size, replace(block, records=of_size))
+        (block_order(spec, block), size, replace(block, records=of_size))
         for block in blocks
         for size in sizes
         if (of_size := [r for r in block.records if r.batch_size == size])
@@ -305,13 +287,13 @@ def attention(spec: TableSpec, store: Store, configs: Configs) -> Table:
         raise UserError(
             f"{record.run} has no picture with a grid of 2 x 2, which {spec.name} counts; raise limit"
         )
-    paper = published(spec)
+    paper, whose = published(spec), spec.stand_for.get(record.model, "")
     rows = []
     for i, share in enumerate(TOP_SHARES):
         counts = pictures[:, i].sum(axis=0)
         total = counts.sum()
         row = Row(f"top {percent(share)}", "", published={"top_share": f"{share:g}"})
-        printed = [value(paper, row, partition=p) for p in PARTITIONS]
+        printed = [value(paper, row, model=whose, partition=p) for p in PARTITIONS]
         cells = [
             Cell(100 * float(n) / total, marks="*" * record.partial, published=text)
             for n, text in zip(counts, _shares(printed), strict=True)
@@ -322,7 +304,7 @@ def attention(spec: TableSpec, store: Store, configs: Configs) -> Table:
     notes = [
         "Share in % of the most attended visual tokens that each partition holds, over "
         f"{len(pictures)} pictures with a grid of 2 x 2; tokens: how many, mean of a picture.",
-        *_source(spec),
+        *_source(spec) * bool(whose),
         *partial,
         *others(store, record, configs),
         *spec.notes_on([record.model]),
@@ -341,52 +323,3 @@ KINDS: dict[str, Callable[[TableSpec, Store, Configs], Table]] = {
     "efficiency": efficiency,
     "attention": attention,
 }
-
-
-def _single_partition(record: Record) -> bool:
-    """Whether every picture gives one square of tokens; cut ones give more, newline tokens and all."""
-    full = record.tokens.full
-    return full is not None and full.mean == full.max == isqrt(full.max) ** 2
-
-
-def one_block(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
-    """The runs of one model with the same settings, for a figure that shows one, and a line on the others.
-
-    High resolution first, then most runs.
-    """
-    blocks = blocks_of(records)
-    single = {r.model for b in blocks for r in b.records if _single_partition(r)}
-    # of blocks with as many runs, the first has the usual settings
-    chosen = min(blocks, key=lambda b: (b.model in single, -len(b.records), b.model), default=None)
-    rest = [b for b in blocks if b is not chosen]
-    return (chosen.records if chosen else []), left_out(rest, "Not drawn")
-
-
-def newest(store: Store, measure: str, name: str) -> Record:
-    """The best record of a measurement.
-
-    Raises:
-        UserError: there is none.
-    """
-    record = best(store.measuring(measure))
-    if record is None:
-        raise nothing_yet(name)
-    return record
-
-
-def others(store: Store, shown: Record, configs: Configs) -> list[str]:
-    """One line on the runs of a measurement beside the one that is shown; [] for none."""
-    rest = [r for r in store.measuring(shown.measure) if r.run != shown.run]
-    named = dict.fromkeys(f"{block.label} on {configs.benchmark_label(b)}" for block in blocks_of(rest)
-                          for b in configs.benchmarks_of(block.records))  # fmt: skip
-    return [f"Not shown: {len(rest)} other runs of this measurement: {'; '.join(named)}."] if rest else []
-
-
-class NothingYetError(UserError):
-    """A report has no runs to stand on."""
-
-
-def nothing_yet(name: str, configs: Configs = PACKAGED) -> NothingYetError:
-    """The error of a report that has no runs, with the command that makes them."""
-    sweep = f" -m +experiment={name}" * (name in configs.files("experiment"))
-    return NothingYetError(f"no complete run for {name} is there yet; start with python -m hired_eval{sweep}")

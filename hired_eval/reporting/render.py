@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from hired_eval.reporting.tables import DIFFERENCE_NOTE, SCORE_NOTE, TEST, Cell, Table, TableRow
+from hired_eval.reporting.tables import SCORE_NOTE, Cell, Table, TableRow, difference_note
 
-DIFFERENCE, PUBLISHED = "  vs Full", "  published"
 CSV_COLUMNS = (
-    "table block row column value low high n pictures documents seeds marks difference_to_full "
-    "difference_low difference_high p p_adjusted published reason run options"
+    "table block row column value low high n pictures documents tokens_kept tokens_full seeds marks against "
+    "difference difference_low difference_high p p_adjusted published reason run options"
 ).split()
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -39,68 +39,98 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def lines_of(row: TableRow) -> list[tuple[str, str, list[str]]]:
-    """A row as printed lines (label, tokens, cells): measured, difference to Full, published."""
-    lines = [(row.label, row.tokens, [cell.measured_text() for cell in row.cells])]
-    if any(cell.difference for cell in row.cells):
-        lines.append((DIFFERENCE, "", [cell.difference_text() for cell in row.cells]))
-    if any(cell.published for cell in row.cells):
-        lines.append((PUBLISHED, "", [cell.published or "" for cell in row.cells]))
-    return lines
+@dataclass(frozen=True)
+class Writer:
+    """How a format writes what is in a table.
+
+    Attributes:
+        text: of any kind.
+        measured: a cell's number with what tells how sure it is.
+        difference: a cell's difference.
+        published: the published number.
+        below: a label as that of a line that belongs to the row above it.
+    """
+
+    text: Callable[[str], str]
+    measured: Callable[[Cell], str]
+    difference: Callable[[Cell], str]
+    published: Callable[[str], str]
+    below: Callable[[str], str]
+
+    def lines_of(self, row: TableRow, against: str) -> list[list[str]]:
+        """A row as printed lines of label, tokens and cells: measured, difference, published."""
+        lines = [[self.text(row.label), self.text(row.tokens), *map(self.measured, row.cells)]]
+        if any(cell.difference for cell in row.cells):
+            lines.append([self.below(self.text(f"vs {against}")), "", *map(self.difference, row.cells)])
+        if any(cell.published for cell in row.cells):
+            printed = [self.published(cell.published or "") for cell in row.cells]
+            lines.append([self.below(self.published("published")), "", *printed])
+        return lines
+
+
+def _markdown_cell(cell: Cell) -> str:
+    number = cell.number_text()
+    return (f"**{number}**" if cell.best else number) + cell.measured_text().removeprefix(number)
+
+
+MARKDOWN = Writer(str, _markdown_cell, Cell.difference_text, str, lambda label: f"  {label}")
 
 
 def markdown(table: Table) -> str:
     """The table with its notes below."""
     parts = [f"## {table.title}", ""]
     for block, rows in groupby(table.rows, key=lambda row: row.block):
-        body = [[label, tokens, *cells] for row in rows for label, tokens, cells in lines_of(row)]
+        body = [line for row in rows for line in MARKDOWN.lines_of(row, table.against)]
         parts += [f"**{block}**", "", aligned([["method", "tokens", *table.columns], *body]), ""]
     parts += [f"{note}  " for note in [*table.notes, *table.provenance]]
     return "\n".join(parts)
 
 
 def latex(table: Table) -> str:
-    r"""The table in the paper's layout, for \usepackage{booktabs}: measured, published in grey below."""
-    columns = "ll" + "r" * len(table.columns)
+    """The table, never wider than a page or its column; what does not fit in a caption is a comment."""
+    wide = "*" * (len(table.columns) > 3)
     lines = [
-        "% needs \\usepackage{booktabs} and \\usepackage{xcolor}",
-        "\\begin{table*}[t]",
-        "\\centering\\small",
-        f"\\begin{{tabular}}{{{columns}}}",
+        *(f"% {' '.join(note.split())}" for note in [*table.notes, *table.provenance]),
+        "% needs \\usepackage{booktabs}, \\usepackage{graphicx} and \\usepackage{xcolor}",
+        f"\\begin{{table{wide}}}[t]",
+        f"\\centering\\small\\caption{{{_caption(table)}}}\\label{{tab:{table.name}}}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+        f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
         "\\toprule",
-        " & ".join(["Model \\& Method", "Tokens", *map(escaped, table.columns)]) + " \\\\",
+        " & ".join(["Method", "Tokens", *map(escaped, table.columns)]) + " \\\\",
     ]
     for block, rows in groupby(table.rows, key=lambda row: row.block):
-        lines += [
-            "\\midrule",
-            f"\\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\\textit{{{escaped(block)}}}}} \\\\",
-        ]
-        for row in rows:
-            lines.append(
-                " & ".join([_first(row.label), escaped(row.tokens), *map(_latex_cell, row.cells)]) + " \\\\"
-            )
-            if any(cell.difference for cell in row.cells):
-                differences = map(_latex_difference, row.cells)
-                lines.append(" & ".join(["\\quad vs Full", "", *differences]) + " \\\\")
-            if any(cell.published for cell in row.cells):
-                printed = [f"\\textcolor{{gray}}{{{escaped(c.published or '')}}}" for c in row.cells]
-                lines.append(" & ".join(["\\quad\\textcolor{gray}{published}", "", *printed]) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{escaped(table.title)}. {_latex_notes(table)}}}"]
-    return "\n".join([*lines, f"\\label{{tab:{table.name}}}", "\\end{table*}", ""])
+        head = f"\\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\\textit{{{escaped(block)}}}}}"
+        body = [line for row in rows for line in LATEX.lines_of(row, table.against)]
+        lines += ["\\midrule", *(f"{text} \\\\" for text in [head, *map(" & ".join, body)])]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", f"\\end{{table{wide}}}", ""])
 
 
-def _first(label: str) -> str:
-    """The first cell of a row: behind the row above, a bracket or a star would belong to its line break."""
-    return "{}" * label.startswith(("[", "*")) + escaped(label)
+def _caption(table: Table) -> str:
+    """The title, and what the signs in the table mean."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    signs = [escaped(f"{table.title}.")]
+    if SCORE_NOTE in table.notes:
+        signs.append("$\\pm$: half of the 95\\,\\% interval.")
+    if any(cell.best for cell in cells):
+        signs.append("Bold: best, full execution apart.")
+    if difference_note(table.against) in table.notes:
+        what = f"$\\dagger$: difference to {escaped(table.against)} beyond noise"
+        surely = any("!!" in cell.difference_text() for cell in cells)
+        signs.append(what + ", $\\ddagger$: adjusted for all of the table too" * surely + ".")
+    signs += [escaped(note.removeprefix("Mark ")) for note in table.notes if note.startswith("Mark ")]
+    return " ".join(signs)
 
 
 def _latex_cell(cell: Cell) -> str:
     if cell.value is None:
         return escaped(cell.text or "--")
-    text = escaped(cell.number_text()) + _plus_minus(cell.value, cell.low, cell.high, cell.digits)
+    number = escaped(cell.number_text())
+    text = f"\\textbf{{{number}}}" if cell.best else number
+    text += _plus_minus(cell.value, cell.low, cell.high, cell.digits)
     known = "" if cell.low is not None else cell.interval_text()
     small = f"{known}{cell.seeds_text()}{cell.n_text()}".strip()
-    return f"{text} {{\\scriptsize {small}}}" if small else text
+    return f"{text} {{\\scriptsize {escaped(small)}}}" if small else text
 
 
 def _plus_minus(value: float, low: float | None, high: float | None, digits: int) -> str:
@@ -111,33 +141,33 @@ def _plus_minus(value: float, low: float | None, high: float | None, digits: int
 
 
 def _latex_difference(cell: Cell) -> str:
-    """The difference to full execution, bold where it is beyond noise."""
+    """The difference, with a dagger where it is beyond noise."""
     d = cell.difference
     if d is None:
         return ""
-    text = f"${d.value:+.{cell.digits}f}$"
+    mark = "^\\ddagger" if "!!" in cell.difference_text() else "^\\dagger" if d.beyond_noise else ""
     spread = _plus_minus(d.value, d.shown_low, d.shown_high, cell.digits)
     spread = spread or " {\\scriptsize n too small}" * (d.shown_low is None)
-    return (f"\\textbf{{\\boldmath {text}}}" if d.beyond_noise else text) + spread
+    return f"${d.value:+.{cell.digits}f}{mark}${spread}"
 
 
-def _latex_notes(table: Table) -> str:
-    notes = [note for note in table.notes if note not in (SCORE_NOTE, DIFFERENCE_NOTE)]
-    spread = SCORE_NOTE in table.notes
-    compared = DIFFERENCE_NOTE in table.notes
-    return "".join(
-        [
-            "$\\pm$: the larger half of the 95\\,\\% interval, bootstrap over images. " * spread,
-            f"Bold: beyond noise against full execution on the same documents {escaped(TEST)}, not adjusted. "
-            * compared,
-            escaped(" ".join([*notes, *table.provenance])),
-        ]
-    )
+def _latex_label(label: str) -> str:
+    """A label; behind the row above, a bracket or a star would belong to its line break."""
+    return "{}" * label.startswith(("[", "*")) + escaped(label)
 
 
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it stands."""
     return "".join(LATEX_SPECIAL.get(c, c) for c in text)
+
+
+LATEX = Writer(
+    _latex_label,
+    _latex_cell,
+    _latex_difference,
+    lambda text: f"\\textcolor{{gray}}{{{escaped(text)}}}" if text else "",
+    lambda label: f"\\quad {label}",
+)
 
 
 def comma_separated(table: Table) -> str:
@@ -148,11 +178,11 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         for column, c in zip(table.columns, row.cells, strict=True):
             d = c.difference
-            difference = [None] * 4 if d is None else [d.value, d.shown_low, d.shown_high, d.p]
-            size = [c.n, c.pictures, c.documents, " ".join(str(seed) for seed, _ in c.seeds)]
-            measured = [c.text if c.value is None else c.value, c.low, c.high, *size, c.marks]
+            difference = [None] * 5 if d is None else [table.against, d.value, d.shown_low, d.shown_high, d.p]
+            size = [c.n, c.pictures, c.documents, c.tokens, c.tokens_full]
+            measured = [c.text if c.value is None else c.value, c.low, c.high, *size]
+            seeds = " ".join(str(seed) for seed, _ in c.seeds)
             where = [table.name, row.block, row.label, column]
-            writer.writerow(
-                [*where, *measured, *difference, c.p_adjusted, c.published, c.reason, c.run, c.options]
-            )
+            known = [c.p_adjusted, c.published, c.reason, c.run, c.options]
+            writer.writerow([*where, *measured, seeds, c.marks, *difference, *known])
     return stream.getvalue()

@@ -79,7 +79,7 @@ class PublishedSpec:
     Attributes:
         file: CSV with one number a row, beside the table's own file or in the folders of `published_folder`.
         source: a note on them.
-        models: model -> the one of the published numbers that it stands beside.
+        models: model -> what the published numbers call it; other models have none next to theirs.
     """
 
     file: str
@@ -98,6 +98,8 @@ class TableSpec:
         models, rows, columns: in order; () for all.
         others: what follows those that are listed, where there are runs.
         published: numbers beside the measured ones.
+        against: the row that differences are to, full execution where it is None; without a budget its
+            method is taken at the budget of each row.
         notes: below the table.
         origin: the file.
     """
@@ -110,6 +112,7 @@ class TableSpec:
     columns: tuple[ColumnSpec, ...] = ()
     others: tuple[Literal["models", "rows", "columns"], ...] = ()
     published: PublishedSpec | None = None
+    against: RowSpec | None = None
     notes: tuple[NoteSpec, ...] = ()
     origin: Path = Path()
 
@@ -124,7 +127,7 @@ class TableSpec:
 
     @property
     def stand_for(self) -> dict[str, str]:
-        """Model -> the one of the published numbers that it stands beside."""
+        """Model -> what the published numbers call it."""
         return self.published.models if self.published else {}
 
     def notes_on(self, models: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from hired_eval.records.flips import KINDS
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference, adjust_for_many
 from hired_eval.records.store import Store, best, scorer_of_run
-from hired_eval.reporting.rows import SEED, budget_of, seed_of
+from hired_eval.reporting.rows import FULL, SEED, budget_of, seed_of
 
 DASH = "-"
 
@@ -40,7 +40,7 @@ class Cell:
         documents: documents of the whole benchmark.
         digits: digits behind the point.
         published: the published number as printed.
-        difference: to full execution, paired.
+        difference: to full execution or whatever the table compares with, paired.
         p_adjusted: of its test, for how many differences the table has; None where it has no other.
         seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
@@ -48,6 +48,9 @@ class Cell:
         reason: why there is no number.
         run: names of the runs it comes from, with a space between them.
         options: of the method, all of them, as they ran.
+        tokens: visual tokens kept, mean of a document with a picture.
+        tokens_full: those of full execution.
+        best: whether it is the best of its column in its block, full execution apart.
     """
 
     value: float | None = None
@@ -66,6 +69,9 @@ class Cell:
     reason: str | None = None
     run: str | None = None
     options: str | None = None
+    tokens: float | None = None
+    tokens_full: float | None = None
+    best: bool = False
 
     def measured_text(self) -> str:
         """The measured number with its interval, or a dash."""
@@ -110,12 +116,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: the block it stands in, its label, how many tokens it kept, its cells."""
+    """A row: its block, its label, how many tokens it kept, its cells, and whether it may be the best."""
 
     block: str
     label: str
     tokens: str
     cells: Sequence[Cell]
+    competes: bool = True
 
 
 TEST = "(paired test over images at 5 %; over few images it asks for more than the interval does)"
@@ -123,16 +130,30 @@ SCORE_NOTE = (
     "Score [95 % interval, bootstrap over images; exact bounds where all images have one score; none below "
     f"{FEWEST} images]."
 )
-DIFFERENCE_NOTE = (
-    'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, !! '
-    f"adjusted for all differences of the table too (Holm), ~ not resolved at this n {TEST}."
-)
 
 
-FLIPS_NOTE = (
-    "Flips: documents in % whose answer turned from right to wrong (a lower score) / from wrong to right (a "
-    "higher one) / into other text of the same score, compared with full execution."
-)
+def in_words(against: str) -> str:
+    """What differences are to, in a sentence."""
+    return "full execution" if against == FULL.label else against
+
+
+def difference_note(against: str) -> str:
+    """How the lines of differences are to be read."""
+    return (
+        f'Line "vs {against}": difference to {in_words(against)} on the same documents [95 % interval]; ! '
+        f"beyond noise, !! adjusted for all differences of the table too (Holm), ~ not resolved at this n {TEST}."
+    )
+
+
+BEST_NOTE = f"Bold: the best of a column, {FULL.label} apart; its interval may overlap with others."
+
+
+def flips_note(against: str) -> str:
+    """How columns of flips are to be read."""
+    return (
+        "Flips: documents in % whose answer turned from right to wrong (a lower score) / from wrong to right "
+        f"(a higher one) / into other text of the same score, compared with {in_words(against)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class Table:
         rows: in order.
         notes: what a reader must know to read it, one line each.
         provenance: model, data, versions, commit, one line each.
+        against: what differences are to, as printed behind "vs".
     """
 
     name: str
@@ -154,6 +176,7 @@ class Table:
     rows: Sequence[TableRow]
     notes: Sequence[str] = field(default_factory=tuple)
     provenance: Sequence[str] = field(default_factory=tuple)
+    against: str = FULL.label
 
 
 def repetitions(records: Iterable[Record]) -> list[Record]:
@@ -178,14 +201,14 @@ def with_seeds(label: str, runs: Iterable[Record]) -> str:
 
 
 def accuracy_cell(
-    store: Store, runs: Sequence[Record], full: Sequence[Record], published: str | None, reason: str = ""
+    store: Store, runs: Sequence[Record], others: Sequence[Record], published: str | None, reason: str = ""
 ) -> Cell:
-    """The cell of a method on a benchmark, with its difference to full execution.
+    """The cell of a method on a benchmark, with its difference to another one, full execution as a rule.
 
     Args:
         store: has the samples.
         runs: see `repetitions`.
-        full: those of full execution, likewise.
+        others: those of the other method, likewise.
         published: the published number.
         reason: why there are no runs.
     """
@@ -194,8 +217,6 @@ def accuracy_cell(
     first = runs[0]
     score, scorer = store.score(runs), scorer_of_run(first)
     marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * scorer.share
-    same = not full or {r.run for r in full} & {r.run for r in runs}
-    of_seed = {seed_of(r): r for r in full}
     return Cell(
         value=score.value,
         low=score.shown_low,
@@ -205,29 +226,38 @@ def accuracy_cell(
         documents=first.documents,
         digits=scorer.digits,
         published=published,
-        difference=None if same else store.difference([(r, of_seed.get(seed_of(r), full[0])) for r in runs]),
+        difference=store.difference(pairs) if (pairs := paired(runs, others)) else None,
         seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),
         marks=marks,
         run=" ".join(r.run for r in runs),
         options=_options_text(runs),
+        tokens=first.tokens.kept.mean if first.tokens.kept else None,
+        tokens_full=first.tokens.full.mean if first.tokens.full else None,
     )
 
 
-def flips_cell(store: Store, runs: Sequence[Record], full: Sequence[Record], reason: str = "") -> Cell:
-    """The cell of a method on a benchmark that says how many answers turned, compared with full execution.
+def paired(runs: Sequence[Record], others: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Runs, each with the other method's of its seed, or that method's first; [] where they are the same."""
+    if not others or {r.run for r in others} & {r.run for r in runs}:
+        return []
+    of_seed = {seed_of(r): r for r in others}
+    return [(r, of_seed.get(seed_of(r), others[0])) for r in runs]
+
+
+def flips_cell(store: Store, runs: Sequence[Record], others: Sequence[Record], reason: str = "") -> Cell:
+    """The cell of a method on a benchmark that says how many answers turned, compared with another method.
 
     Args:
         store: has the samples.
         runs: see `repetitions`.
-        full: those of full execution, likewise.
+        others: those of the other method, likewise.
         reason: why there are no runs.
     """
     if not runs:
         return Cell(reason=reason)
-    if not full or {r.run for r in full} & {r.run for r in runs}:
+    if not (pairs := paired(runs, others)):
         return Cell()
-    of_seed = {seed_of(r): r for r in full}
-    found = [store.flips(r, of_seed.get(seed_of(r), full[0])) for r in runs]
+    found = [store.flips(*pair) for pair in pairs]
     shares = [sum(flips.percent(kind) for flips in found) / len(found) for kind in KINDS]
     return Cell(text=" / ".join(f"{share:.1f}" for share in shares), run=" ".join(r.run for r in runs))
 
@@ -255,6 +285,25 @@ def adjusted(rows: Sequence[TableRow]) -> list[TableRow]:
         )
         for row in rows
     ]
+
+
+def with_best(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Rows with the best number of each column marked, block by block, where two runs or more compete."""
+    found: dict[tuple[str, int], dict[str | None, float]] = {}
+    for row in rows:
+        for i, c in enumerate(row.cells):
+            if row.competes and c.value is not None:
+                found.setdefault((row.block, i), {})[c.run] = c.value
+    best = {where: max(values.values()) for where, values in found.items() if len(values) > 1}
+
+    def marked(row: TableRow) -> list[Cell]:
+        highest = [best.get((row.block, i)) for i in range(len(row.cells))]
+        return [
+            replace(c, best=row.competes and c.value is not None and c.value == top)
+            for c, top in zip(row.cells, highest, strict=True)
+        ]
+
+    return [replace(row, cells=marked(row)) for row in rows]
 
 
 def _options_text(runs: Sequence[Record]) -> str:

@@ -11,12 +11,13 @@ import matplotlib
 
 from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.records.store import Store
+from hired_eval.reporting.choosing import NothingYetError, nothing_yet
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.figures import FIGURES, STYLE, Drawing, tokens_per_sample
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.html import page, picture_source
 from hired_eval.reporting.html_parts import failures, figure, gallery, table
-from hired_eval.reporting.kinds import KINDS, NothingYetError, nothing_yet
+from hired_eval.reporting.kinds import KINDS
 from hired_eval.reporting.render import comma_separated, latex, markdown
 from hired_eval.reporting.tables import Table
 

@@ -234,10 +234,19 @@ ACCURACIES = {
 }
 
 
-def write_table3(runs: Path, documents: int = 60) -> None:
+def write_table3(runs: Path, documents: int = 60, model: str = "llava_next_7b") -> None:
     for task in BENCHMARKS:
         for (method, budget), (accuracy, share) in ACCURACIES.items():
-            write_run(runs, method, task, accuracy=accuracy, share=share, budget=budget, documents=documents)
+            write_run(
+                runs,
+                method,
+                task,
+                accuracy=accuracy,
+                share=share,
+                budget=budget,
+                documents=documents,
+                model=model,
+            )
 
 
 def write_figure6(runs: Path) -> None:
@@ -264,6 +273,7 @@ def write_measurement(
     method: str = "full",
     checkpoint: str = "one",
     settings: dict[str, Any] | None = None,
+    model: str = "mini",
     name: str = "",
     rows: list[dict[str, Any]] | None = None,
     **extra: Any,
@@ -274,7 +284,7 @@ def write_measurement(
     record = unfinished(
         METHODS[method],
         task,
-        "mini",
+        model,
         name,
         identity(checkpoint),
         settings,

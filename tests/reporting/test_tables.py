@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from hired_eval.records.store import Store
 from hired_eval.reporting import render
-from hired_eval.reporting.kinds import NothingYetError
+from hired_eval.reporting.choosing import NothingYetError
 from hired_eval.reporting.tables import Cell, Table
 from tests.reporting import synthetic
 from tests.reporting.packaged import baselines, table3, table4, table5, table6
@@ -36,7 +37,7 @@ def test_table3_is_complete_and_stands_beside_the_paper(table3_store: Store) -> 
     assert difference.beyond_noise
     assert found["HiRED 20 %", "OCRBench"].digits == 0
     text = render.markdown(made)
-    assert "mini stands beside LLaVA-Next-7B" in text
+    assert "llava_next_7b is its LLaVA-Next-7B" in text
     assert "LLaVA-Next-13B: not run; profile=paper runs it." in text
     assert "lmms-eval 0.7.3, transformers 5.23.0" in text
     assert "commit 0123456789ab" in text
@@ -119,7 +120,8 @@ def test_table6_takes_single_partition_models_alone(runs: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa", model="mini_1_5")
     made = table6(Store(runs))
     assert {row.block for row in made.rows} == {"mini_1_5, bundled data"}
-    assert cells(made)["Full", "DocVQA"].published == "28.1"
+    assert cells(made)["Full", "DocVQA"].published is None, "the paper has no such model"
+    assert not any("arXiv" in note for note in made.notes)
 
 
 def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
@@ -128,6 +130,7 @@ def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
         "efficiency",
         {},
         method="full",
+        model="llava_next_7b",
         batch_size=4,
         out_of_memory=True,
         tokens_kept=None,
@@ -135,7 +138,7 @@ def test_table4_has_the_numbers_or_says_that_memory_ran_out(runs: Path) -> None:
     )
     synthetic.write_measurement(
         runs, "efficiency", {}, method="hired", batch_size=4, out_of_memory=False, tokens_kept=64.0,
-        efficiency=synthetic.SPEED,
+        efficiency=synthetic.SPEED, model="llava_next_7b",
     )  # fmt: skip
     made = table4(Store(runs))
     found = cells(made)
@@ -164,6 +167,41 @@ def test_a_difference_over_fewer_samples_than_the_score_says_so(runs: Path) -> N
     assert found["HiRED 20 %", "DocVQA"].difference_text().endswith(" n=20 (10 pictures)")
 
 
+def test_the_best_of_a_block_is_bold_full_execution_apart(runs: Path) -> None:
+    """Of runs of one method under two names, in Table 5, all lines; of a run alone, none."""
+    synthetic.write_run(runs, "full", "docvqa", accuracy=0.95)
+    synthetic.write_run(runs, "hired", "docvqa", accuracy=0.7)
+    assert not any(cell.best for cell in cells(table5(Store(runs))).values())
+    synthetic.write_run(runs, "hired", "docvqa", accuracy=0.4, distribute="even")
+    made = table5(Store(runs))
+    best = {label for (label, _), cell in cells(made).items() if cell.best}
+    assert best == {
+        "budget by layer 0 (default)",
+        "drop by the final layer (default)",
+        "sum of heads (default)",
+    }
+    assert re.search(
+        r"\| one head .*\|\n\| sum of heads \(default\) .*\*\*\d+\.\d\*\* \[", render.markdown(made)
+    )
+    assert any(note.startswith("Bold: the best") for note in made.notes)
+
+
+def test_table5_compares_with_its_default(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa", accuracy=0.95)
+    default = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.7)
+    evenly = synthetic.write_run(runs, "hired", "docvqa", accuracy=0.4, distribute="even")
+    store = Store(runs)
+    made = table5(store)
+    found = cells(made)
+    difference = found["budget evenly", "DocVQA"].difference
+    assert difference == store.difference([(evenly, default)])
+    assert found["Full", "DocVQA"].difference is not None
+    assert found["budget by layer 0 (default)", "DocVQA"].difference is None
+    assert "|   vs the default " in render.markdown(made)
+    assert "difference to the default on the same documents" in render.markdown(made)
+    assert ",the default,-" in render.comma_separated(made)
+
+
 def test_csv_holds_every_number_once(table3_store: Store) -> None:
     lines = list(csv.DictReader(io.StringIO(render.comma_separated(table3(table3_store)))))
     assert len(lines) == 48
@@ -172,25 +210,43 @@ def test_csv_holds_every_number_once(table3_store: Store) -> None:
     assert float(one["low"]) <= float(one["value"]) <= float(one["high"])
     assert float(one["p"]) > 0
     assert one["n"] == "20"
+    assert 100 < float(one["tokens_kept"]) < float(one["tokens_full"])
+    assert one["against"] == "Full"
+    assert '"budget": 0.4' in one["options"]
 
 
-def test_latex_is_booktabs_and_inert(runs: Path, tmp_path: Path) -> None:
+HOSTILE_TEX = r"\input{x} 50 % of $HOME & a_b #1 {~}^"
+
+
+def test_latex_fits_the_page_and_is_inert(runs: Path, table3_store: Store, tmp_path: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa")
-    synthetic.write_failure(runs, "hired", "docvqa", r"\input{x} 50 % of $HOME & a_b #1 {~}^")
-    text = render.latex(table3(Store(runs)))
+    synthetic.write_run(runs, HOSTILE_TEX, "docvqa")
+    synthetic.write_failure(runs, "random", "docvqa", f"{HOSTILE_TEX}\n\\input{{y}}")
+    small, large = render.latex(baselines(Store(runs))), render.latex(table3(table3_store))
     assert (
         r"\textbackslash{}input\{x\} 50 \% of \$HOME \& a\_b \#1 \{\textasciitilde{}\}\textasciicircum{}"
-        in text
+        in small
     )
-    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    for text in (small, large):
+        lines = text.splitlines()
+        code = "\n".join(line for line in lines if not line.startswith("%"))
+        assert all(rule in code for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+        assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in code
+        assert code.count("{") - code.count(r"\{") == code.count("}") - code.count(r"\}")
+        assert r"\input" not in code
+        assert "lmms-eval 0.7.3" not in code, "a comment"
+        (caption,) = (line for line in lines if r"\caption" in line)
+        assert len(caption) < 400
+    assert r"\begin{table}[t]" in small
+    assert r"\begin{table*}[t]" in large
+    body = [line for line in large.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in body} == {9}
     if shutil.which("pdflatex"):
-        packages = r"\usepackage{booktabs}\usepackage{xcolor}"
-        document = f"\\documentclass{{article}}{packages}\\begin{{document}}{text}\\end{{document}}"
-        (tmp_path / "t.tex").write_text(document)
+        packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage{xcolor}"
+        head = f"\\documentclass[twocolumn]{{article}}{packages}\\begin{{document}}"
+        (tmp_path / "t.tex").write_text(f"{head}{small}\n{large}\\end{{document}}")
         subprocess.run(["pdflatex", "-interaction=batchmode", "t.tex"], cwd=tmp_path, check=True)
+        assert "Overfull" not in (tmp_path / "t.log").read_text()
 
 
 def test_a_bar_in_a_cell_does_not_break_markdown() -> None:
@@ -240,7 +296,7 @@ def test_latex_has_the_differences_to_full_execution(runs: Path) -> None:
     synthetic.write_run(runs, "full", "docvqa", accuracy=0.9)
     synthetic.write_run(runs, "prumerge", "docvqa", accuracy=0.2)
     line = next(line for line in render.latex(table3(Store(runs))).splitlines() if "vs Full" in line)
-    assert "\\textbf{\\boldmath $-" in line
+    assert re.search(r"\$-\d+\.\d\^\\dagger\$ \{\\scriptsize", line)
 
 
 def test_a_measurement_with_an_earlier_checkpoint_is_left_out(runs: Path) -> None:
