@@ -139,9 +139,10 @@ def in_words(against: str) -> str:
 
 def difference_note(against: str) -> str:
     """How the lines of differences are to be read."""
+    what = f"difference to {in_words(against)} on the same documents [95 % interval]"
     return (
-        f'Line "vs {against}": difference to {in_words(against)} on the same documents [95 % interval]; ! '
-        f"beyond noise, !! adjusted for all differences of the table too (Holm), ~ not resolved at this n {TEST}."
+        f'Line "vs {against}": {what}; ! beyond noise, !! adjusted for all differences of the table too '
+        f"(Holm), ~ not resolved at this n {TEST}."
     )
 
 
