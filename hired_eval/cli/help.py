@@ -26,6 +26,8 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval method --help                            a line on every method; so with model, task
   python -m hired_eval method=random --help                     one of them with its options
   hired-eval report table3                                      the report of the runs so far
+  hired-eval rank budget=0.1 group=reading                      which method is best at 10 % on reading tasks
+  hired-eval report table3 --against hired                      differences to HiRED instead of full execution
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
@@ -38,6 +40,7 @@ OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
 
 COMMANDS = {
     "report": "hired_eval.reporting.__main__",
+    "rank": "hired_eval.reporting.rank",
     "show": "hired_eval.cli.show",
     "compare": "hired_eval.cli.compare",
     "regress": "hired_eval.regression.command",

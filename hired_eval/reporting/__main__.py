@@ -12,6 +12,7 @@ from hired_eval.errors import UserError
 from hired_eval.records.store import Store
 from hired_eval.reporting.choosing import NothingYetError
 from hired_eval.reporting.configs import Configs
+from hired_eval.reporting.spec import TableSpec, read_row
 from hired_eval.reporting.write import reports, write
 
 
@@ -23,15 +24,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         help=f"what to write: {', '.join(reports())} (everything that has runs), or a table's own TABLE.yaml",
     )
+    add_options(parser)
+    chosen = parser.parse_args(arguments)
+    print_reports(chosen, chosen.report)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that reports have in common."""
+    parser.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="what differences are to, instead of full execution: hired (at the budget of each row), or with "
+        "options, in quotes, 'hired budget=0.2 alpha=0.3'",
+    )
     parser.add_argument(
         "--config-dir", type=Path, help="folder of your own configs: report/, task/ and method/ are read"
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="folder of run records")
     parser.add_argument("--out", type=Path, default=Path("results/reports"), help="folder the files go to")
-    chosen = parser.parse_args(arguments)
+
+
+def print_reports(chosen: argparse.Namespace, names: Sequence[str | TableSpec]) -> None:
+    """Write reports with the options of `add_options`, and print them; exits where that cannot be done."""
     store = Store(chosen.runs_dir)
     try:
-        for line in write(store, chosen.report, chosen.out, Configs(chosen.config_dir)):
+        against = None if chosen.against is None else read_row(chosen.against)
+        for line in write(store, names, chosen.out, Configs(chosen.config_dir), against):
             _print(line)
     except NothingYetError as error:
         failed = [r.error or "samples failed" for r in store.failed()]

@@ -40,20 +40,36 @@ class Configs:
         return read_spec(Path(name) if name.endswith(".yaml") else files[name])
 
     @cached_property
-    def _benchmarks(self) -> dict[str, str]:
-        """The label of each benchmark that has a config, in the order of the tables."""
+    def _tasks(self) -> dict[str, dict[str, Any]]:
+        """The config of each benchmark that has one, in the order of the tables."""
         tasks = [{"name": name, **read_yaml(file)} for name, file in self.files("task").items()]
         tasks.sort(key=lambda task: (task.get("place", math.inf), task["name"]))
-        return {task["name"]: str(task.get("label", task["name"])) for task in tasks}
+        return {task["name"]: task for task in tasks}
+
+    def group(self, names: Iterable[str]) -> list[str]:
+        """Benchmarks that are named, or are in a group that is.
+
+        Raises:
+            UserError: there is no such benchmark or group.
+        """
+        groups = {task["group"] for task in self._tasks.values() if "group" in task}
+        found = list[str]()
+        for name in names:
+            if name not in groups | self._tasks.keys():
+                raise UserError(
+                    unknown(f"benchmark or group {name!r}", name, [*sorted(groups), *self._tasks])
+                )
+            found += [b for b, task in self._tasks.items() if name in (b, task.get("group"))]
+        return found
 
     def benchmark_label(self, name: str) -> str:
         """A benchmark as its config calls it, or its name."""
-        return self._benchmarks.get(name, name)
+        return str(self._tasks.get(name, {}).get("label", name))
 
     def benchmarks_of(self, records: Iterable[Record]) -> list[str]:
         """Names of the benchmarks of runs, in the order of the tables, then others by name."""
         names = {r.benchmark.name for r in records}
-        return [*(n for n in self._benchmarks if n in names), *sorted(names - self._benchmarks.keys())]
+        return [*(n for n in self._tasks if n in names), *sorted(names - self._tasks.keys())]
 
     def row(self, spec: RowSpec) -> Row:
         """The row that a table describes.

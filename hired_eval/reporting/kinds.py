@@ -22,6 +22,7 @@ from hired_eval.reporting.choosing import (
 )
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.published import published, value
+from hired_eval.reporting.ranking import ranking
 from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, target_of
 from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
 from hired_eval.reporting.tables import (
@@ -320,6 +321,7 @@ def _shares(counts: Sequence[str | None]) -> list[str | None]:
 
 KINDS: dict[str, Callable[[TableSpec, Store, Configs], Table]] = {
     "accuracy": accuracy,
+    "rank": ranking,
     "efficiency": efficiency,
     "attention": attention,
 }

@@ -94,6 +94,7 @@ class TableSpec:
     Attributes:
         title: one line.
         kind: what its numbers are, see `hired_eval.reporting.kinds`.
+        budget: of a ranking, that of the methods; its columns are benchmarks or groups of them.
         partitions: many: models that cut a picture into partitions alone; one: the others alone.
         models, rows, columns: in order; () for all.
         others: what follows those that are listed, where there are runs.
@@ -105,7 +106,8 @@ class TableSpec:
     """
 
     title: str
-    kind: Literal["accuracy", "efficiency", "attention", "tokens_per_sample"] = "accuracy"
+    kind: Literal["accuracy", "rank", "efficiency", "attention", "tokens_per_sample"] = "accuracy"
+    budget: Share | None = None
     partitions: Literal["many", "one"] | None = None
     models: tuple[str, ...] = ()
     rows: tuple[RowSpec, ...] = ()
@@ -146,6 +148,21 @@ def read_spec(file: Path) -> TableSpec:
     if "title" not in content:
         raise UserError(f"{file} is no table: it has no title; see docs/extending.md")
     return replace(_built(TableSpec, content, str(file)), origin=file)
+
+
+def read_row(text: str) -> RowSpec:
+    """The row that 'hired budget=0.2 alpha=0.3' means: a method, and its budget and options.
+
+    Raises:
+        UserError: a word that is no option, or a budget out of range.
+    """
+    method, *words = text.removeprefix("method=").split() or [""]
+    if wrong := [word for word in words if "=" not in word]:
+        raise UserError(f"--against {text}: {wrong[0]!r} is not an option; write NAME=VALUE")
+    options = {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in words)}
+    content = {"method": method, "budget": options.pop("budget", None), "options": options}
+    row: RowSpec = _built(RowSpec, content, "--against")
+    return row
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hired_eval.reporting.html import page, picture_source
 from hired_eval.reporting.html_parts import failures, figure, gallery, table
 from hired_eval.reporting.kinds import KINDS
 from hired_eval.reporting.render import comma_separated, latex, markdown
+from hired_eval.reporting.spec import RowSpec, TableSpec
 from hired_eval.reporting.tables import Table
 
 DOTS_PER_INCH = 150
@@ -37,7 +39,13 @@ def names_of(configs: Configs) -> list[str]:
     )
 
 
-def write(store: Store, names: Sequence[str], out: Path, configs: Configs = PACKAGED) -> Iterator[str]:
+def write(
+    store: Store,
+    names: Sequence[str | TableSpec],
+    out: Path,
+    configs: Configs = PACKAGED,
+    against: RowSpec | None = None,
+) -> Iterator[str]:
     """Write reports; what to print comes back piece by piece.
 
     Records that are damaged are named and left out.
@@ -47,9 +55,10 @@ def write(store: Store, names: Sequence[str], out: Path, configs: Configs = PACK
 
     Args:
         store: the run records.
-        names: of `reports`, or files that describe a table.
+        names: of `reports`, or files that describe a table, or descriptions.
         out: folder the files go to.
         configs: what tables show, and how things are called.
+        against: what the differences of all tables are to; None for what each table says.
 
     Raises:
         UserError: there is no such report, it has no runs, or the folder cannot be written.
@@ -60,28 +69,36 @@ def write(store: Store, names: Sequence[str], out: Path, configs: Configs = PACK
         yield from (f"left out: {line}" for line in store.damaged)
         for name in wanted:
             if name in ("html", "all"):
-                yield from _overview(store, out, configs, files=name == "all")
+                yield from _overview(store, out, configs, against, files=name == "all")
             elif name == "gallery":
                 yield _page(out / "gallery.html", "Gallery", [_gallery(store, configs)])
             else:
-                yield from _one(_made(store, name, configs), Path(name).stem, out)
+                stem = name.name if isinstance(name, TableSpec) else Path(name).stem
+                yield from _one(_made(store, name, configs, against), stem, out)
 
 
-def _made(store: Store, name: str, configs: Configs) -> tuple[Table | None, Drawing | None, str]:
+def _made(
+    store: Store, name: str | TableSpec, configs: Configs, against: RowSpec | None
+) -> tuple[Table | None, Drawing | None, str]:
     """A table, a figure, or both under one name, and why there is no figure beside a table.
 
     Raises:
         NothingYetError: it has no runs.
     """
-    spec = None if name in FIGURES and name not in configs.files("report") else configs.spec(name)
+    if isinstance(name, TableSpec):
+        spec: TableSpec | None = name
+    else:
+        spec = None if name in FIGURES and name not in configs.files("report") else configs.spec(name)
+    if spec and against:
+        spec = replace(spec, against=against)
     made = KINDS[spec.kind](spec, store, configs) if spec and spec.kind in KINDS else None
-    if made and name not in FIGURES:
+    if made and (isinstance(name, TableSpec) or name not in FIGURES):
         return made, None, ""
     with matplotlib.rc_context(STYLE):
         try:
             if spec and not made:
                 return made, tokens_per_sample(spec, store, configs), ""
-            return made, FIGURES[name](store, configs), ""
+            return made, FIGURES[str(name)](store, configs), ""
         except NothingYetError as error:
             if made is None:
                 raise
@@ -121,13 +138,15 @@ def _picture(drawing: Drawing, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _overview(store: Store, out: Path, configs: Configs, files: bool) -> Iterator[str]:
+def _overview(
+    store: Store, out: Path, configs: Configs, against: RowSpec | None, files: bool
+) -> Iterator[str]:
     """One page of everything that has runs; with `files`, the files of each table and figure as well."""
     parts: list[str] = []
     missing: list[str] = []
     for name in names_of(configs):
         try:
-            made = _made(store, name, configs)
+            made = _made(store, name, configs, against)
         except NothingYetError as error:
             missing.append(f"{name}: {error}")
             continue

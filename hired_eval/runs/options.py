@@ -217,7 +217,7 @@ def read_task(options: dict[str, Any]) -> Benchmark:
     Raises:
         UserError: an option that is missing or unknown, a value of another type, or no such scoring.
     """
-    task: Benchmark = _read_group("task", {k: v for k, v in options.items() if k not in ABOUT})
+    task: Benchmark = _read_group("task", {k: v for k, v in options.items() if k not in (*ABOUT, "group")})
     scorer = scorer_for(task)
     return replace(task, scale=scorer.scale, category=scorer.category)
 

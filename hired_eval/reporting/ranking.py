@@ -1,0 +1,124 @@
+"""Which methods keep most at one budget: ranks over a group of benchmarks, tied where intervals overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hired_eval.errors import UserError
+from hired_eval.records.context import Block, blocks_of, versions_note
+from hired_eval.records.record import Record
+from hired_eval.records.statistics import Estimate
+from hired_eval.records.store import Store
+from hired_eval.reporting.choosing import block_order, nothing_yet, of_models, on_benchmark, reference
+from hired_eval.reporting.configs import Configs
+from hired_eval.reporting.rows import FULL, Row, rows_of
+from hired_eval.reporting.spec import TableSpec
+from hired_eval.reporting.tables import (
+    BEST_NOTE,
+    SCORE_NOTE,
+    Cell,
+    Table,
+    TableRow,
+    accuracy_cell,
+    adjusted,
+    difference_note,
+    paired,
+    provenance,
+    repetitions,
+    token_share,
+    with_best,
+    with_seeds,
+)
+
+RANK, SHARE = "rank", "mean share of Full, %"
+NOTES = (
+    f"{SHARE}: the score in percent of full execution's on the same documents, mean over the benchmarks "
+    "[95 % interval, bootstrap over the images of each benchmark].",
+    "rank: 1 and how many methods are better, with intervals that do not overlap; methods of one rank tie.",
+)
+Runs = Mapping[str, Sequence[Record]]
+"""Of each benchmark the runs of a method, see `repetitions`."""
+
+
+def ranks_of(shares: Mapping[str, Estimate]) -> dict[str, str]:
+    """The rank of each method: 1 and how many have an interval above its own; '1 (tie)' if it is shared."""
+    surely = {
+        label: 1
+        + sum((other.shown_low or -1.0) > (own.shown_high or float("inf")) for other in shares.values())
+        for label, own in shares.items()
+    }
+    ranks = list(surely.values())
+    return {label: f"{rank}{' (tie)' * (ranks.count(rank) > 1)}" for label, rank in surely.items()}
+
+
+def _runs(row: Row, block: Block, benchmarks: Sequence[str]) -> Runs:
+    of_row = row.of(block.records)
+    return {b: repetitions(on_benchmark(of_row, b)) for b in benchmarks}
+
+
+def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
+    """The methods that were run at one budget, best first, a block for each model and choice of settings.
+
+    Raises:
+        UserError: the spec names no budget, or one without runs, or a benchmark that is not there.
+    """
+    names = configs.group([column.name for column in spec.columns])
+    records = [r for r in of_models(spec, store, store.accuracy()) if not names or r.benchmark.name in names]
+    budgets = sorted({r.budget for r in records if r.budget is not None})
+    if not budgets:
+        raise nothing_yet(spec.name, configs)
+    if spec.budget not in budgets:
+        asked = "no budget is named" if spec.budget is None else f"no run has budget={spec.budget:g}"
+        raise UserError(f"{asked}; write budget=SHARE with one of {', '.join(f'{b:g}' for b in budgets)}")
+    against, reference_of = reference(spec, configs)
+    benchmarks = [b for b in configs.benchmarks_of(records) if on_benchmark(FULL.of(records), b)]
+    body, notes, used = [], list[str](), list[Record]()
+    for block in sorted(blocks_of(records), key=lambda block: block_order(spec, block)):
+        full = _runs(FULL, block, benchmarks)
+        rows = [row for row in rows_of(block.records) if row.budget == spec.budget]
+        found = {row.label: (row, _runs(row, block, benchmarks)) for row in rows}
+        lacking = {
+            label: [configs.benchmark_label(b) for b in benchmarks if not (runs[b] and full[b])]
+            for label, (_, runs) in found.items()
+        }
+        shares = {
+            label: store.mean_share([paired(runs[b], full[b]) for b in benchmarks])
+            for label, (_, runs) in found.items()
+            if not lacking[label] and all(store.score(full[b]).value > 0 for b in benchmarks)
+        }
+        ranks = ranks_of(shares)
+        for label in sorted(shares, key=lambda label: -shares[label].value):
+            row, runs = found[label]
+            others = _runs(reference_of(row), block, benchmarks)
+            share, cells = shares[label], [accuracy_cell(store, runs[b], others[b], None) for b in benchmarks]
+            own = [r for b in benchmarks for r in runs[b]]
+            used += own
+            mean = Cell(share.value, share.shown_low, share.shown_high, share.n, share.clusters, run=label)
+            rank = Cell(text=ranks[label])
+            body.append(
+                TableRow(block.label, with_seeds(row.label, own), token_share(own), [rank, mean, *cells])
+            )
+        if shares:
+            own = [r for b in benchmarks for r in full[b]]
+            cells = [accuracy_cell(store, full[b], [], None) for b in benchmarks]
+            body.append(
+                TableRow(block.label, FULL.label, token_share(own), [Cell(), Cell(100.0), *cells], False)
+            )
+        notes += [
+            f"Not ranked, {block.label}: {label} was not run on {', '.join(missing)}."
+            for label, missing in lacking.items()
+            if missing
+        ]
+    if not body:
+        raise UserError(
+            f"no method was run at budget={spec.budget:g} on all of {', '.join(benchmarks)} and by full "
+            "execution; run method=full too, or name fewer benchmarks with group=BENCHMARK,BENCHMARK"
+        )
+    if free := [row.label for row in rows_of(records) if row.budget is None and row.target != FULL.target]:
+        notes.append(f"Not ranked, since they have no budget: {', '.join(free)}.")
+    body = adjusted(with_best(body))
+    notes = [*NOTES, SCORE_NOTE, BEST_NOTE, *notes, *store.superseded_lines("accuracy"), *versions_note(used)]
+    if any(cell.difference for row in body for cell in row.cells):
+        notes.insert(3, difference_note(against))
+    heads = [RANK, SHARE, *map(configs.benchmark_label, benchmarks)]
+    return Table(spec.name, spec.title, heads, body, notes, provenance(used), against)
