@@ -25,8 +25,9 @@ DECIDES_NOTHING = {
         "cli", "code", "dropping.registry", "errors", "hub", "lmms.data_cards", "lmms.local_data",
         "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply", "models.configs",
         "models.convert", "models.encoding_cache", "paths", "processes", "records.record", "records.replies",
-        "records.store", "runs.accuracy", "runs.efficiency", "runs.identity", "runs.measuring",
-        "runs.options", "runs.plan", "runs.probes", "typed",
+        "records.goal", "records.sequences", "records.store", "runs.accuracy", "runs.efficiency",
+        "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.precision", "runs.probes",
+        "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:

@@ -85,6 +85,27 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """The random order in which a part of a benchmark was answered.
+
+    Attributes:
+        seed: of the order.
+        units: what is drawn, in the whole benchmark: pictures with their questions, or pairs of questions.
+        documents: in the whole benchmark.
+        largest: documents of the largest unit.
+        first: units at the beginning that are one of each category; the others are drawn from all.
+        strata: category -> units of it where pairs are drawn, else documents; '' where there are none.
+    """
+
+    seed: int
+    units: int
+    documents: int
+    largest: int
+    first: int
+    strata: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Score:
     """A score with its 95 % interval; see `hired_eval.records.statistics.Estimate`."""
 
@@ -207,6 +228,7 @@ class Record:
         samples: documents that were answered, or pictures that were looked at.
         documents: of the benchmark.
         partial: whether some were left out.
+        drawing: of a part that was drawn at random; None for any other.
         failed_samples: of an accuracy.
         score: of an accuracy; None where a sample failed.
         lmms_eval_metrics: what lmms-eval itself computed.
@@ -238,6 +260,7 @@ class Record:
     samples: int = 0
     documents: int = 0
     partial: bool = False
+    drawing: Drawing | None = None
     failed_samples: int = 0
     score: Score | None = None
     lmms_eval_metrics: dict[str, float | None] = field(default_factory=dict)
@@ -327,15 +350,19 @@ class RunFolder:
     def write(self, record: Record, samples: pd.DataFrame) -> None:
         """Put samples and record in place, the record last, and drop the replies kept on the way.
 
+        Those of a part drawn at random stay, for a larger part to go on from.
+
         Raises:
             UserError: the disk is full or not writable; what was answered is still in replies.jsonl.
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            # that of fewer documents, whose samples these replace
+            (self.path / RECORD).unlink(missing_ok=True)
             with replacing(self.path / SAMPLES) as temporary:
                 samples.to_parquet(temporary, index=False)
             self._put(replace(record, samples_sha256=_sha256(self.path / SAMPLES)))
-            if record.status == "complete":
+            if record.status == "complete" and record.drawing is None:
                 for file in self.replies():
                     file.unlink()
 

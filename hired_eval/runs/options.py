@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from hired_eval.errors import UserError, first_line
 from hired_eval.method_configs import ABOUT
 from hired_eval.paths import write_tilde
+from hired_eval.records.goal import MOST_POINTS
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
@@ -29,6 +30,7 @@ from hired_eval.typed import (
 if TYPE_CHECKING:
     from hired_eval.dropping import TokenDropper
 
+POINTS = Range(f"above 0 and at most {MOST_POINTS}", 0, MOST_POINTS, open=True)
 TWO_AT_LEAST = Range("of at least 2", 2)
 
 
@@ -111,6 +113,10 @@ class RunConfig:
     ]
     budget: Share | None
     limit: Count | None
+    precision: Annotated[float, POINTS] | None
+    decide: str | None
+    order: Literal["random", "dataset"]
+    order_seed: Seed
     batch_size: Count
     share_prefix: bool
     encoding_cache: Path | None
