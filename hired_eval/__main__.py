@@ -13,6 +13,7 @@ from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
 if TYPE_CHECKING:
+    from hired_eval.records.goal import read_goal
     from hired_eval.records.record import Record
     from hired_eval.records.store import Store
     from hired_eval.runs.loading import Models
@@ -129,7 +130,7 @@ def _run(
     from hired_eval.cli.sweeps import drop_needless_budget
     from hired_eval.processes import Processes
     from hired_eval.records.store import Store
-    from hired_eval.reporting.table import full_run_like, run_table
+    from hired_eval.reporting.table import full_run_like, run_table, settled_line
     from hired_eval.runs.measuring import measure
     from hired_eval.runs.options import read_config
 
@@ -158,6 +159,8 @@ def _run(
     shown.append((store, outcome.record))
     try:
         print(run_table([(store, record) for record in (outcome.record, full) if record]))
+        if line := settled_line(store, outcome.record, full, read_goal(resolved)):
+            print(line)
     except UserError as error:  # samples of the other run that cannot be read
         return str(error)
     print(f"record: {outcome.folder}")

@@ -357,11 +357,11 @@ class RunFolder:
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            # that of fewer documents, whose samples these replace
-            (self.path / RECORD).unlink(missing_ok=True)
-            with replacing(self.path / SAMPLES) as temporary:
+            with replacing(self.path / RECORD) as described, replacing(self.path / SAMPLES) as temporary:
                 samples.to_parquet(temporary, index=False)
-            self._put(replace(record, samples_sha256=_sha256(self.path / SAMPLES)))
+                described.write_text(_described(replace(record, samples_sha256=_sha256(temporary))))
+                # that of fewer documents does not describe the samples that come now
+                (self.path / RECORD).unlink(missing_ok=True)
             if record.status == "complete" and record.drawing is None:
                 for file in self.replies():
                     file.unlink()
@@ -374,20 +374,21 @@ class RunFolder:
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._put(replace(record, status="failed"))
-
-    def _put(self, record: Record) -> None:
-        """Put record.json in place."""
-        method = {"_target_": record.method.target, **record.method.options}
-        content = {"format": FORMAT, **asdict(record), "method": method}
-        with replacing(self.path / RECORD) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+            with replacing(self.path / RECORD) as temporary:
+                temporary.write_text(_described(replace(record, status="failed")))
 
     def clear(self) -> None:
         """Forget an earlier attempt."""
         with explained_disk_errors(self.path):
             for file in (self.path / RECORD, self.path / SAMPLES, *self.replies()):
                 file.unlink(missing_ok=True)
+
+
+def _described(record: Record) -> str:
+    """The text of record.json."""
+    method = {"_target_": record.method.target, **record.method.options}
+    content = {"format": FORMAT, **asdict(record), "method": method}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _sha256(file: Path) -> str:

@@ -322,8 +322,8 @@ def _ends(
             off.
     """
     places = next((f[["unit", "stratum"]] for frames in runs for f in frames if "unit" in f), None)
-    if places is None:
-        return None
+    if places is None or places["unit"].nunique() < part.drawing.first:
+        return None  # not drawn at random, or not every category has been seen
     try:
         drawn = [scorer.drawn([_placed(f, places) for f in frames], part.drawing) for frames in runs]
     except UnboundedError:

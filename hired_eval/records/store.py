@@ -166,7 +166,8 @@ class Store:
         """
         part = None
         for pair in pairs:
-            check_pairing(*pair)
+            if reason := why_apart(*pair):
+                raise UserError(reason)
             part = part or part_of(pair[0]) or part_of(pair[1])
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
         scorer = scorer_of_run(pairs[0][0])
@@ -214,18 +215,15 @@ def part_of(record: Record) -> Part | None:
     return Part(record.drawing, goal.points if goal else None, goal is not None)
 
 
-def check_pairing(run: Record, reference: Record) -> None:
-    """Refuse a difference of two parts of a benchmark whose documents were not chosen alike.
-
-    Raises:
-        UserError: naming the orders.
-    """
-    if run.partial and reference.partial and run.drawing != reference.drawing:
-        raise UserError(
-            f"{run.run} and {reference.run} answered parts of {run.benchmark.name} in different orders "
-            f"({_order_text(run)}, {_order_text(reference)}) and are not compared; run both with the same "
-            "order and order_seed"
-        )
+def why_apart(run: Record, reference: Record) -> str | None:
+    """Why two runs on parts of a benchmark have no difference: their documents were not chosen alike."""
+    if not (run.partial and reference.partial) or run.drawing == reference.drawing:
+        return None
+    return (
+        f"{run.run} and {reference.run} answered parts of {run.benchmark.name} in different "
+        f"orders ({_order_text(run)}, {_order_text(reference)}) and are not compared; run both with the same "
+        "order and order_seed"
+    )
 
 
 def _order_text(record: Record) -> str:

@@ -22,6 +22,7 @@ from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.processes import Processes
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Count, Record, Tokens
 from hired_eval.records.replies import ReplyFile
 from hired_eval.records.store import part_of
@@ -57,7 +58,8 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
     )
     numbers = sorted(plan.chosen) if plan.chosen else None
-    if plan.limit is not None and plan.limit != config.limit:
+    grows = read_goal(asdict(config)) is not None
+    if plan.limit is not None and plan.limit != config.limit and not grows:
         cut = "the questions about a picture" if numbers else "a pair of questions"
         say(f"limit={config.limit} would cut {cut}: answering {plan.limit}")
     if numbers:

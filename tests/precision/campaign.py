@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from hired_eval.records.sequences import ALPHA, FIRST_LOOK, Bets, Drawn, interval, sizes
 from tests.precision.populations import METHODS, SIZES, Population, enlarged, made_up, stored
 
-START, END = "<!-- made by python -m tests.precision.campaign: start -->", "<!-- end -->"
+START, END = "<!-- made by python -m tests.precision.campaign {} -->", "<!-- end -->"
 FOLLOWED = 40_000
 """Documents of a made-up benchmark: later ones would take the most time, and `decide` is settled before."""
 KINDS = ((5_000, 1), (5_000, 8), (20_000, 8), (214_000, 8))
@@ -179,83 +180,98 @@ def table3(repetitions: int, rng: np.random.Generator) -> dict[str, dict[str, tu
     return found
 
 
-def page(repetitions: int, table3_repetitions: int, kinds: Sequence[tuple[int, int]] = KINDS) -> str:
-    """What docs/precision.md shows."""
-    started, rng = time.process_time(), np.random.default_rng(0)
-    simulated = [*stored_rows(repetitions, rng)], [*made_up_rows(repetitions, kinds, rng)]
-    lines = []
-    for rows, what in zip(
-        simulated,
-        (
-            "Stored scores of the mini benchmarks, "
-            "`decide=equivalent:5` (100 on MME; the benchmarks are small)",
-            "Made-up benchmarks, `decide=equivalent:1`",
-        ),
-        strict=True,
-    ):
-        lines += [
-            f"{what}; {repetitions} orders of each:",
-            "",
-            "| benchmark | true difference | interval holds at every look | that of `limit=450` holds | "
-            'wrong decisions | naive test says "different" | questions asked |',
-            "|---|---|---|---|---|---|---|",
-        ]
-        for name, tally in rows:
-            n = tally.repetitions
-            share = 100 * float(np.mean(tally.asked)) / tally.documents
-            naive = f"{100 * tally.naive / n:.1f} %" + " (there is none)" * (abs(tally.truth) < 1e-9)
-            lines.append(
-                f"| {name} | {tally.truth:+.2f} | {100 * tally.covered:.1f} % | "
-                f"{100 * (1 - tally.missed_of_limit / n):.1f} % | {100 * tally.wrong / n:.1f} % | {naive} | "
-                f"{share:.0f} % |"
-            )
-        missed = sum(tally.missed for _, tally in rows) / sum(tally.repetitions for _, tally in rows)
-        wrong = max(tally.wrong / tally.repetitions for _, tally in rows)
-        lines += [
-            "",
-            f"Over all rows the interval leaves out the true difference at some look in {100 * missed:.1f} % "
-            f"of the orders; the highest share of wrong decisions is {100 * wrong:.1f} %.",
-            "",
-        ]
-    cells = table3(table3_repetitions, rng)
+def tallied(what: str, rows: Iterator[tuple[str, Tally]]) -> list[str]:
+    """Lines of a table of populations."""
+    lines = [
+        f"{what}:",
+        "",
+        "| benchmark | true difference | interval holds at every look | that of `limit=450` holds | "
+        'wrong decisions | naive test says "different" | questions asked |',
+        "|---|---|---|---|---|---|---|",
+    ]
+    tallies = []
+    for name, tally in rows:
+        tallies.append(tally)
+        n = tally.repetitions
+        share = 100 * float(np.mean(tally.asked)) / tally.documents
+        naive = f"{100 * tally.naive / n:.1f} %" + " (there is none)" * (abs(tally.truth) < 1e-9)
+        lines.append(
+            f"| {name} | {tally.truth:+.2f} | {100 * tally.covered:.1f} % | "
+            f"{100 * (1 - tally.missed_of_limit / n):.1f} % | {100 * tally.wrong / n:.1f} % | {naive} | "
+            f"{share:.0f} % |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    missed = sum(tally.missed for tally in tallies) / sum(tally.repetitions for tally in tallies)
+    wrong = max(tally.wrong / tally.repetitions for tally in tallies)
+    return [
+        *lines,
+        "",
+        f"Over all rows the interval leaves out the true difference at some look in {100 * missed:.1f} % of "
+        f"the orders; the highest share of wrong decisions is {100 * wrong:.1f} %.",
+    ]
+
+
+def of_stored(repetitions: int, rng: np.random.Generator) -> list[str]:
+    """Lines on the stored scores of the mini benchmarks."""
+    what = (
+        "Stored scores of the mini benchmarks, `decide=equivalent:5` (100 on MME; the benchmarks are small)"
+    )
+    return tallied(f"{what}; {repetitions} orders of each", stored_rows(repetitions, rng))
+
+
+def of_made_up(repetitions: int, rng: np.random.Generator) -> list[str]:
+    """Lines on made-up benchmarks."""
+    what = "Made-up benchmarks, `decide=equivalent:1`, followed for 40,000 documents"
+    return tallied(f"{what}; {repetitions} orders of each", made_up_rows(repetitions, KINDS, rng))
+
+
+def of_table3(repetitions: int, rng: np.random.Generator) -> list[str]:
+    """Lines on Table 3."""
+    cells = table3(repetitions, rng)
     whole = {b: SIZES[b] * (1 + (b == "mme")) for b in SIZES}
     rows = ["Full", *METHODS]
-    lines += [
-        f"Table 3 at the sizes of the real benchmarks, each cell the mean of {table3_repetitions} simulated "
-        "runs, questions with `precision=1` / with `decide=equivalent:1`:",
+    lines = [
+        f"Table 3 at the sizes of the real benchmarks: questions with `precision=1` / with "
+        f"`decide=equivalent:1`, each the mean of {repetitions} simulated runs:",
         "",
         f"| benchmark | documents | {' | '.join(rows)} |",
         f"|---|---|{'---|' * len(rows)}",
     ]
-    for benchmark, found in cells.items():
-        numbers = " | ".join(f"{found[row][0]:,.0f} / {found[row][1]:,.0f}" for row in rows)
+    for benchmark, of_row in cells.items():
+        numbers = " | ".join(f"{of_row[row][0]:,.0f} / {of_row[row][1]:,.0f}" for row in rows)
         lines.append(f"| {benchmark} | {whole[benchmark]:,} | {numbers} |")
     everything = len(rows) * sum(whole.values())
-    shares = [
-        100 * sum(found[row][i] for found in cells.values() for row in rows) / everything for i in (0, 1)
-    ]
-    seconds = time.process_time() - started
-    lines += [
+    sums = [sum(of_row[row][i] for of_row in cells.values() for row in rows) for i in (0, 1)]
+    shares = [f"{100 * asked / everything:.1f} %" for asked in sums]
+    return [
+        *lines,
         "",
-        f"In all {shares[0]:.1f} % of the questions with `precision=1`, {shares[1]:.1f} % with "
-        f"`decide=equivalent:1`. The simulation took {seconds:.0f} seconds on one core.",
+        f"In all {shares[0]} of the questions with `precision=1`, {shares[1]} with `decide=equivalent:1`.",
     ]
-    return "\n".join(lines)
+
+
+PARTS = {"stored": (of_stored, 1000), "made-up": (of_made_up, 1000), "table3": (of_table3, 10)}
+"""What a part of the campaign writes, and its repetitions."""
 
 
 def main() -> None:
     """Simulate, print, and put the result into a page where one is named."""
     parser = argparse.ArgumentParser(prog="python -m tests.precision.campaign", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=1000)
-    parser.add_argument("--table3", type=int, default=10, help="simulated runs of Table 3")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--repetitions", type=int, help="instead of a part's own number")
     parser.add_argument("--write", type=Path, help="page to put the result into")
     asked = parser.parse_args()
-    found = page(asked.repetitions, asked.table3)
-    print(found)
-    if asked.write:
-        text = asked.write.read_text()
-        before, after = text.split(START)[0], text.split(END)[1]
-        asked.write.write_text(f"{before}{START}\n{found}\n{END}{after}")
+    for part in asked.parts:
+        simulate, repetitions = PARTS[part]
+        started = time.process_time()
+        lines = simulate(asked.repetitions or repetitions, np.random.default_rng(0))
+        lines.append(f"\nThis took {time.process_time() - started:.0f} seconds of one core.")
+        print("\n".join(lines))
+        if asked.write:
+            text, start = asked.write.read_text(), START.format(part)
+            before, after = text.split(start)
+            rest = after.split(END, 1)[1]
+            asked.write.write_text(f"{before}{start}\n{chr(10).join(lines)}\n{END}{rest}")
 
 
 if __name__ == "__main__":
