@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from hired_eval.cli import help as help_text
-from hired_eval.cli.arguments import expand_flags, translate_for_hydra
+from hired_eval.cli.arguments import expand_flags, is_sweep, translate_for_hydra
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
@@ -48,6 +48,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         show(arguments[1:])
         return []
+    if arguments[:1] == ["plan"]:
+        from hired_eval.cli.plan import main as plan
+
+        plan(arguments[1:])
+        return []
     if arguments[:1] == ["regress"]:
         from hired_eval.regression.command import main as regress
 
@@ -57,6 +62,11 @@ def _command(arguments: list[str]) -> list[str]:
         print(help_text.text(help_text.own_folder(arguments)))
         return []
     help_text.check_names(arguments)
+    if is_sweep(arguments) and any(re.match(r"\+*(precision|decide)=", a) for a in arguments):
+        from hired_eval.cli.plan import TFLOPS, forecasts
+        from hired_eval.runs.forecast import summarize
+
+        _say(summarize(forecasts(arguments), TFLOPS))
     sys.argv[1:] = translate_for_hydra(arguments)
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
@@ -159,8 +169,8 @@ def _run(
     shown.append((store, outcome.record))
     try:
         print(run_table([(store, record) for record in (outcome.record, full) if record]))
-        if line := settled_line(store, outcome.record, full, read_goal(resolved)):
-            print(line)
+        if settled := settled_line(store, outcome.record, full, read_goal(resolved)):
+            print(settled)
     except UserError as error:  # samples of the other run that cannot be read
         return str(error)
     print(f"record: {outcome.folder}")

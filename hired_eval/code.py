@@ -26,8 +26,8 @@ DECIDES_NOTHING = {
         "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply", "models.configs",
         "models.convert", "models.encoding_cache", "paths", "processes", "records.record", "records.replies",
         "records.goal", "records.sequences", "records.store", "runs.accuracy", "runs.efficiency",
-        "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.precision", "runs.probes",
-        "typed",
+        "runs.forecast", "runs.identity", "runs.measuring", "runs.options", "runs.plan",
+        "runs.precision", "runs.probes", "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:

@@ -21,12 +21,13 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval --config-dir FOLDER method=mine          with your own method, model or task
   hired-eval report table3                                      the report of the runs so far
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
+  hired-eval plan -m +experiment=table3 precision=1             how many questions and GPU hours it will take
   hired-eval regress                                            compare with the committed reference results
 
 Without options: HiRED with its default budget, the bundled model, DocVQA. Defaults are shown after "=".
 """
 
-COMMANDS = ("report", "show", "regress")
+COMMANDS = ("report", "show", "plan", "regress")
 NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
 
