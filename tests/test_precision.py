@@ -71,7 +71,7 @@ def test_a_method_stops_where_it_is_settled_and_full_answers_the_same_first(
     ocrbench: list[str], models: Models, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    options = [*ocrbench, f"runs_dir={tmp_path}", "decide=equivalent:50"]
+    options = [*ocrbench, f"runs_dir={tmp_path}", "decide=equivalent:20"]
     outcome = run(models, *options, said=said)
     assert outcome.record.partial
     assert outcome.record.samples == 18
@@ -79,7 +79,7 @@ def test_a_method_stops_where_it_is_settled_and_full_answers_the_same_first(
     assert full.samples == outcome.record.samples
     assert full.drawing == outcome.record.drawing
     assert "Full has not answered these 9 documents of ocrbench: it answers them first" in said
-    assert said[-1].endswith("]: within 50 points of Full")
+    assert said[-1].endswith("]: within 20 points of Full")
     looks = [line for line in said if " documents: +0.00 [" in line]
     assert [line.split()[0] for line in looks] == ["9", "18"]
     again: list[str] = []
