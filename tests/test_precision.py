@@ -120,7 +120,7 @@ def test_full_execution_grows_until_its_own_score_is_known(
         (["order=dataset"], "precision and decide need documents in random order"),
         (["measure=gallery"], "measure=gallery has no score; leave precision and decide out"),
         (["decide=equal"], "decide must be different, or equivalent:POINTS"),
-        (["task.scoring=mean", "task.scale=1"], "task.scale=1 sets no bound to what a document can score"),
+        (["task.scoring=mean", "+task.scale=1"], "task.scale=1 sets no bound to what a document can score"),
     ],
 )
 def test_what_excludes_a_goal_is_refused(
