@@ -18,7 +18,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test check regression mutants docs faults audit smoke-wheel measured results-mini train-mini clean
+.PHONY: help try setup test check regression mutants docs faults audit smoke-wheel measured results-mini train-mini clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p;/^$$/q' Makefile
 
 setup: $(READY)
 

@@ -126,7 +126,7 @@ class Runner:
         @torch.inference_mode()
         def run() -> None:
             for prefix, read in images.values():
-                make_visual_tokens(llava.family, read, llava.dropper.vision)
+                make_visual_tokens(llava.family, [read], llava.dropper.vision)
                 PrefixCaches(llava.family).batch([prefix], pad=0)
 
         return run

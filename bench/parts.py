@@ -9,8 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.harness import Comparison, in_turns
 from bench.prumerge_loop import drop_in_loops
-from hired_eval.dropping import KeptTokens, PartitionLayout, VisionEncoding
+from hired_eval.dropping import KeptTokens, Layouts, PartitionLayout, VisionEncoding
 from hired_eval.dropping.registry import build
+from hired_eval.dropping.testing import unpad
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.signals import cls_attention
@@ -19,7 +20,7 @@ from hired_eval.runs.efficiency.measure import Efficiency, picture
 from hired_eval.runs.options import Workload
 
 HEADS, LENGTH, CHANNELS = 16, 577, 1024
-LAYOUT = PartitionLayout(2, 2, 24, (672, 672))
+LAYOUT = PartitionLayout(2, 2, (24, 24), (672, 672))
 
 
 def dropping(checkpoint: Checkpoint, workload: Workload, repeats: int) -> list[Comparison]:
@@ -83,7 +84,7 @@ def random_encoding(device: torch.device, layout: PartitionLayout) -> VisionEnco
 
 def prumerge(device: torch.device, repeats: int, layout: PartitionLayout = LAYOUT) -> list[Comparison]:
     """(d) PruMerge and PruMerge+ without loops against a loop over kept tokens."""
-    encoding = random_encoding(device, layout)
+    encoding, layouts = random_encoding(device, layout), Layouts((layout,), device)
     rows = []
     for name in ("prumerge", "prumerge_plus"):
         method = build(name)
@@ -94,16 +95,17 @@ def prumerge(device: torch.device, repeats: int, layout: PartitionLayout = LAYOU
             return kept
 
         def vectorised() -> KeptTokens:
-            kept = method.drop(encoding, layout)  # noqa: B023
+            kept = method.vision.drop(encoding, layouts)  # noqa: B023
             synchronize(device)
             return kept
 
         pairs, expected, found = in_turns(looped, vectorised, repeats)
-        same = all(a.equal(b) for a, b in zip(expected.indices, found.indices, strict=True))
-        apart = max(
-            float((a - b).abs().max()) for a, b in zip(expected.features, found.features, strict=True)
-        )
-        count = sum(len(i) for i in found.indices)
+        pairs_of_tokens = [
+            zip(*both, strict=True) for both in zip(unpad(expected), unpad(found), strict=True)
+        ]
+        same = all(a.equal(b) for a, b in pairs_of_tokens[0])
+        apart = max(float((a - b).abs().max()) for a, b in pairs_of_tokens[1])
+        count = int(found.counts.sum())
         result = f"{'same' if same else 'other'} tokens, largest difference {apart:.1e}"
         rows.append(Comparison(f"(d) {name}, {count} tokens", "loop", "vectorised", pairs, result, 10.0))
     return rows
@@ -120,6 +122,7 @@ def selection(checkpoint: Checkpoint, workload: Workload, repeats: int) -> list[
     with torch.inference_mode():
         encoding = family.encode(partitions, hired)
         heads, channels = family.tower.config.num_attention_heads, family.tower.config.hidden_size
+        layouts = Layouts((layout,), device)
         keys = torch.randn(layout.partitions, 1 + layout.tokens_per_partition, channels, device=device)
 
         def tower() -> None:
@@ -129,7 +132,7 @@ def selection(checkpoint: Checkpoint, workload: Workload, repeats: int) -> list[
         def select() -> None:
             for _ in encoding.cls_attention:
                 cls_attention(keys[:, 0], keys, heads)
-            hired.pack(hired.drop(encoding, layout), layout)
+            hired.select(encoding, layouts)
             synchronize(device)
 
         pairs, _, _ = in_turns(tower, select, repeats)

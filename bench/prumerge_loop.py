@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from hired_eval.dropping import KeptTokens, PartitionLayout, VisionEncoding
 from hired_eval.dropping.prumerge import NEIGHBOURS, PruMerge, unsplit_attention
+from hired_eval.dropping.types import pad_partitions
 
 
 def drop_in_loops(method: PruMerge, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
@@ -19,12 +20,13 @@ def drop_in_loops(method: PruMerge, encoding: VisionEncoding, layout: PartitionL
     """
     attention = unsplit_attention(encoding)
     all_keys, _ = encoding.keys_and_query()
+    every, counts = method.centres(attention)
     indices, features = [], []
     for partition in range(layout.partitions):
         weights = attention[partition]
         tokens = encoding.features[partition].float()
         keys = normalize(all_keys[partition, 1:].float(), dim=-1)
-        centres = method.centres(weights).tolist()
+        centres = every[partition, : counts[partition]].tolist()
         merged = []
         for centre in centres:
             others = torch.tensor([i for i in range(len(tokens)) if i != centre])
@@ -37,4 +39,4 @@ def drop_in_loops(method: PruMerge, encoding: VisionEncoding, layout: PartitionL
             centres.append(-1)
         indices.append(torch.tensor(centres))
         features.append(torch.stack(merged).to(encoding.features.dtype))
-    return KeptTokens(indices, features)
+    return pad_partitions(indices, features)

@@ -9,10 +9,25 @@ from typing import TYPE_CHECKING, Any
 from hired_eval.method_configs import class_modules
 
 if TYPE_CHECKING:
-    from hired_eval.dropping import KeptTokens, PartitionLayout, TokenDropper, VisionEncoding, VisionStage
+    from hired_eval.dropping import (
+        KeptTokens,
+        Layouts,
+        PartitionLayout,
+        TokenDropper,
+        VisionEncoding,
+        VisionStage,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["KeptTokens", "PartitionLayout", "TokenDropper", "VisionEncoding", "VisionStage", "__version__"]
+__all__ = [
+    "KeptTokens",
+    "Layouts",
+    "PartitionLayout",
+    "TokenDropper",
+    "VisionEncoding",
+    "VisionStage",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

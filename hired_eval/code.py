@@ -22,11 +22,11 @@ NOT_READ = {".py", ".pyc", ".pyi", ".md"}
 DECIDES_NOTHING = {
     f"{PACKAGE.name}.{module}"
     for module in (
-        "cli", "code", "dropping.registry", "errors", "hub", "lmms.data_cards", "lmms.local_data",
-        "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply", "models.configs",
-        "models.convert", "models.encoding_cache", "paths", "processes", "records.record", "records.replies",
-        "records.goal", "records.sequences", "records.store", "runs.accuracy", "runs.efficiency",
-        "runs.forecast", "runs.identity", "runs.measuring", "runs.options", "runs.plan",
+        "cli", "code", "dropping.registry", "dropping.waits", "errors", "hub", "lmms.data_cards",
+        "lmms.local_data", "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply",
+        "models.configs", "models.convert", "models.encoding_cache", "paths", "processes", "records.record",
+        "records.goal", "records.replies", "records.sequences", "records.store", "runs.accuracy",
+        "runs.efficiency", "runs.forecast", "runs.identity", "runs.measuring", "runs.options", "runs.plan",
         "runs.precision", "runs.probes", "typed",
     )
 }  # fmt: skip

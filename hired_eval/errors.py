@@ -16,6 +16,19 @@ class RefusedError(UserError):
     """A run that cannot be asked for as its config stands: nothing was begun, so that no record is left."""
 
 
+class HubError(UserError):
+    """What the hub has could not be fetched.
+
+    Args:
+        message: as of every such error.
+        reachable: the hub answers, so that something else of it may be fetched.
+    """
+
+    def __init__(self, message: str, *, reachable: bool) -> None:
+        super().__init__(message)
+        self.reachable = reachable
+
+
 def first_line(error: BaseException | None) -> str:
     """The first line of what a library says, without objects' addresses; its class where it says nothing."""
     said = re.sub(r"\s*<\S+ object at 0x\w+>", "", str(error)).strip()

@@ -32,6 +32,21 @@ def llava_onevision() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
+def internvl() -> tuple[Any, Any]:
+    return tiny.internvl()
+
+
+@pytest.fixture(scope="session")
+def qwen2_5_vl() -> tuple[Any, Any]:
+    return tiny.qwen2_5_vl()
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl() -> tuple[Any, Any]:
+    return tiny.qwen3_vl()
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(llava_next: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random LLaVA-Next and its processor."""
     folder = tmp_path_factory.mktemp("checkpoint")

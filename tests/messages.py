@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import hired_eval.mini
-from hired_eval import HiREDReleased
+from hired_eval import HiREDReleased, Layouts
 from hired_eval.cli.help import check_names
 from hired_eval.cli.plan import main as plan
 from hired_eval.dropping.registry import build
@@ -342,8 +342,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
     (
         lambda place: p.with_config(place, '{"model_type": "bert"}'),
-        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision (LLaVA-1.5, "
-        "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)",
+        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision, internvl, "
+        "qwen2_5_vl, qwen3_vl (checkpoints in the layout of transformers)",
+    ),
+    (
+        lambda place: p.with_config(place, '{"model_type": "internvl_chat"}'),
+        "{tmp} brings code of its own, which is not run; take the same model in the layout of transformers, "
+        "e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF",
     ),
     (
         lambda place: p.with_config(place, '{"model_type": "llava", "mm_vision_tower": "x"}'),
@@ -364,7 +369,29 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         lambda place: family_of(torch.nn.Linear(2, 2)),
         "token dropping does not work on Linear; it works on LlavaForConditionalGeneration, "
-        "LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration",
+        "LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration, "
+        "InternVLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration, "
+        "Qwen3VLForConditionalGeneration",
+    ),
+    (
+        p.tiled(lambda inputs: inputs.update(pixel_values=inputs["pixel_values"][1:])),
+        "pixel_values hold 2 tiles, and the prompt has places for 3; make inputs with the model's own "
+        "processor",
+    ),
+    (
+        p.tiled(lambda inputs: inputs.update(input_ids=inputs["input_ids"][:, 2:])),
+        "a picture has 11 placeholders in the prompt, and each of its tiles needs 4; make inputs with the "
+        "model's own processor",
+    ),
+    (
+        p.tiled(lambda inputs: inputs.update(image_sizes=[(56, 56)])),
+        "image_sizes make pictures of [1] tiles, and the prompt has pictures of [3]; give (height, width) of "
+        "each, or leave image_sizes out",
+    ),
+    (
+        p.tiled(lambda inputs: None),
+        "a picture of 3 tiles may have several grids, and this method reads where its tiles are; pass "
+        "image_sizes=[(height, width), ...] of the pictures too",
     ),
     (
         p.siglip,
@@ -374,7 +401,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.without_cls,
         "HiRED needs the CLS token, which SiglipVisionModel of LlavaOnevisionForConditionalGeneration does "
-        "not have; methods that need none: full, …",
+        "not have; set signal=received, for the attention that each token receives; methods that need none: "
+        "full, …",
     ),
     (
         tower(vision_feature_layer=[-2, -1]),
@@ -389,15 +417,19 @@ MESSAGES: list[tuple[Provocation, str]] = [
     # dropping methods
     (
         ["method.final_layer=9"],
-        "docvqa_val document 0: HiRED asks for CLS-attention of layer 9, and the vision tower has "
-        "layers 0 to 3",
+        "docvqa_val document 0: HiRED asks for attention of layer 9, and the vision tower has layers 0 to 3",
+    ),
+    (
+        ["method.heads=single", "method.signal=auto"],
+        "heads=single reads one head of CLS-attention, and signal=auto has no heads; take signal=cls or "
+        "heads=sum",
     ),
     (
         ["method.heads=single", "method.head=9"],
         "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
     ),
     (
-        lambda place: HiREDReleased(budget=0.9, alpha=1.0).drop(encoding(), p.LAYOUT),
+        lambda place: HiREDReleased(budget=0.9, alpha=1.0).drop(encoding(), Layouts((p.LAYOUT,))),
         "alpha=1.0 leaves no token of the full-image to tell the sub-images apart, and 27 tokens of "
         "the budget "
         "are theirs: the released code divides 0 by 0 here; lower alpha",
@@ -422,7 +454,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "CLS-attention of layer 2 was not recorded; recorded layers: 0",
     ),
     (
-        lambda place: build("prumerge").vision.drop(encoding(), p.LAYOUT),
+        lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
         "this dropping method needs keys and the CLS query, and the encoding lacks them",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
@@ -541,7 +573,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.several_rounds,
-        "hired_llava answers single-round tasks; this task asks for several rounds",
+        "hired_vlm answers single-round tasks; this task asks for several rounds",
     ),
     (
         hired_llava(prompt="{images}'s {question},method=full"),

@@ -45,7 +45,7 @@ IMAGE = 4
 PROMPT = "{images}\n{question}"
 DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
 RECORD = unfinished(METHODS["full"], "docvqa", "mini", "run", identity())
-LAYOUT = PartitionLayout(1, 2, 4, (56, 112))
+LAYOUT = PartitionLayout(1, 2, (4, 4), (56, 112))
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,22 @@ def applied(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
         change(inputs)
         with HiRED()(model):
             model(**inputs)
+
+    return provoke
+
+
+def tiled(change: Callable[[dict[str, Any]], Any]) -> Callable[[Place], Any]:
+    """A picture of two tiles and a thumbnail."""
+
+    def provoke(place: Place) -> None:
+        model, processor = tiny.internvl()
+        inputs = dict(processor(images=tiny.picture(112, 56), text="<image>?", return_tensors="pt"))
+        change(inputs)
+        with HiRED()(model):
+            model(
+                input_ids=inputs.pop("input_ids"),
+                **{k: v for k, v in inputs.items() if k != "attention_mask"},
+            )
 
     return provoke
 

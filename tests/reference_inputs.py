@@ -79,7 +79,7 @@ def encoding_of(initial: Tensor, final: Tensor, channels: int = 1) -> VisionEnco
 
 def unpadded_layout(grid: list[int]) -> PartitionLayout:
     rows, cols = grid
-    return PartitionLayout(rows, cols, SIDE, (rows * TILE, cols * TILE))
+    return PartitionLayout(rows, cols, (SIDE, SIDE), (rows * TILE, cols * TILE))
 
 
 def mask_of(indices: list[Tensor]) -> Tensor:

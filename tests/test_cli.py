@@ -1,5 +1,6 @@
 """The command line: what it prints, how it ends, and what it says to a mistake."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -56,7 +57,7 @@ MISTAKES = [
         ["model.prompt=hello"],
         "prompt 'hello' is neither a template with {images} and {question} once each nor",
     ),
-    (["method.final_layer=9"], "HiRED asks for CLS-attention of layer 9, and the vision tower has layers"),
+    (["method.final_layer=9"], "HiRED asks for attention of layer 9, and the vision tower has layers"),
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
@@ -117,6 +118,23 @@ def test_an_unreachable_hub_is_one_line_for_model_and_data(
     )
 
 
+def test_a_sweep_ends_where_the_hub_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hired_eval.models.checkpoint.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
+    sweep = [
+        "-m",
+        "model=llava_next_7b",
+        "model.hub_id=nobody/nothing",
+        "data=bundled",
+        "method=full,hired,random",
+    ]
+    assert command_line(monkeypatch, *sweep, f"runs_dir={tmp_path}") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: could not fetch nobody/nothing from the hub (HF_HUB_OFFLINE is set)")
+    assert last.endswith("; 2 runs were not begun")
+
+
 def test_a_run_prints_its_table_and_is_not_repeated(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,9 +182,13 @@ def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
     assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 2
     assert command_line(monkeypatch, *sweep) == 0
     assert len(list(tmp_path.glob("docvqa-*/record.json"))) == 3
-    single, together = capsys.readouterr().out.split("All 2 runs:")
-    assert "| Full " in single.split("HiRED")[-1], "full execution stands beside the method"
-    assert together.index("| Full ") < together.index("| HiRED ")
+    printed = capsys.readouterr()
+    assert printed.out.index("| Full ") < printed.out.index("| HiRED "), "one table, in the end"
+    assert printed.out.count("| benchmark ") == 1
+    assert "1 of 2 runs were complete already (rerun=true repeats them)" in printed.err
+    assert re.search(r"run 2 of 2, method=hired: anls \d+\.\d \(\d+ s\)$", printed.err, re.MULTILINE)
+    assert command_line(monkeypatch, *sweep) == 0
+    assert "every run was complete already (rerun=true repeats them)" in capsys.readouterr().err
 
 
 def test_a_sweep_over_budgets_runs_a_method_without_one_once(
@@ -174,7 +196,7 @@ def test_a_sweep_over_budgets_runs_a_method_without_one_once(
 ) -> None:
     sweep = ["-m", *tiny_run, f"runs_dir={tmp_path}", "limit=2", "method=full,hired", "budget=0.2,0.4"]
     assert command_line(monkeypatch, *sweep) == 0
-    assert "Full has no token budget of its own: budget=0.2 is left out" in capsys.readouterr().err
+    assert "run 2 of 4, method=full budget=0.4: the same run as one before" in capsys.readouterr().err
     names = sorted(f.parent.name.rpartition("-")[0] for f in tmp_path.glob("docvqa-*/record.json"))
     assert [name.partition("-")[2].partition("-")[2] for name in names] == ["full", "hired-0.2", "hired-0.4"]
 
@@ -210,22 +232,56 @@ def test_a_tilde_is_the_home_folder(
     assert f"record: {tmp_path}/runs/" in capsys.readouterr().out
 
 
-def test_help_names_every_group_and_option(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+CONFIGS = Path(__file__).parents[1] / "configs"
+CHOSEN = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_help_fits_two_screens_and_names_every_choice_and_option(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command_line(monkeypatch, "--help") == 0
+    assert command_line(monkeypatch, *arguments) == 0
     text = capsys.readouterr().out
-    configs = Path(__file__).parents[1] / "configs"
-    chosen = {"model": "mini", "method": "hired", "task": "docvqa", "data": "auto", "profile": "mini"}
-    for group, default in chosen.items():
-        assert f"\n{group}={default}\n" in text
-        for file in (configs / group).glob("*.yaml"):
-            line = next(line for line in text.splitlines() if line.startswith(f"  {file.stem} "))
-            assert len(line.split(maxsplit=1)) == 2, f"{file} says nothing of itself"
-    options = yaml.safe_load((configs / "config.yaml").read_text())
+    assert text.count("\n") < 70
+    for group, default in CHOSEN.items():
+        listed = re.search(rf"^  {group}={default} (.*(?:\n {{21}}.*)*)", text, re.MULTILINE)
+        assert listed
+        assert set(re.split(r",\s+", listed[1].strip())) == {
+            file.stem for file in (CONFIGS / group).glob("*.yaml")
+        }
+    options = yaml.safe_load((CONFIGS / "config.yaml").read_text())
     for option in options.keys() - {"defaults", "hydra"}:
         for key in options[option] if isinstance(options[option], dict) else [""]:
             assert f"\n  {option}{key and '.'}{key}=" in text
+
+
+@pytest.mark.parametrize("group", CHOSEN)
+def test_help_on_a_group_explains_each_choice(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, group, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{group}={CHOSEN[group]}"
+    for file in (CONFIGS / group).glob("*.yaml"):
+        line = next(line for line in lines if line.startswith(f"  {file.stem} "))
+        assert len(line.split(maxsplit=1)) == 2, f"{file} says nothing of itself"
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "method").glob("*.yaml")), ids=lambda file: file.stem)
+def test_help_on_a_method_explains_its_options(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, "--help", f"method={file.stem}") == 0
+    text = capsys.readouterr().out
+    for option in yaml.safe_load(file.read_text()).keys() - {"_target_", "defaults"}:
+        assert re.search(rf"^  method\.{option}=.* \w", text, re.MULTILINE), f"{option} has a comment"
+    assert command_line(monkeypatch, "--help", "method=hird") == 1
+    assert "did you mean hired" in capsys.readouterr().err
+
+
+def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"hired_eval {importlib.metadata.version('hired_eval')}\n"
 
 
 def test_the_resolved_config_can_be_shown(

@@ -49,7 +49,7 @@ def counted(timed: Efficiency) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("eager", ["llava_next", "llava"], indirect=True)
+@pytest.mark.parametrize("eager", ["llava_next", "llava", "internvl"], indirect=True)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: int) -> None:
@@ -62,12 +62,17 @@ def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: i
     else:
         # the CLS row is a product and a sum, which FlopCounterMode does not see: it counts matrix products
         layers = timed.dropper.vision.attention_layers(timed.family.feature_layer)
-        rows = Tower.of(timed.family).cls_rows(timed.layout.partitions * batch_size, len(layers))
+        rows = Tower.of(timed.family, timed.layout).cls_rows(
+            timed.layout.partitions * batch_size, len(layers)
+        )
         assert mine == total + rows.flops
 
 
-@pytest.mark.parametrize("eager", ["llava_onevision"], indirect=True)
-@pytest.mark.parametrize(("method", "options"), [("full", {}), ("random", {"budget": 0.3})])
+@pytest.mark.parametrize("eager", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("full", {}), ("random", {"budget": 0.3}), ("hired", {"budget": 0.3, "signal": "received"})],
+)
 def test_counted_flops_without_a_class_token_are_those_of_torch(
     eager: Any, method: str, options: dict[str, Any]
 ) -> None:
@@ -75,7 +80,9 @@ def test_counted_flops_without_a_class_token_are_those_of_torch(
     assert counted(timed) == sum(work.flops for work in timed.phases().values())
 
 
-@pytest.mark.parametrize("eager", ["llava_next", "llava", "llava_onevision"], indirect=True)
+@pytest.mark.parametrize(
+    "eager", ["llava_next", "llava", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl"], indirect=True
+)
 def test_counted_flops_of_the_stock_model_are_those_of_torch(eager: Any) -> None:
     timed = Efficiency(eager, None, WORK, 2)
     total = counted(timed)
@@ -108,7 +115,7 @@ def test_kv_bytes_are_those_of_the_cache(llava_next: tuple[Any, Any]) -> None:
 
 def test_the_7b_model_needs_what_is_known_of_it() -> None:
     """LLaVA-Next 7B at 672 x 672: 5 partitions; 6.6 billion weights in the layers and the output."""
-    tower = Tower(channels=1024, inner=4096, tokens=576, patch_values=588, layers=24, output=4096)
+    tower = Tower(channels=1024, inner=4096, patches=576, patch_values=588, layers=24, output=4096)
     decoder = Decoder(4096, 11008, 32, 32, 32, 128, 32064)
     assert decoder.prefill(1, 1, 2).weight_bytes == pytest.approx(2 * 6.607e9, rel=1e-3)
     # 303 million weights of CLIP-L, of which the layers are nearly all

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hired_eval.records.goal import Goal
-from hired_eval.runs.forecast import Forecast, forecast, needed, summarize
+from hired_eval.runs.forecast import Forecast, forecast, needed, summarize_forecasts
 from tests.reporting import synthetic
 from tests.spine import run_config
 
@@ -56,7 +56,7 @@ def test_arithmetic_of_the_papers_model_is_that_of_the_readme() -> None:
 def test_the_sum_of_a_sweep_is_one_line() -> None:
     one = Forecast("a", "m", "Full", 1000, 200, 100, 360.0, True)
     runs = [one, replace(one, questions=300, tflop=None)]
-    assert summarize(runs, 100) == (
-        "2 runs: about 500 of 2,000 questions (25 %), 200 encodings, 360 TFLOP, 0.001 GPU hours at 100 TFLOP a "
-        "second, not counting 1 runs of unknown shape"
+    assert summarize_forecasts(runs, 100) == (
+        "2 runs: about 500 of 2,000 questions (25 %), 200 encodings, 360 TFLOP, 0.001 GPU hours at 100 TFLOP "
+        "a second, not counting 1 runs of unknown shape"
     )

@@ -1,5 +1,6 @@
 """Names are checked before anything is composed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_a_config_of_the_users_own_is_known(own_configs: str, flag: str) -> None
 
 def test_help_lists_configs_of_the_users_own_and_defaults(own_configs: str) -> None:
     text = help_text.text(Path(own_configs))
-    assert "\nmethod=hired\n  brightest " in text
+    assert re.search(r"^  method=hired +brightest, ", text, re.MULTILINE)
+    assert "method.budget=0.2" in help_text.text(Path(own_configs), ["method=brightest"])
     assert "brightest" not in help_text.text()
 
 

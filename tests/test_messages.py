@@ -18,7 +18,7 @@ from tests.messages import MESSAGES
 from tests.provocations import Place
 from tests.spine import command_line
 
-CLASSES = {"UserError", "NothingYetError", "UnboundedError"}
+CLASSES = {"UserError", "HubError", "NothingYetError", "UnboundedError"}
 ELSEWHERE = {
     # in tests/reporting/test_parts.py
     "records/scores.py": [
@@ -32,6 +32,24 @@ ELSEWHERE = {
         "part has no interval; answer the benchmark whole",
     ],
     "records/store.py": ["…"],
+    # in tests/models/test_qwen.py
+    "models/families/qwen_vl.py": [
+        "… merges the patches behind the last layer of its vision tower; leave feature_layer out",
+        "a picture of … x … pixels is too narrow for …, which takes sides of 1 to … at most; leave it out",
+        "… needs image_grid_thw with pixel_values; pass all that its processor made",
+        "pixel_values of … patches are not those of … images of … patches, as image_grid_thw has it; pass "
+        "both as the processor made them",
+        "… counts positions by the whole prompt, and this prompt with images continues a KV cache; give the "
+        "whole conversation without it",
+        "layer … of … attends within windows, so that attention received says nothing of the whole picture; "
+        "layers that see all of it: …",
+    ],
+    "models/checkpoint.py": [
+        "…: a … model sees pictures at the resolutions that it was made for; leave it out",
+        "square=… must be a multiple of …, the pixels on a side of a token, and goes without min_pixels and "
+        "max_pixels; try square=…",
+        "min_pixels=… is more than max_pixels=…; set both",
+    ],
     # in tests/models/test_layer_stages.py
     "dropping/composed.py": [
         "… both choose tokens before the language model; combine one of them with stages inside it",

@@ -50,7 +50,8 @@ def test_git_ignores_none_of_the_bundled_files() -> None:
 
 def test_the_entry_points_are_registered() -> None:
     (plugin,) = importlib.metadata.entry_points(group="lmms_eval.models", name="hired_llava")
-    assert plugin.load().model_id == "hired_llava"
+    manifest = plugin.load()
+    assert (manifest.model_id, manifest.aliases) == ("hired_vlm", ("hired_llava",))
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="hired-eval")
     assert callable(script.load())
     assert (config_folder() / "config.yaml").is_file()

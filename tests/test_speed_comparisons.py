@@ -13,13 +13,15 @@ from bench.prumerge_loop import drop_in_loops
 from hired_eval import PartitionLayout
 from hired_eval.dropping.prumerge import PruMerge
 from hired_eval.dropping.registry import build
+from hired_eval.dropping.testing import unpad
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.encoding_cache import GIB, EncodingStore
 from hired_eval.runs.options import Workload
+from tests.selected import Kept, drop
 
 CPU = torch.device("cpu")
-SMALL = PartitionLayout(1, 2, 7, (70, 140))
+SMALL = PartitionLayout(1, 2, (7, 7), (70, 140))
 WORK = Workload(width=112, height=112, text_tokens=7, new_tokens=3, warm_up=0, repeats=1)
 
 
@@ -28,7 +30,7 @@ def test_the_loop_gives_what_the_method_gives(name: str) -> None:
     encoding = parts.random_encoding(CPU, SMALL)
     method: Any = build(name)
     assert isinstance(method, PruMerge)
-    looped, vectorised = drop_in_loops(method, encoding, SMALL), method.drop(encoding, SMALL)
+    looped, vectorised = Kept(*unpad(drop_in_loops(method, encoding, SMALL))), drop(method, encoding, SMALL)
     assert sum(len(i) for i in looped.indices) > 3, "some tokens must stand out"
     for a, b in zip(looped.indices, vectorised.indices, strict=True):
         assert a.equal(b)

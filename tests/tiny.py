@@ -7,6 +7,12 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -21,7 +27,16 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2Config,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     SiglipVisionConfig,
 )
 from transformers.models.clip import CLIPImageProcessor
@@ -34,8 +49,9 @@ QWEN = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attentio
 WORDS = [chr(c) for c in range(33, 127)] + ["Ġ"]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+def tokenizer(*more: str, **names: str) -> PreTrainedTokenizerFast:
+    """A token a character, and special ones: those of LLaVA, more, and what a processor calls them."""
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *more]
     vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -45,7 +61,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        extra_special_tokens=names or ["<image>"],
     )
     fast.padding_side = "left"
     return fast
@@ -144,6 +160,83 @@ def llava_onevision(seed: int = 0) -> tuple[LlavaOnevisionForConditionalGenerati
         vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_4",
     )  # fmt: skip
     return model, processor
+
+
+def internvl(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLProcessor]:
+    """Tiles of 4 x 4 patches, 2 x 2 tokens; grids of up to 12 tiles."""
+    torch.manual_seed(seed)
+    vision = InternVLVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
+        patch_size=PATCH, attention_bias=True, use_qk_norm=True,
+    )  # fmt: skip
+    marks = ("<img>", "</img>", "<video>")
+    text = _parts()["text_config"].to_dict() | {"vocab_size": 5 + len(marks) + len(WORDS)}
+    config = InternVLConfig(
+        vision_config=vision, text_config=Qwen2Config(**{k: v for k, v in text.items() if k in QWEN}),
+        image_token_id=4, image_seq_length=SIDE**2 // 4, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = InternVLForConditionalGeneration(config).eval()
+    _spread(model)
+    embeddings = model.model.vision_tower.embeddings
+    with torch.no_grad():
+        # zeros at initialisation, so that all patches would be alike to CLS
+        embeddings.cls_token.normal_()
+        embeddings.position_embeddings.normal_(std=0.3)
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<image>"}
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size={"height": SIZE, "width": SIZE}),
+        tokenizer(*marks, **names, video_token="<video>"), InternVLVideoProcessor(),
+        image_seq_length=SIDE**2 // 4,
+    )  # fmt: skip
+    return model, processor
+
+
+VISION = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+MOST_PIXELS = 28 * 28 * 40
+
+
+def _qwen(depth: int, sections: list[int], **of_tower: Any) -> dict[str, Any]:
+    tower = {
+        "depth": depth, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 48,
+        **of_tower,
+    }  # fmt: skip
+    text = {
+        "vocab_size": 9 + len(WORDS), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections},
+    }  # fmt: skip
+    ids = {f"{name}_id": i for i, name in enumerate(VISION, 5)}
+    return {"vision_config": tower, "text_config": text, **ids}
+
+
+def qwen2_5_vl(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """With windows of 2 x 2 tokens, which all layers but the second and the last attend in."""
+    torch.manual_seed(seed)
+    tower = {"patch_size": PATCH, "window_size": 4 * PATCH, "fullatt_block_indexes": [1, 3]}
+    config = Qwen2_5_VLConfig(**_qwen(4, [2, 2, 2], **tower))
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    _spread(model)
+    images = Qwen2VLImageProcessor(patch_size=PATCH, min_pixels=28 * 28 * 4, max_pixels=MOST_PIXELS)
+    return model, Qwen2_5_VLProcessor(images, tokenizer(*VISION.values(), **VISION), Qwen2VLVideoProcessor())
+
+
+def qwen3_vl(seed: int = 0) -> tuple[Qwen3VLForConditionalGeneration, Qwen3VLProcessor]:
+    """With DeepStack features of two layers, behind the first two layers of the language model."""
+    torch.manual_seed(seed)
+    tower = {"patch_size": 16, "deepstack_visual_indexes": [0, 2], "num_position_embeddings": 64}
+    parts = _qwen(4, [2, 2, 2], **tower)
+    parts["text_config"] |= {"head_dim": 12}
+    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**parts)).eval()
+    _spread(model)
+    images = Qwen2VLImageProcessor(patch_size=16, min_pixels=32 * 32 * 4, max_pixels=32 * 32 * 40)
+    return model, Qwen3VLProcessor(images, tokenizer(*VISION.values(), **VISION), Qwen3VLVideoProcessor())
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,13 +22,18 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval -m +experiment=table3                    a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
   python -m hired_eval --config-dir FOLDER method=mine          with your own method, model or task
+  python -m hired_eval method --help                            a line on every method; so with model, task
+  python -m hired_eval method=random --help                     one of them with its options
   hired-eval report table3                                      the report of the runs so far
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
   hired-eval plan -m +experiment=table3 precision=1             how many questions and GPU hours it will take
   hired-eval regress                                            compare with the committed reference results
 
-Without options: HiRED with its default budget, the bundled model, DocVQA. Defaults are shown after "=".
+What is not named has the default shown after "=".
 """
+WIDTH = 110
+OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
+"""An option of a config, with the comment above it."""
 
 COMMANDS = ("report", "show", "plan", "regress")
 NO_GROUPS = ("hydra", "regression", "report")
@@ -78,27 +86,78 @@ def _first_comment(file: Path) -> str:
     return next((line[2:] for line in lines if not line.startswith("# @package")), "")
 
 
-def text(own: Path | None = None) -> str:
-    """Every group with its options, and every single option, one line each; `own` as in `groups`."""
-    lines, chosen = [INTRODUCTION], defaults()
-    for group, options in groups(own).items():
-        lines.append(f"{group}={chosen.get(group, '')}")
-        lines += [f"  {name:<22} {description}" for name, description in options.items()]
-        lines += _explained(config_folder() / group / f"{chosen.get(group)}.yaml", f"{group}.")
-        lines.append("")
-    lines.append("Single options:")
-    return "\n".join([*lines, *_explained(config_folder() / "config.yaml")])
+def text(own: Path | None = None, about: Sequence[str] = ()) -> str:
+    """Help on the command line, or on some of its groups.
+
+    Args:
+        own: as in `groups`.
+        about: names of groups, each with every choice and the options of the default one; or `group=choice`,
+            that choice with its options.
+
+    Raises:
+        UserError: a group has no such choice.
+    """
+    known, chosen = groups(own), defaults()
+    asked = [word.partition("=") for word in about if word.partition("=")[0] in known]
+    if asked:
+        return "\n\n".join(_text_of_group(own, known, group, choice) for group, _, choice in asked)
+    lines = [INTRODUCTION, "Choices:"]
+    for group, options in known.items():
+        start = f"  {group + '=' + chosen.get(group, ''):<18} "
+        lines.append(
+            textwrap.fill(", ".join(options), WIDTH, initial_indent=start, subsequent_indent=" " * 21)
+        )
+    return "\n".join([*lines, "", "Options:", *_explained(config_folder() / "config.yaml")])
+
+
+def _text_of_group(own: Path | None, known: dict[str, dict[str, str]], group: str, choice: str) -> str:
+    """A group with its choices, or one of them; then the options of that one or of the default."""
+    options = known[group]
+    if choice and choice not in options:
+        raise UserError(unknown(f"{group} {choice!r}", choice, list(options)))
+    shown = choice or defaults().get(group, "")
+    lines = [f"{group}={shown}"]
+    lines += [f"  {name:<22} {line}" for name, line in options.items() if choice in ("", name)]
+    files = [parent / group / f"{shown}.yaml" for parent in ((own,) if own else ()) + (config_folder(),)]
+    file = next((file for file in files if file.is_file()), files[-1])
+    return "\n".join([*lines, *_explained(file, f"{group}.")])
 
 
 def _explained(file: Path, prefix: str = "") -> list[str]:
-    """Each option of a config with the comment above it."""
-    config = file.read_text() if file.is_file() else ""
+    """Each option of a config, and of those it builds on, with the comment above it.
+
+    What has none is an option that the default config of the group explains.
+    """
+    if not file.is_file():
+        return []
+    usual = file.with_name(f"{defaults().get(file.parent.name)}.yaml")
+    comments = {name: line for line, name in OPTION.findall(usual.read_text())} if usual.is_file() else {}
+    content = file.read_text()
+    # the first line speaks of the whole config
+    comments |= {name: line for line, name in OPTION.findall(content.split("\n", 1)[1]) if line}
     lines = []
-    for comment, name, value in re.findall(r"^# (.+)\n(?!defaults|_)(\w+): ?(.*)$", config, re.MULTILINE):
-        nested = [] if value else yaml.safe_load(config)[name].items()
-        single = [f"{name}.{key}={inner}" for key, inner in nested] or [f"{name}={value}"]
-        lines += [f"  {prefix + option:<22} {comment}" for option in single]
-    return lines
+    for name, value in yaml.safe_load(content).items():
+        if name == "defaults" or name.startswith("_") or name == "hydra":
+            continue
+        nested = value.items() if isinstance(value, dict) else []
+        single = [f"{name}.{key}={_shown(inner)}" for key, inner in nested] or [f"{name}={_shown(value)}"]
+        comment = comments.get(name, "")
+        lines += [
+            f"  {prefix + option:<22} {'' if i else comment}".rstrip() for i, option in enumerate(single)
+        ]
+    bases = _bases(file, yaml.safe_load(content))
+    return [*lines, *(line for base in bases for line in _explained(base, prefix))]
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed."""
+    return value.replace("\n", "\\n") if isinstance(value, str) else yaml.safe_dump(value).splitlines()[0]
+
+
+def _bases(file: Path, config: dict[str, Any]) -> list[Path]:
+    """The packaged configs of its group that a config builds on."""
+    named = [config_folder() / file.parent.name / f"{base}.yaml" for base in config.get("defaults", [])]
+    return [base for base in named if base.is_file()]
 
 
 def check_names(arguments: list[str]) -> None:
@@ -174,6 +233,5 @@ def _require_grammar(argument: str) -> None:
 def _keys(file: Path) -> list[str]:
     """The options of a config, with those of the packaged configs of its group that it builds on."""
     content = yaml.safe_load(file.read_text())
-    bases = [config_folder() / file.parent.name / f"{base}.yaml" for base in content.get("defaults", [])]
-    inherited = [key for base in bases if base.is_file() for key in _keys(base)]
+    inherited = [key for base in _bases(file, content) for key in _keys(base)]
     return [key for key in dict.fromkeys([*content, *inherited]) if key != "defaults"]

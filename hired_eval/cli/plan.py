@@ -6,16 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hired_eval.cli import help as help_text
 from hired_eval.cli.arguments import quote, translate_for_hydra
-from hired_eval.cli.sweeps import drop_needless_budget
 from hired_eval.errors import UserError
 from hired_eval.paths import config_folder
 
-TFLOPS = 100.0
-"""TFLOP a second that a recent data-centre GPU sustains in 16 bit, about."""
+if TYPE_CHECKING:
+    from hired_eval.cli.running import Job
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,14 +24,14 @@ def main(arguments: Sequence[str]) -> None:
         UserError: a name or an option is wrong, or the speed is no positive number.
     """
     from hired_eval.reporting.render import aligned
-    from hired_eval.runs.forecast import summarize
+    from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
 
     parser = argparse.ArgumentParser(prog="hired-eval plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--tflops", type=float, default=TFLOPS, help="TFLOP a second of the card")
     asked, overrides = parser.parse_known_args(list(arguments))
     if not asked.tflops > 0:
         raise UserError(f"--tflops must be above 0, got {asked.tflops:g}")
-    found = forecasts(overrides)
+    found = forecast([job.read() for job in compose(overrides)])
     head = ["benchmark", "model", "method", "questions", "encodings", "TFLOP", "from"]
     rows = [
         [
@@ -47,26 +46,13 @@ def main(arguments: Sequence[str]) -> None:
         for f in found
     ]
     print(aligned([head, *rows]))
-    print(summarize(found, asked.tflops))
+    print(summarize_forecasts(found, asked.tflops))
     if not all(f.known for f in found):
         print('"assumption": no record says how scores differ; one answer in ten is taken to change')
 
 
-def forecasts(overrides: list[str]) -> Any:
-    """What each run of a command line takes, without the word `plan`.
-
-    Raises:
-        UserError: a name or an option is wrong.
-    """
-    from hired_eval.runs.forecast import forecast
-    from hired_eval.runs.options import read_config
-
-    configs = [read_config(resolved) for resolved in compose(overrides)]
-    return forecast([drop_needless_budget(config, lambda line: None) for config in configs])
-
-
-def compose(overrides: list[str]) -> list[dict[str, Any]]:
-    """The resolved config of each run of a command line.
+def compose(overrides: list[str]) -> list[Job]:
+    """The runs of a command line, without the word `plan`.
 
     Raises:
         UserError: a name that no config has.
@@ -75,11 +61,14 @@ def compose(overrides: list[str]) -> list[dict[str, Any]]:
     from omegaconf import DictConfig, OmegaConf
 
     help_text.check_names(overrides)
-    found: list[Any] = []
+    from hired_eval.cli.running import Job
+
+    found: list[Job] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def app(config: DictConfig) -> None:
-        found.append(OmegaConf.to_container(config, resolve=True))
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        found.append(Job(resolved, (), False))
 
     before = sys.argv[:]
     with TemporaryDirectory() as scratch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 
 def quiet_libraries() -> None:
@@ -10,11 +11,17 @@ def quiet_libraries() -> None:
     import datasets
 
     # lmms-eval adds a sink of its own on import, so it has to be imported before the sinks are replaced
-    import lmms_eval.models  # noqa: F401
+    import lmms_eval.api.task
+    import lmms_eval.evaluator
+    import lmms_eval.models
     import transformers
     from loguru import logger
+    from tqdm import tqdm
 
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
     datasets.disable_progress_bars()
+    # lmms-eval's own bars go when they are done, so that a sweep leaves a line a run
+    for module in (lmms_eval.evaluator, lmms_eval.api.task):
+        module.tqdm = partial(tqdm, leave=False)
     transformers.utils.logging.disable_progress_bar()

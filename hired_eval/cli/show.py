@@ -66,7 +66,7 @@ def _show(chosen: argparse.Namespace) -> None:
     from hired_eval.runs.loading import Models
     from hired_eval.runs.options import read_model
     from hired_eval.runs.plan import find_checkpoint
-    from hired_eval.runs.probes import partitions_of
+    from hired_eval.runs.probes import partitions_of, places_of
 
     dropper = build_as_typed(chosen.method, options)
     model = read_model(_model_config(chosen.model, chosen.model_path))
@@ -79,10 +79,10 @@ def _show(chosen: argparse.Namespace) -> None:
         answer = llava.answer([prepared], dict(GENERATION))[0].text
         partitions = partitions_of(llava, picture)
     tokens = prepared.images[0]
-    kept = torch.stack([tokens.packed.partition, tokens.packed.index], dim=1).cpu().numpy()
+    kept = places_of(tokens)
     layout = tokens.layout
     scale = max(1, -(-LEAST_WIDTH // partitions.shape[1]))
-    drawn = overlay(partitions, (layout.rows, layout.cols), kept, layout.side, scale)
+    drawn = overlay(partitions, (layout.rows, layout.cols), kept, layout.tile[0], scale)
     out = chosen.out or Path(f"{chosen.picture.stem}-{chosen.method}.png")
     with explained_disk_errors(out), replacing(out) as temporary:
         drawn.save(temporary, "PNG")

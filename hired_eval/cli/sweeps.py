@@ -1,29 +1,15 @@
-"""What is done beside the runs of a sweep."""
+"""What Hydra leaves of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from hired_eval.paths import hide_home
 from hired_eval.records.record import replacing
-
-if TYPE_CHECKING:
-    from hired_eval.runs.options import RunConfig
-
-
-def drop_needless_budget(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
-    """The config of one run of a sweep: budgets are for the methods that have one, others run once."""
-    if config.budget is None or "budget" in config.method.options:
-        return config
-    name = config.method.target.rsplit(".", 1)[-1]
-    say(f"{name} has no token budget of its own: budget={config.budget} is left out")
-    return replace(config, budget=None)
 
 
 class WithoutHome(Callback):

@@ -8,6 +8,7 @@ from typing import Any
 
 from hired_eval.dropping.base import BudgetedDropper, TokenDropper, VisionStage
 from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedTokens
 from hired_eval.dropping.selection import CLSAttentionDropper, SelectingDropper
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
@@ -17,6 +18,7 @@ __all__ = [
     "BudgetedDropper",
     "CLSAttentionDropper",
     "KeptTokens",
+    "Layouts",
     "PackedTokens",
     "PartitionLayout",
     "SelectingDropper",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.packing import PackedTokens, pack
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.packing import PackedPass, PackedTokens, pack
 from hired_eval.dropping.types import KeptTokens, Signal, VisionEncoding
 from hired_eval.typed import Share, check_value, types_of
 
@@ -29,6 +30,12 @@ def even_counts(budget: int, partitions: int) -> list[int]:
     """A budget split evenly over the partitions; the first ones get what is left over, one token each."""
     each, left = divmod(budget, partitions)
     return [each + (i < left) for i in range(partitions)]
+
+
+def even_split(layouts: Layouts, budgets: list[int]) -> list[int]:
+    """S numbers: each image's budget split evenly over its partitions."""
+    images = zip(layouts, budgets, strict=True)
+    return [count for layout, budget in images for count in even_counts(budget, layout.partitions)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +99,28 @@ class VisionStage(TokenDropper):
         return self
 
     @abstractmethod
-    def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
-        """Choose the tokens to keep.
+    def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
+        """Choose the tokens to keep of every image of a pass, without waiting for the device.
+
+        Nothing here may bring a number to the host: no `item`, `tolist`, `int(tensor)`, `if tensor`,
+        `nonzero`, and no boolean mask as an index. What must not hold NaN is named by `forbid_nan`.
 
         Args:
-            encoding: one image through the vision tower.
-            layout: its geometry.
+            encoding: the images through the vision tower.
+            layouts: their geometry.
         """
+
+    def select(self, encoding: VisionEncoding, layouts: Layouts) -> list[PackedTokens]:
+        """What the language model gets of each image of a pass; waits for the device once, at the end.
+
+        Args:
+            encoding: the images through the vision tower.
+            layouts: their geometry.
+
+        Raises:
+            UserError: the encoding lacks what the method reads, or it holds NaN.
+        """
+        return self.pack(self.drop(encoding, layouts), layouts).images(encoding)
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """Vision-tower layers whose CLS-attention `drop` reads, counted from 0; the feature layer by default.
@@ -108,14 +130,23 @@ class VisionStage(TokenDropper):
         """
         return frozenset({feature_layer}) if "cls_attention" in self.reads else frozenset()
 
+    def received_layers(self, feature_layer: int) -> frozenset[int]:
+        """Vision-tower layers whose attention received `drop` reads; as `attention_layers`."""
+        return frozenset({feature_layer}) if "received_attention" in self.reads else frozenset()
+
+    @property
+    def takes_either(self) -> bool:
+        """Whether attention received serves where there is no CLS-attention."""
+        return False
+
     def allowed(self, layout: PartitionLayout) -> int | None:
         """The token budget of one image, newline tokens included; None for a method without a budget."""
         return None
 
-    def pack(self, kept: KeptTokens, layout: PartitionLayout) -> PackedTokens:
+    def pack(self, kept: KeptTokens, layouts: Layouts) -> PackedPass:
         """Put kept tokens in the order of the language model's input."""
         newline = self.newline == "rows"
-        return pack(kept, layout, newline=newline, grid_order=self.grid_order or newline)
+        return pack(kept, layouts, newline=newline, grid_order=self.grid_order or newline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,26 +157,32 @@ class BudgetedDropper(VisionStage):
     """Token budget as a share of P * N, above 0 and at most 1."""
 
     @abstractmethod
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
-        """At most `budget` tokens of one image, newline tokens not counted."""
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
+        """At most as many tokens of each image as its budget has, newline tokens not counted."""
 
     def allowed(self, layout: PartitionLayout) -> int:
         """floor(budget * P * N)."""
         return floor_share(self.budget, layout.total_tokens)
 
-    def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
-        """Keep what the budget allows; with newline tokens, as many tokens as leave room for them."""
-        allowed = self.allowed(layout)
-        kept = self.keep(encoding, layout, allowed)
-        if self.newline == "none" or self.pack(kept, layout).length <= allowed:
+    def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
+        """Keep what the budget allows; with newline tokens, as many tokens as leave room for them.
+
+        Without newline tokens this does not wait for the device. With them it does, about ten times: how many
+        there are depends on the tokens, so that the largest number that fits has to be searched for.
+        """
+        allowed = [self.allowed(layout) for layout in layouts]
+        kept = self.keep(encoding, layouts, allowed)
+        if self.newline == "none":
             return kept
-        fits, too_many = 0, allowed
-        kept = self.keep(encoding, layout, fits)
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            candidate = self.keep(encoding, layout, middle)
-            if self.pack(candidate, layout).length <= allowed:
-                fits, kept = middle, candidate
-            else:
-                too_many = middle
-        return kept
+        lengths = self.pack(kept, layouts).lengths.tolist()
+        fits = [most if length <= most else 0 for length, most in zip(lengths, allowed, strict=True)]
+        too_many = [most + (fit == most) for fit, most in zip(fits, allowed, strict=True)]
+        while any(above - fit > 1 for fit, above in zip(fits, too_many, strict=True)):
+            tried = [(fit + above) // 2 for fit, above in zip(fits, too_many, strict=True)]
+            lengths = self.pack(self.keep(encoding, layouts, tried), layouts).lengths.tolist()
+            for i, (length, most) in enumerate(zip(lengths, allowed, strict=True)):
+                if length <= most:
+                    fits[i] = tried[i]
+                else:
+                    too_many[i] = tried[i]
+        return self.keep(encoding, layouts, fits)

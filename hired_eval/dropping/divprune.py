@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts
-from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
+from hired_eval.dropping.base import BudgetedDropper, even_split
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.selection import keep_first
+from hired_eval.dropping.types import KeptTokens, VisionEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +24,19 @@ class DivPrune(BudgetedDropper):
     the projected tokens of the whole image. Kept tokens are put in raster order.
     """
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
-        """The same number of tokens in each partition, give or take one.
-
-        Raises:
-            UserError: the features hold NaN.
-        """
-        refuse_nan("the output of the vision tower", encoding.features)
-        counts = even_counts(budget, layout.partitions)
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
+        """The same number of tokens in each partition, give or take one."""
+        encoding.forbid_nan("the output of the vision tower", encoding.features)
+        counts = even_split(layouts, budgets)
         chosen = farthest_first(encoding.features, max(counts))
-        indices = [chosen[i, :count].sort().values for i, count in enumerate(counts)]
-        return KeptTokens(indices, [encoding.features[i, index] for i, index in enumerate(indices)])
+        return keep_first(chosen, layouts.tensor(counts), encoding.features)
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:
-    """Positions (P, count) in the order in which they are chosen, all partitions at once.
+    """Positions (S, count) in the order in which they are chosen, all partitions at once.
 
     Args:
-        features: (P, N, C).
+        features: (S, N, C).
         count: at most N.
     """
     directions = normalize(features.float(), dim=-1)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from hired_eval.dropping.base import BudgetedDropper
 from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.pooling import pool
-from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, pad_partitions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,23 +26,49 @@ class Downsample(BudgetedDropper):
     of its aspect ratio. Unlike `Spatial`, which thins out each partition alike, low budgets see no sub-image.
     """
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """The full-image first, the assembled grid with what remains."""
-        side, most = layout.side, layout.tokens_per_partition
-        full_image = encoding.features[0].T.reshape(-1, side, side)
-        features, (y, x) = pool(full_image, min(budget, most))
-        if layout.sub_images == 0 or budget <= most:
-            nothing = y[:0]
-            rest = [nothing] * layout.sub_images
-            return KeptTokens([y * side + x, *rest], [features, *(features[:0] for _ in rest)])
-        top, bottom, left, right = layout.unpadded()
-        tiles = encoding.features[1:].view(layout.rows, layout.cols, side, side, -1)
-        grid = tiles.permute(4, 0, 2, 1, 3).reshape(-1, layout.rows * side, layout.cols * side)
-        pooled, (grid_y, grid_x) = pool(grid[:, top:bottom, left:right], budget - most)
-        grid_y, grid_x = grid_y + top, grid_x + left
-        sub_image = grid_y // side * layout.cols + grid_x // side
-        index = grid_y % side * side + grid_x % side
-        chosen = [sub_image == i for i in range(layout.sub_images)]
-        return KeptTokens(
-            [y * side + x, *(index[c] for c in chosen)], [features, *(pooled[c] for c in chosen)]
-        )
+        indices, features = list[Tensor](), list[Tensor]()
+        of_images = torch.split(encoding.features, [layout.partitions for layout in layouts])
+        for layout, tokens, budget in zip(layouts, of_images, budgets, strict=True):
+            for index, cells in downsample(layouts, layout, tokens, budget):
+                indices.append(index)
+                features.append(cells)
+        return pad_partitions(indices, features)
+
+
+def downsample(
+    layouts: Layouts, layout: PartitionLayout, tokens: Tensor, budget: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Positions (n,) and averaged tokens (n, C) of each partition of an image.
+
+    Args:
+        layouts: of the pass.
+        layout: of the image.
+        tokens: (P, N, C).
+        budget: number of tokens.
+    """
+    (height, width), most, full = layout.tile, layout.tokens_per_partition, layout.full_image
+    cells, y, x = pool(tokens[full].view(1, height, width, -1), min(budget, most))
+    whole = _places(layouts, y, x, width), cells.flatten(0, 2)
+    if layout.sub_images == 0:
+        return [whole]
+    tiles = torch.cat([tokens[:full], tokens[full + 1 :]]).view(layout.rows, layout.cols, height, width, -1)
+    grid = tiles.transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    top, bottom, left, right = layout.unpadded()
+    cells, y, x = pool(grid[None, top:bottom, left:right], max(budget - most, 0))
+    y, x = [i + top for i in y], [i + left for i in x]
+    in_rows = [[i % height for i in y if i // height == row] for row in range(layout.rows)]
+    in_cols = [[i % width for i in x if i // width == col] for col in range(layout.cols)]
+    parts = [
+        (_places(layouts, rows, cols, width), part.flatten(0, 1))
+        for rows, band in zip(in_rows, torch.split(cells[0], [len(n) for n in in_rows]), strict=True)
+        for cols, part in zip(in_cols, torch.split(band, [len(n) for n in in_cols], dim=1), strict=True)
+    ]
+    parts.insert(full, whole)
+    return parts
+
+
+def _places(layouts: Layouts, rows: list[int], cols: list[int], width: int) -> Tensor:
+    """Positions in raster order where rows and columns of a partition meet."""
+    return (layouts.tensor(rows)[:, None] * width + layouts.tensor(cols)).flatten()

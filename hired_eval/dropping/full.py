@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from hired_eval.dropping.base import VisionStage
-from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.packing import PackedTokens
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.packing import PackedPass
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
 
 
@@ -20,16 +20,18 @@ class Full(VisionStage):
     newline: Literal["none", "rows"] = "rows"
     """Newline tokens: one behind each row, as stock; none, as the authors of HiRED ran full execution."""
 
-    def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
-        """Keep all N tokens of each of the P partitions."""
-        everything = torch.arange(layout.tokens_per_partition, device=encoding.features.device)
-        return KeptTokens([everything] * layout.partitions, list(encoding.features))
+    def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
+        """Keep all N tokens of each partition."""
+        partitions, tokens, _ = encoding.features.shape
+        indices = torch.arange(tokens, device=layouts.device).expand(partitions, tokens)
+        return KeptTokens(indices, encoding.features, torch.full_like(indices[:, 0], tokens))
 
-    def pack(self, kept: KeptTokens, layout: PartitionLayout) -> PackedTokens:
+    def pack(self, kept: KeptTokens, layouts: Layouts) -> PackedPass:
         """As stock LLaVA-Next: padding removed, newline tokens behind the rows."""
-        packed = super().pack(kept, layout)
-        top, bottom, left, right = layout.unpadded()
-        if self.newline == "rows" and left == right:
-            # on a very narrow picture stock unpadding leaves rows of no width, and their newline tokens
-            packed.newlines_after[-1] += bottom - top
+        packed = super().pack(kept, layouts)
+        for i, layout in enumerate(layouts):
+            top, bottom, left, right = layout.unpadded()
+            if self.newline == "rows" and layout.newlines and left == right:
+                # on a very narrow picture stock unpadding leaves rows of no width, and their newline tokens
+                packed.newlines_after[i, layout.tokens_per_partition - 1] += bottom - top
         return packed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping.base import floor_share
-from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import CLSAttentionDropper, layers_named
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.errors import UserError
@@ -37,29 +37,45 @@ class HiRED(CLSAttentionDropper):
     head: Natural = 0
     """Which head, with heads='single'."""
 
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+    def __post_init__(self) -> None:
+        """Also refuse a head of an attention that has none.
+
+        Raises:
+            UserError: heads='single' without CLS-attention.
+        """
+        super().__post_init__()
+        if self.heads == "single" and self.signal != "cls":
+            raise UserError(
+                f"heads=single reads one head of CLS-attention, and signal={self.signal} has no heads; take "
+                "signal=cls or heads=sum"
+            )
+
+    def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """The final layer, and the initial layer where the visual content score is used."""
         content = (self.initial_layer,) if self.distribute == "content" else ()
         return layers_named(feature_layer, self.final_layer, *content)
 
-    def quotas(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[float]:
+    def quotas(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> Tensor:
         """Algorithm 1, lines on budgets: alpha for the full-image, the rest by visual content score.
 
         Where the full-image has no attention on any sub-image, the sub-images share evenly.
         """
-        if layout.sub_images == 0:
-            return [float(budget)]
-        full_image = floor_share(self.alpha, budget)
-        content = torch.ones(layout.sub_images, dtype=torch.float64)
+        parts = zip(layouts, budgets, strict=True)
+        full = [floor_share(self.alpha, most) if layout.sub_images else most for layout, most in parts]
+        rest = [most - part for most, part in zip(budgets, full, strict=True)]
+        full_image, of_sub_images = layouts.tensor([full, rest], torch.float64)[:, layouts.image]
+        even = (~layouts.is_full_image).double()
+        content = even
         if self.distribute == "content":
-            attention = self._of_heads(encoding.attention_at(self.initial_layer)[0])
-            measured = visual_content_score(attention, layout)
-            content = measured if measured.sum() > 0 else content
-        return [float(full_image), *((budget - full_image) * content / content.sum()).tolist()]
+            attention = self._of_heads(self.attention(encoding, self.initial_layer))
+            measured = visual_content_score(attention, layouts)
+            content = torch.where(layouts.total(measured) > 0, measured, even)
+        quotas = of_sub_images * content / layouts.total(content)
+        return torch.where(layouts.is_full_image, full_image, quotas)
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads (Eq. 2)."""
-        return self._of_heads(encoding.attention_at(self.final_layer)).float().sum(dim=-2)
+        return self._of_heads(self.attention(encoding, self.final_layer)).float().sum(dim=-2)
 
     def _of_heads(self, attention: Tensor) -> Tensor:
         """(..., heads, N) -> the heads that count.
@@ -76,15 +92,16 @@ class HiRED(CLSAttentionDropper):
         return attention[..., self.head : self.head + 1, :]
 
 
-def visual_content_score(attention: Tensor, layout: PartitionLayout) -> Tensor:
+def visual_content_score(attention: Tensor, layouts: Layouts) -> Tensor:
     """Visual content score of each sub-image (Eq. 1).
 
     Args:
-        attention: (heads, N) CLS-attention of the full-image in the initial layer.
-        layout: geometry of the image.
+        attention: (S, heads, N) CLS-attention in the initial layer, of which that of the full-images counts.
+        layouts: geometry of the images.
 
     Returns:
-        (k,) float64: attention mass, over heads, in the region that each sub-image covers.
+        (S,) float64: attention mass of the full-image, over heads, in the region that each sub-image covers;
+        0 for a full-image.
     """
-    mass = attention.double().sum(dim=0).cpu()
-    return torch.mv(layout.regions(), mass)
+    mass = attention.double().sum(dim=1)
+    return (layouts.regions * mass[layouts.full_image]).sum(dim=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping.base import BudgetedDropper, floor_share
-from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_highest
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
 from hired_eval.errors import UserError
@@ -36,46 +36,48 @@ class HiREDReleased(BudgetedDropper):
         """Layer 0 and the layer whose output feeds the projector."""
         return frozenset({0, feature_layer})
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """Allocate by counts in bands, then keep the highest CLS-attention of the final layer.
 
         Raises:
             UserError: alpha leaves no token to count, and there is budget for the sub-images.
         """
         importance = encoding.attention_at(None).float().sum(dim=1)
-        return keep_highest(importance, self._allocate(encoding, layout, budget), encoding.features)
+        counts = self._allocate(encoding, layouts, budgets)
+        return keep_highest(importance, counts, encoding.features, max(budgets))
 
-    def _allocate(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[int]:
-        most = layout.tokens_per_partition
-        full_image = budget if layout.sub_images == 0 else floor_share(self.alpha, budget)
-        full_image = min(full_image, most)
-        if layout.sub_images == 0:
-            return [full_image]
-        rest = min(budget - full_image, layout.sub_images * most)
+    def _allocate(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> Tensor:
+        most = layouts.tokens_per_partition
+        parts = zip(layouts, budgets, strict=True)
+        full = [floor_share(self.alpha, budget) if layout.sub_images else budget for layout, budget in parts]
+        full = [min(count, most) for count in full]
+        parts = zip(layouts, budgets, strict=True)
+        rest = [min(b - n, g.sub_images * most) for (g, b), n in zip(parts, full, strict=True)]
         counted = int(most * (1 - self.alpha))  # the released code's own rounding
-        if rest == 0:
-            return [full_image] + [0] * layout.sub_images
-        if counted == 0:
+        if counted == 0 and max(rest) > 0:
             raise UserError(
                 f"alpha={self.alpha} leaves no token of the full-image to tell the sub-images apart, and "
-                f"{rest} tokens of the budget are theirs: the released code divides 0 by 0 here; lower alpha"
+                f"{max(rest)} tokens of the budget are theirs: the released code divides 0 by 0 here; lower "
+                "alpha"
             )
-        content = encoding.attention_at(0)[0].float().sum(dim=0)
-        in_bands = tokens_in_bands(content.argsort(descending=True, stable=True)[:counted], layout)
+        content = encoding.attention_at(0)[layouts.full_image].float().sum(dim=1)
+        top = content.argsort(dim=1, descending=True, stable=True)[:, :counted]
+        full_image, of_sub_images = layouts.tensor([full, rest])[:, layouts.image]
         # in float32, as the released code computes it, where a share just below a whole number loses a token
-        shares = (rest * (in_bands / in_bands.sum())).floor().long().clamp(max=most)
-        return [full_image, *shares.tolist()]
+        shares = of_sub_images * (tokens_in_bands(top, layouts) / max(counted, 1))
+        return torch.where(layouts.is_full_image, full_image, shares.floor().long().clamp(max=most))
 
 
-def tokens_in_bands(tokens: Tensor, layout: PartitionLayout) -> Tensor:
-    """How many of some full-image tokens lie in each of k equal stretches of the raster order.
+def tokens_in_bands(tokens: Tensor, layouts: Layouts) -> Tensor:
+    """How many full-image tokens are in each sub-image's band, one of k equal parts of the raster order.
 
     Args:
-        tokens: (n,) positions on the full-image.
-        layout: geometry of the image.
+        tokens: (S, n) positions on the full-image of each partition's image.
+        layouts: geometry of the images.
 
     Returns:
-        (k,) int64 counts.
+        (S,) int64 counts.
     """
-    band = tokens * layout.sub_images // layout.tokens_per_partition
-    return torch.bincount(band.cpu(), minlength=layout.sub_images)
+    sub_images = layouts.tensor([g.sub_images for g in layouts]).index_select(0, layouts.image)[:, None]
+    band = torch.div(tokens * sub_images, layouts.tokens_per_partition, rounding_mode="floor")
+    return (band == layouts.sub_image[:, None]).sum(dim=1)

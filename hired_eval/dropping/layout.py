@@ -1,4 +1,4 @@
-"""The geometry of one image: its sub-image grid, its padding, and where sub-images lie on the full-image."""
+"""The geometry of one image: its sub-image grid, its padding, and where sub-images are on the full-image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hired_eval.errors import UserError
+
 
 @dataclass(frozen=True)
 class PartitionLayout:
@@ -17,12 +19,16 @@ class PartitionLayout:
     Attributes:
         rows: rows of the sub-image grid; rows = cols = 0 for an image with one partition.
         cols: columns of the sub-image grid.
-        side: tokens per side of a partition, N = side * side.
+        tile: (rows, columns) of tokens of a partition; N is their product.
         image_size: original (height, width) in pixels; the sub-images tile the image scaled into the
             grid and padded on both sides.
         shrunk: (rows, columns) of LLM tokens that the stock model makes of the unpadded grid, where that is
             too large for it; None where it gives the grid as it is.
-        newline_behind: a newline token stands behind the only partition.
+        newline_behind: the only partition is followed by a newline token.
+        full_image_last: the full-image is the last partition and not the first; the language model then gets
+            one partition after the other, each in raster order, and not the assembled grid.
+        grid_known: whether rows and columns are those of the picture; False where only their product is.
+        newlines: the stock model puts a newline token behind each row of the assembled grid.
 
     Raises:
         ValueError: a negative or half-empty grid, or a size that is not positive.
@@ -30,16 +36,19 @@ class PartitionLayout:
 
     rows: int
     cols: int
-    side: int
+    tile: tuple[int, int]
     image_size: tuple[int, int]
     shrunk: tuple[int, int] | None = None
     newline_behind: bool = False
+    full_image_last: bool = False
+    newlines: bool = True
+    grid_known: bool = True
 
     def __post_init__(self) -> None:
         if min(self.rows, self.cols) < 0 or (self.rows == 0) != (self.cols == 0):
             raise ValueError(f"a grid of {self.rows} x {self.cols} sub-images is not possible")
-        if self.side < 1 or min(self.image_size) < 1:
-            raise ValueError(f"side and image size must be positive, got {self.side} and {self.image_size}")
+        if min(self.tile) < 1 or min(self.image_size) < 1:
+            raise ValueError(f"tile and image size must be positive, got {self.tile} and {self.image_size}")
 
     @property
     def sub_images(self) -> int:
@@ -52,9 +61,14 @@ class PartitionLayout:
         return 1 + self.sub_images
 
     @property
+    def full_image(self) -> int:
+        """Which partition is the full-image."""
+        return self.sub_images if self.full_image_last else 0
+
+    @property
     def tokens_per_partition(self) -> int:
         """Number of tokens per partition N."""
-        return self.side * self.side
+        return self.tile[0] * self.tile[1]
 
     @property
     def total_tokens(self) -> int:
@@ -68,7 +82,7 @@ class PartitionLayout:
         """Visual tokens that the stock model gives to the LLM: full-image, unpadded grid, newline tokens."""
         top, bottom, left, right = self.unpadded()
         height, width = self.shrunk or (bottom - top, right - left)
-        return self.tokens_per_partition + height * width + height + self.newline_behind
+        return self.tokens_per_partition + height * (width + self.newlines) + self.newline_behind
 
     def unpadded(self) -> tuple[int, int, int, int]:
         """The part of the assembled sub-image grid that is left after padding is removed.
@@ -77,7 +91,7 @@ class PartitionLayout:
             (top, bottom, left, right) in tokens of the assembled grid, half-open; the rounding is that of
             LLaVA-Next in transformers, so that the kept part is the stock model's.
         """
-        height, width = self.rows * self.side, self.cols * self.side
+        height, width = self.rows * self.tile[0], self.cols * self.tile[1]
         if self.sub_images == 0:
             return 0, 0, 0, 0
         image_height, image_width = self.image_size
@@ -89,48 +103,47 @@ class PartitionLayout:
         padding = (width - used) // 2
         return 0, height, padding, width - padding
 
-    def unpadded_mask(self) -> Tensor:
-        """(P, N) bool: the tokens that are left after padding is removed; all of the full-image."""
-        top, bottom, left, right = self.unpadded()
-        grid = torch.zeros(self.rows * self.side, self.cols * self.side, dtype=torch.bool)
-        grid[top:bottom, left:right] = True
-        tiles = grid.view(self.rows, self.side, self.cols, self.side).transpose(1, 2)
-        full_image = torch.ones(1, self.tokens_per_partition, dtype=torch.bool)
-        return torch.cat([full_image, tiles.reshape(self.sub_images, self.tokens_per_partition)])
-
     def regions(self) -> Tensor:
-        """How much of each full-image patch lies in the region that each sub-image covers.
+        """How much of each full-image patch is in the region that each sub-image covers.
 
-        The full-image is the whole picture squashed to a square, while the sub-images tile the padded
+        The full-image is the whole picture squashed to one partition, while the sub-images tile the padded
         picture; so each sub-image's picture area, without padding, is mapped back to the full-image.
-        A patch cut by a border counts by the fraction covered. Without padding and with a side that the
+        A patch cut by a border counts by the fraction covered. Without padding and with a tile that the
         grid divides, this is the plain block of patches.
 
         Returns:
             (k, N) float64 weights in [0, 1].
+
+        Raises:
+            UserError: the grid is not known.
         """
+        if not self.grid_known:
+            raise UserError(
+                f"a picture of {self.partitions} tiles may have several grids, and this method reads where "
+                "its tiles are; pass image_sizes=[(height, width), ...] of the pictures too"
+            )
         if self.sub_images == 0:
             return torch.zeros(0, self.tokens_per_partition, dtype=torch.float64)
-        height, width = self.image_size
-        down = torch.tensor(_coverage(self.rows, self.cols, self.side, height, width), dtype=torch.float64)
-        across = torch.tensor(_coverage(self.cols, self.rows, self.side, width, height), dtype=torch.float64)
+        (height, width), (tile_rows, tile_cols) = self.image_size, self.tile
+        # the picture is scaled to touch the grid's border on one axis and is centred on the other
+        scale = min(Fraction(self.rows * tile_rows, height), Fraction(self.cols * tile_cols, width))
+        down = torch.tensor(_coverage(self.rows, tile_rows, height * scale), dtype=torch.float64)
+        across = torch.tensor(_coverage(self.cols, tile_cols, width * scale), dtype=torch.float64)
         return torch.einsum("ry,cx->rcyx", down, across).reshape(self.sub_images, self.tokens_per_partition)
 
 
 @lru_cache(maxsize=4096)
-def _coverage(count: int, count_other: int, side: int, size: int, size_other: int) -> list[list[float]]:
+def _coverage(count: int, side: int, used: Fraction) -> list[list[float]]:
     """Along one axis: for each of `count` sub-images, the covered fraction of each of `side` patches.
 
-    Exact in fractions, so that borders that coincide give exactly 0 and 1.
+    The picture takes up `used` tokens of the assembled grid. Exact in fractions, so that borders that
+    coincide give exactly 0 and 1.
     """
-    # the picture is scaled to touch the grid's border on one axis and is centred on the other
-    scale = min(Fraction(count, size), Fraction(count_other, size_other))
-    used = size * scale
-    start = (count - used) / 2
+    start = (count * side - used) / 2
     covered: list[list[float]] = []
     for i in range(count):
-        low = (max(Fraction(i), start) - start) / used * side
-        high = (min(Fraction(i + 1), start + used) - start) / used * side
+        low = (max(Fraction(i * side), start) - start) / used * side
+        high = (min(Fraction((i + 1) * side), start + used) - start) / used * side
         covered.append(
             [float(max(Fraction(0), min(high, Fraction(j + 1)) - max(low, Fraction(j)))) for j in range(side)]
         )

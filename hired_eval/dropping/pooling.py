@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from math import isqrt
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 
-def pool(grid: Tensor, count: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Average a grid of tokens to the largest grid of its aspect ratio with at most `count` cells.
+def pool(grids: Tensor, count: int) -> tuple[Tensor, list[int], list[int]]:
+    """Average grids of tokens to the largest grid of their aspect ratio with at most `count` cells.
 
     Args:
-        grid: (C, H, W) tokens.
+        grids: (G, H, W, C) tokens.
         count: number of cells.
 
     Returns:
-        (n, C) cells in raster order, and the row and column (n,) of each cell's centre in the grid.
+        (G, h, w, C) cells; the rows (h numbers) and columns (w numbers) of the grid where their centres are.
     """
-    channels, height, width = grid.shape
+    height, width = grids.shape[1:3]
     down, across = _cells(height, width, count)
     if down * across == 0:
-        nothing = torch.zeros(0, dtype=torch.int64, device=grid.device)
-        return grid.new_zeros(0, channels), (nothing, nothing)
-    cells = adaptive_avg_pool2d(grid.float()[None], (down, across))[0].to(grid.dtype)
-    y, x = _centres(height, down, grid.device), _centres(width, across, grid.device)
-    return cells.flatten(1).T, (y.repeat_interleave(across), x.repeat(down))
+        return grids[:, :0, :0], [], []
+    cells = adaptive_avg_pool2d(grids.permute(0, 3, 1, 2).float(), (down, across))
+    cells = cells.permute(0, 2, 3, 1).to(grids.dtype)
+    return cells, _centres(height, down), _centres(width, across)
 
 
 def _cells(height: int, width: int, count: int) -> tuple[int, int]:
@@ -40,8 +38,7 @@ def _cells(height: int, width: int, count: int) -> tuple[int, int]:
     return min(count // across, height), across
 
 
-def _centres(size: int, cells: int, device: torch.device) -> Tensor:
-    """(cells,) middle token of each cell, whose borders are those of adaptive average pooling."""
-    i = torch.arange(cells, device=device)
-    start, end = i * size // cells, -(-(i + 1) * size // cells)
-    return (start + end - 1) // 2
+def _centres(size: int, cells: int) -> list[int]:
+    """Middle token of each cell, whose borders are those of adaptive average pooling."""
+    borders = [(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]
+    return [(start + end - 1) // 2 for start, end in borders]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from hired_eval.dropping.base import BudgetedDropper, VisionStage, even_counts
-from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
+from hired_eval.dropping.base import BudgetedDropper, VisionStage, even_split
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 
 NEIGHBOURS = 32
 
@@ -27,19 +27,25 @@ class PruMerge(VisionStage):
     reads: ClassVar = frozenset({"keys"})
     grid_order: ClassVar[bool] = False
 
-    def drop(self, encoding: VisionEncoding, layout: PartitionLayout) -> KeptTokens:
+    def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
         """Choose each partition's centres and merge the other tokens into them.
 
         Raises:
-            UserError: the encoding lacks keys, or the attention holds NaN.
+            UserError: the encoding lacks keys.
         """
         attention = unsplit_attention(encoding)
-        centres = [self.centres(partition) for partition in attention]
-        return merge(encoding, attention, centres)
+        return merge(encoding, attention, *self.centres(attention))
 
-    def centres(self, attention: Tensor) -> Tensor:
-        """(n,) positions of the kept tokens of one partition, from its attention (N,), highest first."""
-        return highest(attention, count_outliers(attention))
+    def centres(self, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (S, M) of the kept tokens, highest attention first, and how many (S,) of them count.
+
+        Args:
+            attention: (S, N).
+        """
+        ranked = attention.argsort(dim=1, descending=True, stable=True)
+        most = attention.shape[1] - 1
+        # so many can exceed the third quartile
+        return ranked[:, : most - 3 * most // 4], count_outliers(attention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +56,21 @@ class PruMergePlus(PruMerge):
     partition, which leaves token 0. Above a third of outliers the spacing would be 0; here it is 1.
     """
 
-    def centres(self, attention: Tensor) -> Tensor:
+    def centres(self, attention: Tensor) -> tuple[Tensor, Tensor]:
         """PruMerge's tokens, then the evenly spaced ones that are not among them."""
-        count = len(attention)
-        pruned = super().centres(attention)
-        ratio = len(pruned) / count
-        step = int(1 / ratio) if ratio > 0 else 3 * count
-        spaced = torch.arange(0, count - 1, max(int(step / 3), 1), device=attention.device)
-        return torch.cat([pruned, spaced[~torch.isin(spaced, pruned)]])
+        tokens = attention.shape[1]
+        ranked = attention.argsort(dim=1, descending=True, stable=True)
+        outliers = count_outliers(attention)[:, None]
+        ratio = outliers.double() / tokens
+        step = torch.where(outliers > 0, (1 / ratio).floor(), 3.0 * tokens)
+        stride = (step / 3).floor().clamp(min=1)
+        position = torch.arange(tokens, device=attention.device).expand_as(ranked)
+        spaced = (position % stride == 0) & (position < tokens - 1)
+        rank = torch.zeros_like(ranked).scatter(1, ranked, position)
+        pruned = rank < outliers
+        # pruned ones by attention, spaced ones by position, all others behind
+        key = torch.where(pruned, rank, tokens + position + tokens * ~spaced)
+        return key.argsort(dim=1), (pruned | spaced).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,55 +83,53 @@ class PruMergeBudget(BudgetedDropper):
     reads: ClassVar = frozenset({"keys"})
     grid_order: ClassVar[bool] = False
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """The same number of tokens in each partition, give or take one.
 
         Raises:
-            UserError: the encoding lacks keys, or the attention holds NaN.
+            UserError: the encoding lacks keys.
         """
         attention = unsplit_attention(encoding)
-        counts = even_counts(budget, layout.partitions)
-        most = layout.tokens_per_partition
-        centres = [
-            highest(partition, count if count == most else max(count - 1, 0))
-            for partition, count in zip(attention, counts, strict=True)
-        ]
-        merged = merge(encoding, attention, centres)
-        return KeptTokens(
-            [index[:count] for index, count in zip(merged.indices, counts, strict=True)],
-            [tokens[:count] for tokens, count in zip(merged.features, counts, strict=True)],
-        )
+        counts = even_split(layouts, budgets)
+        tokens = layouts.tokens_per_partition
+        centres = [count if count == tokens else max(count - 1, 0) for count in counts]
+        ranked = attention.argsort(dim=1, descending=True, stable=True)
+        merged = merge(encoding, attention, ranked[:, : max(*centres, 1)], layouts.tensor(centres))
+        # where there is no token to keep, the one that gathers the rest does not count either
+        return KeptTokens(merged.indices, merged.features, layouts.tensor(counts))
 
 
 def unsplit_attention(encoding: VisionEncoding) -> Tensor:
     """CLS-attention as PruMerge computes it: one softmax over CLS and patches of q k^T / sqrt(C).
 
     Returns:
-        (P, N) float32, the CLS column removed.
+        (S, N) float32, the CLS column removed; it must not hold NaN.
 
     Raises:
-        UserError: the encoding lacks keys, or the attention holds NaN.
+        UserError: the encoding lacks keys.
     """
     keys, query = encoding.keys_and_query()
     logits = torch.einsum("pc,pnc->pn", query.float() * query.shape[-1] ** -0.5, keys.float())
     attention = logits.softmax(dim=-1)[:, 1:]
-    refuse_nan("CLS-attention of the last layer", attention)
+    encoding.forbid_nan("CLS-attention of the last layer", attention)
     return attention
 
 
-def count_outliers(attention: Tensor) -> int:
-    """How many values of (N,) exceed the third quartile by more than 1.5 interquartile ranges."""
-    values = attention.double()
-    first, third = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device))
-    return int((values > third + 1.5 * (third - first)).sum())
+def count_outliers(attention: Tensor) -> Tensor:
+    """(S,) how many values of (S, N) exceed the third quartile by more than 1.5 interquartile ranges."""
+    values = attention.double().sort(dim=1).values
+
+    def quartile(number: int) -> Tensor:
+        # linear interpolation, as torch.quantile has it, which waits for the device
+        below, fourths = divmod(number * (values.shape[1] - 1), 4)
+        above = min(below + 1, values.shape[1] - 1)
+        return torch.lerp(values[:, below], values[:, above], fourths / 4)
+
+    first, third = quartile(1), quartile(3)
+    return (values > (third + 1.5 * (third - first))[:, None]).sum(dim=1)
 
 
-def highest(attention: Tensor, count: int) -> Tensor:
-    """(count,) positions of the highest values of (N,), highest first; the lower position wins a tie."""
-    return attention.argsort(descending=True, stable=True)[:count]
-
-
-def merge(encoding: VisionEncoding, attention: Tensor, centres: list[Tensor]) -> KeptTokens:
+def merge(encoding: VisionEncoding, attention: Tensor, centres: Tensor, counts: Tensor) -> KeptTokens:
     """Merge each partition's tokens into its centres.
 
     A centre adds to itself its 32 nearest tokens by cosine similarity of keys, other centres among them,
@@ -127,26 +138,33 @@ def merge(encoding: VisionEncoding, attention: Tensor, centres: list[Tensor]) ->
 
     Args:
         encoding: with keys.
-        attention: (P, N).
-        centres: P tensors of positions.
+        attention: (S, N).
+        centres: (S, M) positions.
+        counts: (S,) how many of them count.
 
     Returns:
         Centres in their order, then the gathering token, whose index is -1.
     """
     keys = normalize(encoding.keys_and_query()[0][:, 1:].float(), dim=-1)
-    indices, features = [], []
-    for i, centre in enumerate(centres):
-        tokens = encoding.features[i].float()
-        similarity = keys[i, centre] @ keys[i].T
-        similarity.scatter_(1, centre[:, None], -torch.inf)
-        nearest = similarity.topk(min(NEIGHBOURS, len(tokens) - 1), dim=1).indices
-        near = embedding_bag(nearest, tokens, per_sample_weights=attention[i][nearest], mode="sum")
-        merged = tokens[centre] + near
-        index = centre
-        if len(centre) < len(tokens):
-            dropped = attention[i].index_fill(0, centre, 0)
-            merged = torch.cat([merged, dropped[None] @ tokens])
-            index = torch.cat([centre, centre.new_full((1,), -1)])
-        indices.append(index)
-        features.append(merged.to(encoding.features.dtype))
-    return KeptTokens(indices, features)
+    tokens = encoding.features.float()
+    (partitions, most, channels), slots = tokens.shape, centres.shape[1]
+    similarity = take_tokens(keys, centres) @ keys.transpose(1, 2)
+    similarity = similarity.scatter(2, centres[:, :, None], -torch.inf)
+    nearest = similarity.topk(min(NEIGHBOURS, most - 1), dim=2).indices.flatten(1)
+    start = torch.arange(partitions, device=centres.device)[:, None] * most
+    near = embedding_bag(
+        (start + nearest).view(partitions * slots, -1),
+        tokens.flatten(0, 1),
+        per_sample_weights=attention.gather(1, nearest).view(partitions * slots, -1),
+        mode="sum",
+    )
+    merged = take_tokens(tokens, centres) + near.view(partitions, slots, channels)
+    is_centre = torch.arange(slots, device=centres.device) < counts[:, None]
+    dropped = attention.scatter(1, centres, attention.gather(1, centres) * ~is_centre)
+    rest = dropped[:, None] @ tokens
+    # the gathering token comes behind the centres that count
+    place = torch.arange(slots + 1, device=centres.device).expand(partitions, -1)
+    gathers = place == counts[:, None]
+    features = torch.where(gathers[:, :, None], rest, torch.cat([merged, rest], dim=1))
+    indices = torch.where(gathers, -1, torch.cat([centres, centres[:, :1]], dim=1))
+    return KeptTokens(indices, features.to(encoding.features.dtype), counts + (counts < most))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import SelectingDropper, highest_overall
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.typed import Natural
@@ -26,16 +27,20 @@ class Random(SelectingDropper):
     seed: Natural = 0
     """Seed of the draw, at least 0."""
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
-        """(P, N) random numbers."""
-        source = f"{self.seed} {layout.rows} {layout.cols} {layout.side} {layout.image_size}"
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
+        """(S, N) random numbers."""
+        drawn = torch.cat([self.draw(layout) for layout in layouts])
+        return drawn.to(encoding.features.device, non_blocking=True)
+
+    def draw(self, layout: PartitionLayout) -> Tensor:
+        """(P, N) random numbers of one image, on the CPU."""
+        source = f"{self.seed} {layout.rows} {layout.cols} {layout.tile[0]} {layout.image_size}"
         seed = int.from_bytes(hashlib.blake2b(source.encode(), digest_size=7).digest(), "big")
         generator = torch.Generator().manual_seed(seed)
-        numbers = torch.rand(layout.partitions, layout.tokens_per_partition, generator=generator)
-        return numbers.to(encoding.features.device)
+        return torch.rand(layout.partitions, layout.tokens_per_partition, generator=generator)
 
     def allocate(
-        self, encoding: VisionEncoding, layout: PartitionLayout, scores: Tensor, budget: int
-    ) -> list[int]:
+        self, encoding: VisionEncoding, layouts: Layouts, scores: Tensor, budgets: list[int]
+    ) -> Tensor:
         """No allocation: the highest of the whole image."""
-        return highest_overall(scores, budget)
+        return highest_overall(scores, layouts, budgets)

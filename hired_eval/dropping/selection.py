@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import floor
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts
-from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, refuse_nan
+from hired_eval.dropping.attention import RankingByAttention
+from hired_eval.dropping.base import BudgetedDropper, even_split
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 from hired_eval.errors import UserError
 from hired_eval.typed import Natural
 
@@ -29,65 +28,63 @@ class SelectingDropper(BudgetedDropper):
     excess of a partition goes to those with room, and fractions go by largest remainder."""
 
     @abstractmethod
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
-        """Score of each token, (P, N); the highest are kept."""
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
+        """Score of each token, (S, N); the highest of each partition are kept."""
 
-    def quotas(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> list[float]:
-        """Each partition's share of the budget, fractions included: P numbers with a sum of `budget`."""
-        return [float(n) for n in even_counts(budget, layout.partitions)]
+    def quotas(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> Tensor:
+        """Each partition's share of its image's budget, fractions included: (S,) float64."""
+        return layouts.tensor(even_split(layouts, budgets), torch.float64)
 
     def allocate(
-        self, encoding: VisionEncoding, layout: PartitionLayout, scores: Tensor, budget: int
-    ) -> list[int]:
-        """Tokens that each of the P partitions keeps; their sum is at most `budget`.
+        self, encoding: VisionEncoding, layouts: Layouts, scores: Tensor, budgets: list[int]
+    ) -> Tensor:
+        """Tokens that each partition keeps, (S,) int64; their sum is at most the image's budget.
 
         Args:
-            encoding: one image through the vision tower.
-            layout: its geometry.
-            scores: (P, N); -inf for a token that must not be kept.
-            budget: number of tokens.
+            encoding: the images through the vision tower.
+            layouts: their geometry.
+            scores: (S, N); -inf for a token that must not be kept.
+            budgets: number of tokens of each image.
         """
-        quotas = self.quotas(encoding, layout, budget)
-        room = (scores > -torch.inf).sum(dim=1).tolist()
+        quotas = self.quotas(encoding, layouts, budgets)
+        room = (scores > -torch.inf).sum(dim=1)
         if self.spend_leftover:
-            return largest_remainder(quotas, room, budget)
-        return [min(floor(quota), most) for quota, most in zip(quotas, room, strict=True)]
+            return spend(quotas, room, layouts, budgets)
+        return torch.minimum(quotas.floor().long(), room)
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
-        """Score the tokens, allocate the budget, and keep the highest in raster order.
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
+        """Score the tokens, allocate the budgets, and keep the highest in raster order.
 
         Raises:
-            UserError: a score is NaN or not (P, N), or what the score is made of is not there.
+            UserError: a score is not (S, N), or what the score is made of is not there.
         """
-        scores = self.score(encoding, layout)
+        scores = self.score(encoding, layouts)
         if scores.shape != encoding.features.shape[:2]:
             raise UserError(
-                f"{type(self).__name__}.score must give one number for each token, (P, N) = "
+                f"{type(self).__name__}.score must give one number for each token, (S, N) = "
                 f"{tuple(encoding.features.shape[:2])}; it gave {tuple(scores.shape)}"
             )
-        refuse_nan(f"the score of {type(self).__name__}", scores)
+        encoding.forbid_nan(f"the score of {type(self).__name__}", scores)
         if self.spend_leftover:
-            scores = scores.masked_fill(~layout.unpadded_mask().to(scores.device), -torch.inf)
-        counts = self.allocate(encoding, layout, scores, budget)
-        return keep_highest(scores, counts, encoding.features)
+            scores = scores.masked_fill(~layouts.unpadded, -torch.inf)
+        counts = self.allocate(encoding, layouts, scores, budgets)
+        return keep_highest(scores, counts, encoding.features, max(budgets))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLSAttentionDropper(SelectingDropper):
+class CLSAttentionDropper(RankingByAttention, SelectingDropper):
     """A method whose score is CLS-attention, summed over heads (HiRED, Eq. 2)."""
-
-    reads: ClassVar = frozenset({"cls_attention"})
 
     final_layer: Natural | None = None
     """Layer of the CLS-attention; None: the layer whose output feeds the projector."""
 
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+    def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """The final layer."""
         return layers_named(feature_layer, self.final_layer)
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
         """Feature importance score: CLS-attention of the final layer, summed over heads."""
-        return encoding.attention_at(self.final_layer).float().sum(dim=1)
+        return self.attention(encoding, self.final_layer).float().sum(dim=1)
 
 
 def layers_named(feature_layer: int, *layers: int | None) -> frozenset[int]:
@@ -95,65 +92,75 @@ def layers_named(feature_layer: int, *layers: int | None) -> frozenset[int]:
     return frozenset(feature_layer if layer is None else layer for layer in layers)
 
 
-def keep_highest(scores: Tensor, counts: list[int], features: Tensor) -> KeptTokens:
+def keep_highest(scores: Tensor, counts: Tensor, features: Tensor, most: int) -> KeptTokens:
     """Keep the `counts[i]` tokens of highest score of partition i, in raster order.
 
     Among equal scores the lower position wins, so that the choice does not depend on the device.
 
     Args:
-        scores: (P, N).
-        counts: P numbers, at most N each.
-        features: (P, N, C).
+        scores: (S, N).
+        counts: (S,) int64.
+        features: (S, N, C).
+        most: at least as large as every count; N is enough.
     """
-    ranked = scores.argsort(dim=1, descending=True, stable=True)
-    indices = [ranked[i, :n].sort().values for i, n in enumerate(counts)]
-    return KeptTokens(indices, [features[i, kept] for i, kept in enumerate(indices)])
+    ranked = scores.argsort(dim=1, descending=True, stable=True)[:, :most]
+    return keep_first(ranked, counts, features)
 
 
-def highest_overall(scores: Tensor, budget: int) -> list[int]:
-    """How many of the `budget` highest scores of the whole image lie in each partition.
+def keep_first(ranked: Tensor, counts: Tensor, features: Tensor) -> KeptTokens:
+    """Keep the first `counts[i]` of the positions (S, K) of partition i, in raster order."""
+    behind = features.shape[1]
+    column = torch.arange(ranked.shape[1], device=ranked.device)
+    indices = torch.where(column < counts[:, None], ranked, behind).sort(dim=1).values
+    indices = indices.clamp(max=behind - 1)
+    return KeptTokens(indices, take_tokens(features, indices), counts)
+
+
+def highest_overall(scores: Tensor, layouts: Layouts, budgets: list[int]) -> Tensor:
+    """How many of the highest scores of each whole image are in each partition, (S,) int64.
 
     Among equal scores the earlier partition and the lower position win.
 
     Args:
-        scores: (P, N); tokens at -inf are left out.
-        budget: number of tokens.
+        scores: (S, N); tokens at -inf are left out.
+        layouts: geometry of the images.
+        budgets: number of tokens of each image.
     """
-    ranked = scores.flatten().argsort(descending=True, stable=True)[:budget]
-    ranked = ranked[scores.flatten()[ranked] > -torch.inf]
-    counts: list[int] = torch.bincount(ranked // scores.shape[1], minlength=len(scores)).tolist()
-    return counts
+    of_images = layouts.by_image(scores, -torch.inf)
+    values, ranked = of_images.flatten(1).sort(dim=1, descending=True, stable=True)
+    column = torch.arange(ranked.shape[1], device=ranked.device)
+    chosen = (column < layouts.tensor(budgets)[:, None]) & (values > -torch.inf)
+    partition = torch.div(ranked, scores.shape[1], rounding_mode="floor")
+    counts = ranked.new_zeros(of_images.shape[:2]).scatter_add(1, partition, chosen.long())
+    return layouts.by_partition(counts)
 
 
-def largest_remainder(quotas: list[float], room: list[int], budget: int) -> list[int]:
-    """Whole numbers near the quotas that spend the budget as far as there is room.
+def spend(quotas: Tensor, room: Tensor, layouts: Layouts, budgets: list[int]) -> Tensor:
+    """Whole numbers (S,) near the quotas that spend the budgets as far as there is room.
 
-    Partitions whose quota exceeds their room are filled, and the excess is shared by the others in proportion
-    to their quotas (evenly where those are 0); then fractions go to the largest remainders, among equal ones
-    to the earlier partition.
+    Of an image, partitions whose quota exceeds their room are filled, and the excess is shared by the others
+    in proportion to their quotas (evenly where those are 0); then fractions go to the largest remainders,
+    among equal ones to the earlier partition.
 
     Args:
-        quotas: each partition's share of the budget, at least 0.
-        room: the most that each partition can keep.
-        budget: number of tokens.
+        quotas: (S,) float64, each partition's share of the budget, at least 0.
+        room: (S,) int64, the most that each partition can keep.
+        layouts: geometry of the images.
+        budgets: number of tokens of each image.
     """
-    counts = [0] * len(quotas)
-    open_ = list(range(len(quotas)))
-    while open_:
-        left = budget - sum(counts)
-        total = sum(quotas[i] for i in open_)
-        share = {i: left * quotas[i] / total if total > 0 else left / len(open_) for i in open_}
-        full = [i for i in open_ if share[i] >= room[i]]
-        if not full:
-            break
-        for i in full:
-            counts[i] = room[i]
-        open_ = [i for i in open_ if i not in full]
-    else:
-        return counts
-    for i in open_:
-        counts[i] = floor(share[i])
-    by_remainder = sorted(open_, key=lambda i: (counts[i] - share[i], i))
-    for i in by_remainder[: budget - sum(counts)]:
-        counts[i] += 1
-    return counts
+    budget = layouts.tensor(budgets).index_select(0, layouts.image)
+    counts, shares = torch.zeros_like(room), quotas
+    is_open = torch.ones_like(room, dtype=torch.bool)
+    # each round fills a partition, or changes nothing
+    for _ in range(layouts.most_partitions):
+        left = budget - layouts.total(counts)
+        total = layouts.total(torch.where(is_open, quotas, 0))
+        evenly = left / layouts.total(is_open.double())
+        shares = torch.where(total > 0, left * quotas / total, evenly)
+        full = is_open & (shares >= room)
+        counts, is_open = torch.where(full, room, counts), is_open & ~full
+    counts = torch.where(is_open, shares.floor().long(), counts)
+    remainder = torch.where(is_open, counts - shares, torch.inf)
+    order = layouts.by_image(remainder, torch.inf).argsort(dim=1, stable=True)
+    rank = layouts.by_partition(order.argsort(dim=1))
+    return counts + (is_open & (rank < budget - layouts.total(counts)))

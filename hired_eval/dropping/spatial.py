@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts
-from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.base import BudgetedDropper, even_split
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.pooling import pool
-from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +27,33 @@ class Spatial(BudgetedDropper):
     mode: Literal["pooling", "sampling"] = "pooling"
     """Average neighbours, or keep tokens at even distances."""
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """The same number of tokens in each partition, give or take one."""
-        indices, features = [], []
-        counts = even_counts(budget, layout.partitions)
-        for tokens, count in zip(encoding.features, counts, strict=True):
-            if self.mode == "sampling":
-                places = torch.arange(count, device=tokens.device) * layout.tokens_per_partition
-                index = torch.div(places, max(count, 1), rounding_mode="floor")
-                kept = tokens[index]
-            else:
-                grid = tokens.T.reshape(-1, layout.side, layout.side)
-                kept, (y, x) = pool(grid, count)
-                index = y * layout.side + x
-            indices.append(index)
-            features.append(kept)
-        return KeptTokens(indices, features)
+        counts = even_split(layouts, budgets)
+        keep = self._sample if self.mode == "sampling" else self._pool
+        return keep(encoding, layouts, counts)
+
+    def _sample(self, encoding: VisionEncoding, layouts: Layouts, counts: list[int]) -> KeptTokens:
+        kept = layouts.tensor(counts)
+        places = torch.arange(max(counts), device=kept.device) * layouts.tokens_per_partition
+        indices = torch.div(places, kept.clamp(min=1)[:, None], rounding_mode="floor")
+        indices = indices.clamp(max=layouts.tokens_per_partition - 1)
+        return KeptTokens(indices, take_tokens(encoding.features, indices), kept)
+
+    def _pool(self, encoding: VisionEncoding, layouts: Layouts, counts: list[int]) -> KeptTokens:
+        tiles = [layout.tile for layout in layouts for _ in range(layout.partitions)]
+        alike = defaultdict[tuple[tuple[int, int], int], list[int]](list)
+        for partition, kind in enumerate(zip(tiles, counts, strict=True)):
+            alike[kind].append(partition)
+        features = torch.zeros_like(encoding.features[:, : max(counts)])
+        indices = torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
+        kept = torch.zeros_like(layouts.image)
+        for (tile, count), partitions in alike.items():
+            which = layouts.tensor(partitions)
+            grids = encoding.features.index_select(0, which).view(len(partitions), *tile, -1)
+            cells, rows, cols = pool(grids, count)
+            places = (layouts.tensor(rows)[:, None] * tile[1] + layouts.tensor(cols)).flatten()
+            indices[:, : len(places)].index_copy_(0, which, places.expand(len(partitions), -1))
+            features[:, : len(places)].index_copy_(0, which, cells.flatten(1, 2))
+            kept.index_fill_(0, which, len(places))
+        return KeptTokens(indices, features, kept)

@@ -5,7 +5,7 @@ In a test of your own package: `check_dropper(MyMethod(budget=0.3))`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -13,24 +13,29 @@ from torch import Tensor
 
 from hired_eval.dropping.base import VisionStage, floor_share
 from hired_eval.dropping.layout import PartitionLayout
+from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedTokens
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.waits import note_waits
+
+Unpadded = tuple[list[Tensor], list[Tensor]]
+"""Positions (n_i,) and features (n_i, C) of each partition."""
 
 FEATURE_LAYER = 22
 """The layer whose output feeds the projector in CLIP-L/14-336."""
-SIDE = 6
+TILE = (6, 6)
 BUDGETS = (0.001, 0.02, 0.1, 1 / 3, 0.75, 1.0)
 LAYOUTS = (
-    PartitionLayout(0, 0, SIDE, (84, 84)),
+    PartitionLayout(0, 0, TILE, (84, 84)),
     *(
-        PartitionLayout(rows, cols, SIDE, (rows * 84, cols * 84))
+        PartitionLayout(rows, cols, TILE, (rows * 84, cols * 84))
         for rows, cols in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
     ),
-    PartitionLayout(2, 2, SIDE, (84, 150)),
-    PartitionLayout(2, 2, SIDE, (150, 84)),
-    PartitionLayout(1, 3, SIDE, (20, 300)),
-    PartitionLayout(3, 1, SIDE, (500, 31)),
-    PartitionLayout(2, 2, SIDE, (1, 500)),
+    PartitionLayout(2, 2, TILE, (84, 150)),
+    PartitionLayout(2, 2, TILE, (150, 84)),
+    PartitionLayout(1, 3, TILE, (20, 300)),
+    PartitionLayout(3, 1, TILE, (500, 31)),
+    PartitionLayout(2, 2, TILE, (1, 500)),
 )
 """One partition, every grid shape of LLaVA-Next, and grids with padding on either axis."""
 
@@ -38,7 +43,7 @@ LAYOUTS = (
 def synthetic_encoding(
     dropper: VisionStage, layout: PartitionLayout, *, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> VisionEncoding:
-    """A random encoding with all that the method reads: two heads of four channels.
+    """A random encoding of one image with all that the method reads: two heads of four channels.
 
     Args:
         dropper: says which layers' CLS-attention and whether keys are there.
@@ -58,12 +63,34 @@ def synthetic_encoding(
         layer: (2 * random(partitions, heads, 1 + count)).softmax(dim=-1)[..., 1:].to(dtype)
         for layer in layers
     }
+    received = {
+        layer: random(partitions, count).softmax(dim=-1).to(dtype)
+        for layer in sorted(dropper.received_layers(FEATURE_LAYER))
+    }
     return VisionEncoding(
         features=random(partitions, count, channels).to(dtype),
         cls_attention=attention,
         keys=random(partitions, 1 + count, channels).to(dtype) if "keys" in dropper.reads else None,
         cls_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
         feature_layer=FEATURE_LAYER,
+        received_attention=received,
+    )
+
+
+def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None) -> VisionEncoding:
+    """The encodings of several images as that of one pass, on a device."""
+    first = encodings[0]
+
+    def joined(part: Callable[[VisionEncoding], Tensor]) -> Tensor:
+        return torch.cat([part(encoding) for encoding in encodings]).to(device)
+
+    return VisionEncoding(
+        joined(lambda e: e.features),
+        {layer: joined(lambda e, i=layer: e.cls_attention[i]) for layer in first.cls_attention},
+        None if first.keys is None else joined(lambda e: e.keys_and_query()[0]),
+        None if first.cls_query is None else joined(lambda e: e.keys_and_query()[1]),
+        first.feature_layer,
+        {layer: joined(lambda e, i=layer: e.received_attention[i]) for layer in first.received_attention},
     )
 
 
@@ -73,24 +100,47 @@ def check_dropper(dropper: VisionStage, layouts: Sequence[PartitionLayout] = LAY
     Over all layouts, float32 and bfloat16, with and without newline tokens, and, where it has a budget, over
     budgets from next to nothing to all: the budget is kept; positions are in range, unique in their
     partition, and packed in order; only places within the picture are kept where the order is that of the
-    grid; the same encoding gives the same tokens whatever was dropped before; the encoding and torch's
-    random state are left as they were.
+    grid; the same encoding gives the same tokens whatever was dropped before, and whatever images share its
+    pass; the encoding and torch's random state are left as they were; `drop` does not wait for the device.
 
     Args:
         dropper: the method with its options.
-        layouts: geometries to try.
+        layouts: geometries to try, whose partitions have the same number of tokens.
 
     Raises:
         AssertionError: naming the contract that is broken, the method and the geometry.
     """
     for variant in _variants(dropper):
+        alone = []
         for layout in layouts:
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in (torch.bfloat16, torch.float32):
                 try:
-                    _check(variant, layout, dtype)
+                    kept = _check(variant, layout, dtype)
                 except AssertionError as error:
                     error.add_note(f"{variant} on {layout} in {dtype}")
                     raise
+            alone.append(kept)
+        try:
+            _check_pass(variant, layouts, alone)
+        except AssertionError as error:
+            error.add_note(f"{variant} on {len(layouts)} images in one pass")
+            raise
+
+
+def _check_pass(dropper: VisionStage, layouts: Sequence[PartitionLayout], alone: list[Unpadded]) -> None:
+    """All images in one pass: the same tokens as alone before, and no call that waits."""
+    encoding = join([synthetic_encoding(dropper, layout) for layout in layouts])
+    with note_waits() as waits:
+        kept = dropper.drop(encoding, Layouts(tuple(layouts)))
+    # how many newline tokens there are depends on the tokens, so that a budget has to wait for them
+    may_wait = dropper.newline == "rows" and dropper.allowed(layouts[0]) is not None
+    _require(may_wait or not waits, f"drop does not wait for the device, as {', '.join(waits)} would")
+    together = unpad(kept)
+    indices = [index for one in alone for index in one[0]]
+    _require(all(map(torch.equal, indices, together[0])), "the tokens of an image do not depend on its pass")
+    features = [tokens for one in alone for tokens in one[1]]
+    close = all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in zip(features, together[1], strict=True))
+    _require(close, "the features of an image do not depend on its pass")
 
 
 def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
@@ -103,44 +153,61 @@ def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
                 yield replace(variant, budget=budget)  # type: ignore[call-arg]
 
 
-def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> None:
-    encoding = synthetic_encoding(dropper, layout, dtype=dtype)
+def unpad(kept: KeptTokens) -> Unpadded:
+    """Positions (n_i,) and features (n_i, C) of each partition, to look at; this waits for the device."""
+    counts = kept.counts.tolist()
+    return (
+        [index[:n] for index, n in zip(kept.indices, counts, strict=True)],
+        [features[:n] for features, n in zip(kept.features, counts, strict=True)],
+    )
+
+
+def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> Unpadded:
+    """One image by itself; gives back what is kept of it."""
+    encoding, layouts = synthetic_encoding(dropper, layout, dtype=dtype), Layouts((layout,))
     before = [t.clone() for t in _tensors(encoding)]
     random_state = torch.random.get_rng_state()
-    kept = dropper.drop(encoding, layout)
-    packed = dropper.pack(kept, layout)
-    dropper.drop(synthetic_encoding(dropper, layout, dtype=dtype, seed=1), layout)
-    again = dropper.drop(encoding, layout)
+    kept = dropper.drop(encoding, layouts)
+    _check_form(kept, encoding)
+    (packed,) = dropper.pack(kept, layouts).images(encoding)
+    indices, features = unpad(kept)
     _require(torch.random.get_rng_state().equal(random_state), "torch's random state is left alone")
     unchanged = all(map(torch.equal, before, _tensors(encoding)))
     _require(unchanged, "the encoding is left as it was")
-    _require(
-        all(map(torch.equal, [*kept.indices, *kept.features], [*again.indices, *again.features])),
-        "the same encoding gives the same tokens",
-    )
-    _check_kept(kept, encoding, layout)
-    _check_packed(dropper, packed, kept, layout)
+    for index, tokens in zip(indices, features, strict=True):
+        _check_places(index, tokens, layout)
+    _check_packed(dropper, packed, indices, features, layout)
+    return indices, features
 
 
-def _check_kept(kept: KeptTokens, encoding: VisionEncoding, layout: PartitionLayout) -> None:
-    """What `drop` gives back has the right form, and places exist and are used once."""
-    _require(
-        len(kept.indices) == len(kept.features) == layout.partitions, "there is one entry for each partition"
-    )
-    for index, features in zip(kept.indices, kept.features, strict=True):
-        _require(index.dtype == torch.int64 and index.dim() == 1, "positions are (n,) int64")
-        _require(features.shape == (len(index), encoding.features.shape[-1]), "features are (n, C)")
-        _require(features.dtype == encoding.features.dtype, "features keep their dtype")
-        _require(bool(features.isfinite().all()), "features are finite")
-        _require(len(index) <= layout.tokens_per_partition, "a partition keeps at most N tokens")
-        places = index[index != -1]
-        in_range = bool(((places >= 0) & (places < layout.tokens_per_partition)).all())
-        _require(in_range, "positions are from 0 to N - 1, or -1")
-        _require(len(set(places.tolist())) == len(places), "no position is kept twice in a partition")
+def _check_form(kept: KeptTokens, encoding: VisionEncoding) -> None:
+    """What `drop` gives back has the right form."""
+    partitions, _, channels = encoding.features.shape
+    _require(kept.indices.dtype == torch.int64, "positions are int64")
+    _require(kept.indices.dim() == 2 and len(kept.indices) == partitions, "positions are (S, K)")
+    _require(kept.features.shape == (*kept.indices.shape, channels), "features are (S, K, C)")
+    _require(kept.features.dtype == encoding.features.dtype, "features keep their dtype")
+    _require(kept.counts.dtype == torch.int64 and kept.counts.shape == (partitions,), "counts are (S,) int64")
+    in_range = bool(((kept.counts >= 0) & (kept.counts <= kept.indices.shape[1])).all())
+    _require(in_range, "counts are from 0 to K")
+
+
+def _check_places(index: Tensor, features: Tensor, layout: PartitionLayout) -> None:
+    """Places of a partition exist and are used once."""
+    _require(bool(features.isfinite().all()), "features are finite")
+    _require(len(index) <= layout.tokens_per_partition, "a partition keeps at most N tokens")
+    places = index[index != -1]
+    in_range = bool(((places >= 0) & (places < layout.tokens_per_partition)).all())
+    _require(in_range, "positions are from 0 to N - 1, or -1")
+    _require(len(set(places.tolist())) == len(places), "no position is kept twice in a partition")
 
 
 def _check_packed(
-    dropper: VisionStage, packed: PackedTokens, kept: KeptTokens, layout: PartitionLayout
+    dropper: VisionStage,
+    packed: PackedTokens,
+    indices: list[Tensor],
+    kept: list[Tensor],
+    layout: PartitionLayout,
 ) -> None:
     """What the language model gets keeps the budget and the order."""
     allowed = dropper.allowed(layout)
@@ -149,12 +216,12 @@ def _check_packed(
         _require(allowed == budget, "the budget is floor(budget * P * N)")
         _require(packed.length <= allowed, f"{packed.length} tokens are within the budget of {allowed}")
     newlines = int(packed.newlines_after.sum())
-    most = layout.rows * layout.side if dropper.newline == "rows" else 0
+    most = layout.rows * layout.tile[0] if dropper.newline == "rows" else 0
     _require(newlines <= most, f"there are at most {most} newline tokens")
     places = list(zip(packed.partition.tolist(), packed.index.tolist(), strict=True))
-    where = [(p, i) for p, indices in enumerate(kept.indices) for i in indices.tolist()]
+    where = [(p, i) for p, index in enumerate(indices) for i in index.tolist()]
     _require(set(places) <= set(where), "only kept tokens are packed")
-    features = dict(zip(where, torch.cat(kept.features), strict=True))
+    features = dict(zip(where, torch.cat(kept), strict=True))
     for place, token in zip(places, packed.features, strict=True):
         _require(features[place].equal(token), "a token keeps its features when it is packed")
     if dropper.grid_order:
@@ -169,16 +236,17 @@ def _check_packed(
 
 def _place_in_grid(partition: int, index: int, layout: PartitionLayout) -> tuple[int, int, int]:
     """(0, y, x) on the full-image, (1, y, x) on the assembled grid of sub-images."""
-    y, x = divmod(index, layout.side)
+    y, x = divmod(index, layout.tile[1])
     if partition == 0:
         return 0, y, x
     row, column = divmod(partition - 1, layout.cols)
-    return 1, row * layout.side + y, column * layout.side + x
+    return 1, row * layout.tile[0] + y, column * layout.tile[1] + x
 
 
 def _tensors(encoding: VisionEncoding) -> list[Tensor]:
     optional = [t for t in (encoding.keys, encoding.cls_query) if t is not None]
-    return [encoding.features, *encoding.cls_attention.values(), *optional]
+    rows = [*encoding.cls_attention.values(), *encoding.received_attention.values()]
+    return [encoding.features, *rows, *optional]
 
 
 def _require(condition: bool, contract: str) -> None:

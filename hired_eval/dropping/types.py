@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hired_eval.errors import UserError
 
-Signal = Literal["cls_attention", "keys"]
-"""What a stage may read of the vision tower beside features: CLS rows, or keys and the CLS query."""
+Signal = Literal["cls_attention", "received_attention", "keys"]
+"""What a stage may read of the vision tower in addition to features: CLS rows, the attention that each token
+receives, or keys and the CLS query."""
 
 
 @dataclass(frozen=True)
 class VisionEncoding:
-    """One image through the vision tower: P partitions, N patches each, C channels.
+    """B images through the vision tower in one pass: S partitions in all, N patches each, C channels.
+
+    The partitions of an image follow each other. NaN is looked for without waiting for the device: what must
+    not hold any is named by `forbid_nan`, and the error comes with the pass's one copy to the host.
 
     Attributes:
-        features: (P, N, C) output of the feature layer, before the projector, CLS removed.
-        cls_attention: layer -> (P, heads, N): the CLS row of the attention, softmax over CLS and
+        features: (S, N, C) output of the feature layer, before the projector, CLS removed.
+        cls_attention: layer -> (S, heads, N): the CLS row of the attention, softmax over CLS and
             patches, the CLS column removed afterwards (so a row sums to less than 1).
-        keys: (P, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
+        keys: (S, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
             only where a method asks for them.
-        cls_query: (P, C) query projection of CLS in that layer; likewise.
+        cls_query: (S, C) query projection of CLS in that layer; likewise.
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
+        received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
+            all queries, that of CLS included where there is one.
+        added: (S, N, k * D) what the language model adds to each token behind its first k layers, with which
+            methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
+        nan_flags: what must not hold NaN in this pass, and on the device whether it does.
     """
 
     features: Tensor
@@ -34,28 +44,41 @@ class VisionEncoding:
     keys: Tensor | None = None
     cls_query: Tensor | None = None
     feature_layer: int | None = None
+    received_attention: Mapping[int, Tensor] = field(default_factory=dict)
+    added: Tensor | None = None
+    nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def attention_at(self, layer: int | None) -> Tensor:
-        """CLS attention (P, heads, N) of `layer`, None meaning the feature layer.
+        """CLS attention (S, heads, N) of `layer`, None meaning the feature layer; it must not hold NaN.
 
         In an encoding made by hand that does not name its feature layer, it is the highest recorded one.
 
         Raises:
-            UserError: the layer was not recorded, or its attention holds NaN.
+            UserError: the layer was not recorded.
         """
-        if not self.cls_attention:
-            raise UserError("this dropping method needs CLS-attention, and the encoding has none")
+        return self._recorded("CLS-attention", self.cls_attention, layer)
+
+    def received_at(self, layer: int | None) -> Tensor:
+        """Attention received (S, N) in `layer`, None as in `attention_at`; it must not hold NaN.
+
+        Raises:
+            UserError: the layer was not recorded.
+        """
+        return self._recorded("attention received", self.received_attention, layer)
+
+    def _recorded(self, what: str, recorded: Mapping[int, Tensor], layer: int | None) -> Tensor:
+        if not recorded:
+            raise UserError(f"this dropping method needs {what}, and the encoding has none")
         if layer is None:
-            layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer
-        if layer not in self.cls_attention:
-            known = ", ".join(str(i) for i in sorted(self.cls_attention))
-            raise UserError(f"CLS-attention of layer {layer} was not recorded; recorded layers: {known}")
-        attention = self.cls_attention[layer]
-        refuse_nan(f"CLS-attention of layer {layer}", attention)
-        return attention
+            layer = max(recorded) if self.feature_layer is None else self.feature_layer
+        if layer not in recorded:
+            known = ", ".join(str(i) for i in sorted(recorded))
+            raise UserError(f"{what} of layer {layer} was not recorded; recorded layers: {known}")
+        self.forbid_nan(f"{what} of layer {layer}", recorded[layer])
+        return recorded[layer]
 
     def keys_and_query(self) -> tuple[Tensor, Tensor]:
-        """Keys (P, 1 + N, C) and CLS query (P, C).
+        """Keys (S, 1 + N, C) and CLS query (S, C).
 
         Raises:
             UserError: they were not recorded.
@@ -64,26 +87,80 @@ class VisionEncoding:
             raise UserError("this dropping method needs keys and the CLS query, and the encoding lacks them")
         return self.keys, self.cls_query
 
+    def forbid_nan(self, what: str, values: Tensor) -> None:
+        """Have the pass end with an error if values that decide what is kept are not numbers.
+
+        Args:
+            what: their name in the message.
+            values: of any shape.
+        """
+        self.nan_flags[what] = torch.isnan(values).any()
+
+    def copy_to_host(self, numbers: Tensor) -> list[int]:
+        """The one copy to the host that a pass makes: whole numbers (n,), and with them what is NaN.
+
+        Raises:
+            UserError: naming what holds NaN.
+        """
+        flagged, flags = list(self.nan_flags), list(self.nan_flags.values())
+        self.nan_flags.clear()
+        found: list[int] = torch.cat([numbers, *(flag.to(numbers)[None] for flag in flags)]).tolist()
+        for what, nan in zip(flagged, found[len(numbers) :], strict=True):
+            if nan:
+                raise holds_nan(what)
+        return found[: len(numbers)]
+
 
 def refuse_nan(what: str, values: Tensor) -> None:
-    """Stop where numbers that decide what is kept are not numbers.
+    """Stop where numbers that decide what is kept are not numbers; this waits for the device.
 
     Raises:
         UserError: naming what holds NaN.
     """
     if bool(torch.isnan(values).any()):
-        raise UserError(f"{what} holds NaN; try another dtype, e.g. model.dtype=float32")
+        raise holds_nan(what)
+
+
+def holds_nan(what: str) -> UserError:
+    """The error where numbers are none."""
+    return UserError(f"{what} holds NaN; try another dtype, e.g. model.dtype=float32")
 
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """What a method keeps, per partition, the full-image first.
+    """What a method keeps of each of the S partitions of a pass, padded to K tokens a partition.
+
+    Column j of row s counts where j < counts[s]; what is behind has no meaning.
 
     Attributes:
-        indices: (n_i,) int64 token positions in partition i, row-major; for a merged token the position
+        indices: (S, K) int64 token positions in the partition, row-major; for a merged token the position
             of its centre; -1 for a token made of many.
-        features: (n_i, C), in the order of `indices`.
+        features: (S, K, C), in the order of `indices`.
+        counts: (S,) int64 tokens kept, at most K.
     """
 
-    indices: list[Tensor]
-    features: list[Tensor]
+    indices: Tensor
+    features: Tensor
+    counts: Tensor
+
+
+def take_tokens(features: Tensor, indices: Tensor) -> Tensor:
+    """(S, K, C): tokens (S, N, C) at positions (S, K) of their partition."""
+    partitions, tokens, channels = features.shape
+    start = torch.arange(partitions, device=indices.device)[:, None] * tokens
+    return features.flatten(0, 1).index_select(0, (start + indices).flatten()).view(*indices.shape, channels)
+
+
+def pad_partitions(indices: Sequence[Tensor], features: Sequence[Tensor]) -> KeptTokens:
+    """Kept tokens of S partitions whose numbers the host knows.
+
+    Args:
+        indices: (n_i,) of each partition.
+        features: (n_i, C) of each.
+    """
+    counts = torch.tensor([len(index) for index in indices])
+    return KeptTokens(
+        pad_sequence(list(indices), batch_first=True),
+        pad_sequence(list(features), batch_first=True),
+        counts.to(indices[0].device, non_blocking=True),
+    )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hired_eval.dropping.base import BudgetedDropper, even_counts, floor_share
-from hired_eval.dropping.layout import PartitionLayout
-from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.dropping.base import BudgetedDropper, even_split, floor_share
+from hired_eval.dropping.layouts import Layouts
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 from hired_eval.typed import Proportion
 
 
@@ -34,51 +34,63 @@ class VisionZip(BudgetedDropper):
     contextual: Proportion = 0.15625
     """Share of the kept tokens that are contextual, 0 to 1; the paper's 10 of 64, 20 of 128 and 30 of 192."""
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """The same number of tokens in each partition, give or take one.
 
         Raises:
-            UserError: the encoding lacks CLS-attention or keys, or the attention holds NaN.
+            UserError: the encoding lacks CLS-attention or keys.
         """
         attention = encoding.attention_at(None).float()
         keys, _ = encoding.keys_and_query()
         by_head = keys[:, 1:].float().view(*attention.shape[::2], attention.shape[1], -1)
-        metric = by_head.mean(dim=2)
         ranked = attention.sum(dim=1).argsort(dim=1, descending=True, stable=True)
-        indices, features = [], []
-        for i, count in enumerate(even_counts(budget, layout.partitions)):
-            dominant = count - floor_share(self.contextual, count)
-            index, kept = zip_tokens(encoding.features[i], metric[i], ranked[i], dominant, count - dominant)
-            indices.append(index)
-            features.append(kept)
-        return KeptTokens(indices, features)
+        counts = even_split(layouts, budgets)
+        contextual = [floor_share(self.contextual, count) for count in counts]
+        dominant = [count - merged for count, merged in zip(counts, contextual, strict=True)]
+        return zip_tokens(encoding.features, by_head.mean(dim=2), ranked, layouts, dominant, contextual)
 
 
 def zip_tokens(
-    tokens: Tensor, metric: Tensor, ranked: Tensor, dominant: int, contextual: int
-) -> tuple[Tensor, Tensor]:
-    """Dominant and contextual tokens of one partition.
+    tokens: Tensor,
+    metric: Tensor,
+    ranked: Tensor,
+    layouts: Layouts,
+    dominant: list[int],
+    contextual: list[int],
+) -> KeptTokens:
+    """Dominant and contextual tokens of each partition.
 
     Args:
-        tokens: (N, C).
-        metric: (N, d) what similarity is taken of.
-        ranked: (N,) positions by attention, highest first.
-        dominant: number of tokens kept as they are.
-        contextual: number of tokens that the rest is merged into.
-
-    Returns:
-        Positions (dominant + contextual,) and tokens (dominant + contextual, C).
+        tokens: (S, N, C).
+        metric: (S, N, d) what similarity is taken of.
+        ranked: (S, N) positions by attention, highest first.
+        layouts: geometry of the images.
+        dominant: number of tokens kept as they are, of each partition.
+        contextual: number of tokens that the rest is merged into, of each partition.
     """
-    kept = ranked[:dominant].sort().values
-    if contextual == 0:
-        return kept, tokens[kept]
-    rest = ranked[dominant:].sort().values
-    is_target = torch.zeros_like(rest, dtype=torch.bool)
-    is_target[:: len(rest) // contextual][:contextual] = True
-    target, others = rest[is_target], rest[~is_target]
-    directions = normalize(metric, dim=-1)
-    nearest = (directions[others] @ directions[target].T).argmax(dim=1)
-    member = torch.nn.functional.one_hot(nearest, contextual).float()
-    mean = member.T @ tokens[others].float() / member.sum(dim=0).clamp(min=1)[:, None]
-    merged = (tokens[target].float() + mean).to(tokens.dtype)
-    return torch.cat([kept, target]), torch.cat([tokens[kept], merged])
+    most, targets = ranked.shape[1], max(contextual)
+    steps = [(most - d) // c if c else 1 for d, c in zip(dominant, contextual, strict=True)]
+    kept, merged, step = layouts.tensor([dominant, contextual, steps])[:, :, None]
+    position = torch.arange(most, device=ranked.device).expand_as(ranked)
+    is_rest = torch.zeros_like(ranked, dtype=torch.bool).scatter(1, ranked, position >= kept)
+    nth = is_rest.cumsum(dim=1) - 1
+    is_target = is_rest & (nth % step == 0) & (torch.div(nth, step, rounding_mode="floor") < merged)
+    # dominant tokens, contextual tokens and all others, each in raster order
+    group = torch.where(is_target, 1, torch.where(is_rest, 2, 0))
+    order = (group * most + position).argsort(dim=1)
+    indices = order[:, : max(map(sum, zip(dominant, contextual, strict=True)))]
+    features = take_tokens(tokens, indices)
+    if targets:
+        column = position[:, :targets]
+        target = order.gather(1, (kept + column).clamp(max=most - 1))
+        directions = normalize(metric, dim=-1)
+        similarity = directions @ take_tokens(directions, target).transpose(1, 2)
+        nearest = similarity.masked_fill(column[:, None] >= merged[:, None], -torch.inf).argmax(dim=2)
+        is_other = (is_rest & ~is_target).float()[:, :, None]
+        member = torch.zeros_like(similarity).scatter(2, nearest[:, :, None], is_other)
+        mean = member.transpose(1, 2) @ tokens.float() / member.sum(dim=1).clamp(min=1)[:, :, None]
+        nth_target = position[:, : indices.shape[1]] - kept
+        gained = take_tokens(mean, nth_target.clamp(0, targets - 1))
+        sums = (features.float() + gained).to(tokens.dtype)
+        features = torch.where(((nth_target >= 0) & (nth_target < merged))[:, :, None], sums, features)
+    return KeptTokens(indices, features, (kept + merged).squeeze(1))

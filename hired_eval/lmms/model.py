@@ -1,4 +1,4 @@
-"""The lmms-eval model: LLaVA with visual-token dropping."""
+"""The lmms-eval model: a vision-language model with visual-token dropping."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class HiredLlava(lmms):  # type: ignore[misc]
-    """LLaVA-1.5, ShareGPT4V and LLaVA-Next checkpoints with a dropping method, registered as `hired_llava`.
+    """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
         pretrained: a folder, or an id on the hub.
@@ -65,7 +65,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
             default the prompt of the model config with this hub id, then the processor's chat template. The
             name of a folder decides nothing.
-        revision, device_map, attention, quantization, feature_layer: see `load_checkpoint`.
+        revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
+            `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         options: options of the dropping method, e.g. budget and alpha.
@@ -90,6 +91,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
         attention: str = "sdpa",
         quantization: str = "none",
         feature_layer: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        square: int | None = None,
         on_error: str = "stop",
         share_prefix: bool = True,
         **options: Any,
@@ -104,7 +108,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
         )
         of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
         logger.info(f"prompt {prompt_used.template!r} of {prompt_used.origin}; numbers in {of_type}")
-        loading = ("revision", "device", "device_map", "attention", "quantization", "feature_layer")
+        loading = (
+            "revision", "device", "device_map", "attention", "quantization", "feature_layer", "min_pixels",
+            "max_pixels", "square",
+        )  # fmt: skip
         checkpoint = load_checkpoint(
             own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
         )
@@ -201,7 +208,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         Raises:
             UserError: always.
         """
-        raise UserError("hired_llava answers single-round tasks; this task asks for several rounds")
+        raise UserError("hired_vlm answers single-round tasks; this task asks for several rounds")
 
     def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
         """Answer requests in batches of equal generation options, going on from the log if there is one."""
@@ -224,6 +231,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             desc="answering",
             unit="q",
             mininterval=pause,
+            leave=False,
             disable=self.rank != 0,
         )
         with bar, whole_pictures():

@@ -25,6 +25,9 @@ class LlavaOptions:
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     quantization: Literal["none", "8bit", "4bit"]
     feature_layer: int | None
+    min_pixels: Count | None
+    max_pixels: Count | None
+    square: Count | None
     on_error: Literal["stop", "record"]
     share_prefix: bool
 

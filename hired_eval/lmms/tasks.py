@@ -23,7 +23,7 @@ from PIL.Image import DecompressionBombError
 from pyarrow.parquet import ParquetFile
 from tenacity import RetryError
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable, go_offline
 from hired_eval.lmms.columns import MISFITS, check_documents, explain_misfit, read_picture_columns, reason_of
 from hired_eval.lmms.local_data import DataSource, Wanted, find_local_files, known_data_sets, wanted
@@ -215,10 +215,11 @@ def _from_the_hub(
         cause, _ = _cause(error)
         if isinstance(cause, KeyError | UndefinedError):
             raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
-        raise UserError(
+        raise HubError(
             f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
             f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
-            "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini"
+            "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini",
+            reachable=no_hub is None,
         ) from error
     got = getattr(task.eval_docs, "config_name", None)
     if asked.config is None and got in known_data_sets().get(asked.name.casefold(), ()):

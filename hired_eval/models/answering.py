@@ -23,7 +23,7 @@ from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
-from hired_eval.models.images import as_rgb, digest
+from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
@@ -94,6 +94,7 @@ class Prepared:
         digests: digest of each image.
         shared: length of the prompt up to and including the last image, whose KV cache questions about the
             same images can share; 0: nothing to share.
+        positions: (planes, tokens) of a family whose positions are not those of a count.
     """
 
     input_ids: list[int]
@@ -101,11 +102,13 @@ class Prepared:
     images: tuple[VisualTokens, ...]
     digests: tuple[str, ...]
     shared: int = 0
+    positions: Tensor | None = None
 
     @property
     def prefix(self) -> Prefix:
         """The part of the prompt that can be shared."""
-        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images)
+        own = None if self.positions is None else self.positions[:, : self.shared]
+        return Prefix(tuple(self.input_ids[: self.shared]), self.digests, self.images, own)
 
     @property
     def counts(self) -> tuple[TokenCounts, ...]:
@@ -139,10 +142,12 @@ class DroppingLlava:
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
+        self.square = checkpoint.square
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.prompt = check_template(prompt)
-        self.family = family_of(checkpoint.model)
+        self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
+        self._placeholder = self.family.placeholder(self.processor)
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
@@ -171,9 +176,11 @@ class DroppingLlava:
                 the prompt is longer than the model's context.
         """
         among = len(question.images)
-        encoded = [self._visual_tokens(as_rgb(image), among) for image in question.images]
+        encoded = [self._visual_tokens(self._framed(as_rgb(image)), among) for image in question.images]
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(self.prompt, question.text, len(encoded), self.tokenizer, image_token)
+        text = render(
+            self.prompt, question.text, len(encoded), self.tokenizer, image_token, self._placeholder
+        )
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
         self._check_text(question, ids)
         if ids.count(image_token_id) != len(encoded):
@@ -202,7 +209,8 @@ class DroppingLlava:
                 f"holds {context}"
             )
         images = tuple(image for _, image in encoded)
-        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared)
+        placed = self.family.find_positions(ids, images)
+        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared, placed)
 
     def _check_text(self, question: Question, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
@@ -219,7 +227,7 @@ class DroppingLlava:
                 "the images are put in front, here and wherever the numbers differ"
             )
         if images not in self._control_tokens:
-            plain = render(self.prompt, "a", images, self.tokenizer, image_token)
+            plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
             self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
             raise UserError(
@@ -239,7 +247,14 @@ class DroppingLlava:
 
     def read(self, image: Image.Image, among: int = 1) -> Picture:
         """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(image, self.processor.image_processor, among)
+        return self.family.read(self._framed(image), self.processor.image_processor, among)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """An RGB image as it is, or on a square where all are."""
+        if self.square is None:
+            return image
+        mean: Sequence[float] = self.processor.image_processor.image_mean
+        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
 
     def _visual_tokens(self, image: Image.Image, among: int) -> tuple[str, VisualTokens]:
         """Digest and visual tokens of an RGB image.
@@ -262,7 +277,7 @@ class DroppingLlava:
         else:
             encoding = self.cache.encode(key, partial(self.read, image, among), stage)
         layout = self.family.layout((image.height, image.width), among)
-        tokens = drop_tokens(self.family, encoding, layout, stage)
+        (tokens,) = drop_tokens(self.family, encoding, [layout], stage)
         self._remembered[key] = tokens
         if len(self._remembered) > IMAGES_REMEMBERED:
             self._remembered.popitem(last=False)
@@ -285,14 +300,21 @@ class DroppingLlava:
         if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
             ids, mask = pad_left([p.input_ids for p in prepared], self._pad)
             images = self.family.inputs([image.embeddings for p in prepared for image in p.images])
-            return {"input_ids": ids.to(device), "attention_mask": mask.to(device), **images}
+            return self._with_positions({"input_ids": ids, "attention_mask": mask}, prepared, device) | images
         cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
         own_ids, own_mask = pad_left([p.input_ids[p.shared :] for p in prepared], self._pad)
-        return {
-            "input_ids": torch.cat([ids, own_ids], dim=1).to(device),
-            "attention_mask": torch.cat([mask, own_mask], dim=1).to(device),
-            "past_key_values": cache,
+        inputs = {
+            "input_ids": torch.cat([ids, own_ids], dim=1),
+            "attention_mask": torch.cat([mask, own_mask], dim=1),
         }
+        return self._with_positions(inputs, prepared, device) | {"past_key_values": cache}
+
+    def _with_positions(
+        self, inputs: dict[str, Tensor], prepared: Sequence[Prepared], device: torch.device
+    ) -> dict[str, Any]:
+        """Inputs on the device, with the position of each column."""
+        placed = positions(inputs["attention_mask"], [p.positions for p in prepared])
+        return {name: value.to(device) for name, value in (inputs | {"position_ids": placed}).items()}
 
     def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
         """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
@@ -379,10 +401,9 @@ class DroppingLlava:
         if len(batch) > 1 and not self._together:
             return [likely for question in batch for likely in self.likelihood([question])]
         inputs = self._batch(batch, share=True)
-        inputs["position_ids"] = positions(inputs["attention_mask"])
         if "past_key_values" in inputs:
             cached = inputs["past_key_values"].get_seq_length()
-            inputs.update({name: inputs[name][:, cached:] for name in ("input_ids", "position_ids")})
+            inputs.update({name: inputs[name][..., cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
         with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits

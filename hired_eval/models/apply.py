@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -143,6 +143,9 @@ class Applied(AbstractContextManager[nn.Module]):
             raise _without_ids()
         with torch.no_grad():
             family, visual = encode_images(self.model, self.dropper, arguments)
+        if arguments.get("position_ids") is None:
+            cached = columns_in(arguments.get("past_key_values"))
+            arguments["position_ids"] = family.find_given_positions(given[0], arguments, cached)
         for name in family.vision_arguments:
             arguments.pop(name, None)
         arguments["mm_encoder_outputs"] = {"image": EncodedImages(family, visual, len(given[0]))}
@@ -265,7 +268,7 @@ class Applied(AbstractContextManager[nn.Module]):
         positions = arguments.get("position_ids")
         for name in ("position_ids", "labels"):
             value = arguments.get(name)
-            if value is not None and value.shape not in (input_ids.shape, (1, input_ids.shape[1])):
+            if value is not None and value.shape[-2:] not in (input_ids.shape, (1, input_ids.shape[1])):
                 raise UserError(
                     f"{name} of shape {tuple(value.shape)} do not fit input_ids of shape "
                     f"{tuple(input_ids.shape)}"
@@ -275,7 +278,7 @@ class Applied(AbstractContextManager[nn.Module]):
         ready = ShortenedInputs()
         if not call.counts_short(images):
             last = call.seen + call.fresh - 1
-            if call.seen < call.cached and positions is not None and bool((positions[:, -1] == last).all()):
+            if call.seen < call.cached and positions is not None and bool((positions[..., -1] == last).all()):
                 raise UserError(
                     "position_ids count what is in the KV cache, not the prompt as it was given; leave them "
                     "out"
@@ -283,6 +286,8 @@ class Applied(AbstractContextManager[nn.Module]):
             family, visual = self.family, list[VisualTokens]()
             if images:
                 family, visual = encode_images(self.model, self.dropper, arguments)
+            if positions is None:
+                call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:
                 arguments.pop(name, None)
             ready.shortening, short = call.shortened(family, visual, len(input_ids))
@@ -292,7 +297,7 @@ class Applied(AbstractContextManager[nn.Module]):
             labels = arguments.get("labels")
             if labels is not None:
                 short["labels"] = ready.shortening.take(call.widen(labels), fill=-100)
-            arguments.update({name: value[:, call.seen :] for name, value in short.items()})
+            arguments.update({name: value[..., call.seen :] for name, value in short.items()})
             arguments["attention_mask"] = mask
         arguments["mm_encoder_outputs"] = ready
         return ready

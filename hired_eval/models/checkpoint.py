@@ -1,4 +1,4 @@
-"""Load a LLaVA checkpoint: from the hub, a local folder, or with dummy weights of the real shapes."""
+"""Load a checkpoint: from the hub, a local folder, or with dummy weights of the real shapes."""
 
 from __future__ import annotations
 
@@ -22,27 +22,34 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable
-from hired_eval.models.dummy import dummy_model, dummy_processor, published_config
+from hired_eval.models.dummy import dummy_model, dummy_processor
 from hired_eval.models.families import FAMILIES
+from hired_eval.models.family import Family
+from hired_eval.models.published import published_config
 from hired_eval.processes import Processes
 
 WEIGHTS = ("pretrained", "pickle", "dummy")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("none", "8bit", "4bit")
-# names from the start of the model on, as transformers matches them
-NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A stock model and its stock processor."""
+    """A stock model and its stock processor.
+
+    Attributes:
+        model: stock model.
+        processor: stock processor.
+        square: pixels on a side of the square that every picture is put on; None: pictures stay as they are.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
+    square: int | None = None
 
 
 def load_checkpoint(
@@ -57,6 +64,9 @@ def load_checkpoint(
     feature_layer: int | None = None,
     weights: Literal["pretrained", "pickle", "dummy"] = "pretrained",
     seed: int = 0,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    square: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint for evaluation.
 
@@ -73,6 +83,7 @@ def load_checkpoint(
         weights: 'pretrained' reads safetensors alone; 'pickle' also reads *.bin files; 'dummy' builds the
             architecture with random weights: for efficiency only, never for scores.
         seed: of dummy weights.
+        min_pixels, max_pixels, square: see `set_resolution`.
 
     Raises:
         UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
@@ -90,12 +101,12 @@ def load_checkpoint(
     config = published or _config(source, revision)
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (LLaVA-1.5, "
-            "ShareGPT4V, LLaVA-Next and LLaVA-OneVision checkpoints in the layout of transformers)"
+            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (checkpoints "
+            "in the layout of transformers)"
         )
     if feature_layer is not None:
         config.vision_feature_layer = feature_layer
-    architecture = FAMILIES[config.model_type].stock
+    family = FAMILIES[config.model_type]
     where = _device(device)
     processor: Any = (
         _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
@@ -103,6 +114,7 @@ def load_checkpoint(
         else dummy_processor(published)
     )
     processor.tokenizer.padding_side = "left"
+    set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
     if weights == "dummy":
         model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:
@@ -110,14 +122,14 @@ def load_checkpoint(
             _refuse_pickle(Path(source))
         model, loading = _explained(
             source,
-            architecture.from_pretrained,
+            family.stock.from_pretrained,
             source,
             revision=revision,
             config=config,
             dtype=DTYPES[dtype],
             device_map=device_map or where,
             attn_implementation=attention,
-            quantization_config=_quantization(quantization, DTYPES[dtype]),
+            quantization_config=_quantization(quantization, DTYPES[dtype], not_quantized(family)),
             use_safetensors=None if weights == "pickle" else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -130,7 +142,48 @@ def load_checkpoint(
                 f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
             )
         refuse_offloading(getattr(model, "hf_device_map", {}))
-    return Checkpoint(model.eval(), processor)
+    return Checkpoint(model.eval(), processor, square)
+
+
+def set_resolution(
+    config: Any, image_processor: Any, min_pixels: int | None, max_pixels: int | None, square: int | None
+) -> None:
+    """Set how large the vision tower of a model of native resolution sees pictures.
+
+    Args:
+        config: of the model.
+        image_processor: stock, changed in place.
+        min_pixels: a smaller picture is enlarged; None: the checkpoint's own.
+        max_pixels: a larger picture is shrunk; likewise.
+        square: every picture, on a square with this many pixels a side; the protocol of papers that compare
+            methods at a constant number of tokens (1008 for Qwen2.5-VL, so 36 x 36 tokens).
+
+    Raises:
+        UserError: the model has no resolution of its own, the options exclude each other, or the square is
+            not one of whole tokens.
+    """
+    asked = {"min_pixels": min_pixels, "max_pixels": max_pixels, "square": square}
+    given = [name for name, value in asked.items() if value is not None]
+    if not given:
+        return
+    if not hasattr(image_processor, "merge_size"):
+        raise UserError(
+            f"{', '.join(given)}: a {config.model_type!r} model sees pictures at the resolutions that it was "
+            "made for; leave it out"
+        )
+    token = image_processor.merge_size * image_processor.patch_size
+    if square is not None:
+        if len(given) > 1 or square % token:
+            raise UserError(
+                f"square={square} must be a multiple of {token}, the pixels on a side of a token, and goes "
+                f"without min_pixels and max_pixels; try square={max(1, square // token) * token}"
+            )
+        min_pixels = max_pixels = square**2
+    size = dict(image_processor.size)
+    least, most = min_pixels or size["shortest_edge"], max_pixels or size["longest_edge"]
+    if least > most:
+        raise UserError(f"min_pixels={least} is more than max_pixels={most}; set both")
+    image_processor.size = size | {"shortest_edge": least, "longest_edge": most}
 
 
 def check_placement(device_map: str | None, attention: str, quantization: str, weights: str) -> None:
@@ -247,15 +300,20 @@ def _refuse_pickle(folder: Path) -> None:
         )
 
 
-def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """The options of bitsandbytes; the vision tower and the projector stay as they are."""
+def not_quantized(family: type[Family]) -> list[str]:
+    """Modules that stay as they are: vision side and head, by their names from the start of the model on."""
+    return [*family.vision_modules, "lm_head"]
+
+
+def _quantization(kind: str, dtype: torch.dtype, as_they_are: list[str]) -> BitsAndBytesConfig | None:
+    """The options of bitsandbytes."""
     if kind == "none":
         return None
     return BitsAndBytesConfig(
         load_in_8bit=kind == "8bit",
         load_in_4bit=kind == "4bit",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(NOT_QUANTIZED),
+        llm_int8_skip_modules=as_they_are,
     )
 
 
@@ -263,13 +321,18 @@ def _config(source: str, revision: str | None) -> Any:
     """The config of a checkpoint in the layout of transformers.
 
     Raises:
-        UserError: nothing there, or a checkpoint in the original LLaVA layout.
+        UserError: nothing there, or a checkpoint in the original layout of LLaVA or InternVL.
     """
     raw, _ = _explained(source, PreTrainedConfig.get_config_dict, source, revision=revision)
     if "mm_vision_tower" in raw:
         raise UserError(
             f"{source} is in the original LLaVA layout; convert a local copy with python "
             "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
+        )
+    if raw.get("model_type") == "internvl_chat":
+        raise UserError(
+            f"{source} brings code of its own, which is not run; take the same model in the layout of "
+            "transformers, e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF"
         )
     return _explained(source, AutoConfig.from_pretrained, source, revision=revision)
 
@@ -289,8 +352,9 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         reason = no_hub or first_line(error)
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise UserError(
+        raise HubError(
             f"could not fetch {source} from the hub ({reason}); point to local copies with "
             "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
-            "ones with model=mini and data=bundled"
+            "ones with model=mini and data=bundled",
+            reachable=no_hub is None,
         ) from error

@@ -34,7 +34,7 @@ from transformers.models.clip import CLIPImageProcessor
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.models.dummy import clip_large
+from hired_eval.models.published import clip_large
 
 Renaming = tuple[tuple[str, str], ...]
 """Pairs of a pattern for the start of a name and what replaces it; the first match counts."""

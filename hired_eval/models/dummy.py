@@ -8,27 +8,43 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLProcessor,
+    InternVLVideoProcessor,
     LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     LlavaProcessor,
-    MistralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
 )
 from transformers.models.clip import CLIPImageProcessor
 
-PICTURE, PATCH = 336, 14
-SMALL = "dummy/clip-l-small"
-VOCABULARY, IMAGE_ID, PAD_ID, EMBEDDINGS = 32000, 32000, 32001, 32064
-TOKENS = {"vocab_size": EMBEDDINGS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": PAD_ID}
-PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+from hired_eval.models.families import FAMILIES
+from hired_eval.models.published import Vocabulary, vocabulary_of
+
+PIECES = 3997
 # the words that prompts and questions are made of, a token each; other words take several tokens
 WORDS = """
 a an the this that these those it its is are was be do does did has have can you your i he she they them
@@ -41,159 +57,107 @@ woman child animal object sign written shown visible located following
 """
 
 
-def clip_large() -> CLIPVisionConfig:
-    """CLIP ViT-L/14 at 336 pixels (Radford et al. 2021): 24 layers, 576 visual tokens."""
-    return CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=PICTURE,
-        patch_size=PATCH,
-        projection_dim=768,
-    )
+def dummy_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that stands in for a published one.
 
+    The size of the vocabulary and the ids of special tokens are those of the published one; the pieces are
+    not, so token counts of text are near its counts and no more than that. Every id decodes to some text.
 
-def vicuna(size: str) -> LlamaConfig:
-    """Vicuna 1.5, '7b' or '13b': the shapes of LLaMA 2 (Touvron et al. 2023)."""
-    hidden, inner, layers, heads = {"7b": (4096, 11008, 32, 32), "13b": (5120, 13824, 40, 40)}[size]
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        **TOKENS,
-    )
-
-
-def mistral() -> MistralConfig:
-    """Mistral 7B Instruct 0.2 (Jiang et al. 2023): grouped queries, no sliding window."""
-    return MistralConfig(
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=32768,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        sliding_window=None,
-        **TOKENS,
-    )
-
-
-def small_llama() -> LlamaConfig:
-    """A Llama of 0.2 billion parameters, for efficiency on machines without a GPU."""
-    return LlamaConfig(
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        max_position_embeddings=4096,
-        **TOKENS,
-    )
-
-
-def published_config(hub_id: str) -> LlavaConfig | LlavaNextConfig | None:
-    """The architecture that a hub id of the paper stands for; None for another id.
-
-    `dummy/clip-l-small` is no id of the hub: LLaVA-Next's vision side with a small Llama.
-    """
-    single = {
-        "llava-hf/llava-1.5-7b-hf": "7b",
-        "llava-hf/llava-1.5-13b-hf": "13b",
-        "Lin-Chen/ShareGPT4V-7B": "7b",
-    }
-    several = {"llava-hf/llava-v1.6-vicuna-7b-hf": "7b", "llava-hf/llava-v1.6-vicuna-13b-hf": "13b"}
-    if hub_id in single:
-        return LlavaConfig(
-            vision_config=clip_large(), text_config=vicuna(single[hub_id]), image_token_index=IMAGE_ID
-        )
-    others = {"llava-hf/llava-v1.6-mistral-7b-hf": mistral, SMALL: small_llama}
-    if hub_id in several or hub_id in others:
-        text = vicuna(several[hub_id]) if hub_id in several else others[hub_id]()
-        return LlavaNextConfig(
-            vision_config=clip_large(),
-            text_config=text,
-            image_token_index=IMAGE_ID,
-            image_grid_pinpoints=PINPOINTS,
-        )
-    return None
-
-
-def dummy_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that stands in for the published ones.
-
-    The size of the vocabulary and the ids of special tokens are theirs; the pieces are not, so token counts
-    of text are near theirs and no more than that. Every id decodes to some text.
+    Args:
+        vocabulary: its size and special tokens.
     """
     pieces = Tokenizer(models.BPE())
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=PIECES, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     pieces.train_from_iterator(
         [f" {word} {word.capitalize()}\n{word.capitalize()}" for word in WORDS.split()], trainer
     )
     trained = json.loads(pieces.to_str())["model"]
-    vocabulary: dict[str, int] = trained["vocab"]
+    taken = set(vocabulary.special.values())
+    free = [i for i in range(max(taken)) if i not in taken]
+    by_id = sorted(trained["vocab"], key=trained["vocab"].__getitem__)
     # ids that no text encodes to, so that whatever the random model generates decodes
-    vocabulary |= {f"Ġ#{i}": i for i in range(len(vocabulary), VOCABULARY)}
-    full = Tokenizer(models.BPE(vocabulary, [(first, second) for first, second in trained["merges"]]))
+    fillers = [f"Ġ#{i}" for i in free[len(by_id) :]]
+    entries = {**vocabulary.special, **dict(zip([*by_id, *fillers], free, strict=True))}
+    full = Tokenizer(models.BPE(entries, [(first, second) for first, second in trained["merges"]]))
     full.pre_tokenizer = pieces.pre_tokenizer
-    full.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    if vocabulary.begin is not None:
+        begin = (vocabulary.begin, vocabulary.special[vocabulary.begin])
+        full.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     full.decoder = decoders.ByteLevel()
-    full.add_special_tokens(
-        [*special, AddedToken("<image>", normalized=False), AddedToken("<pad>", normalized=False)]
-    )
+    full.add_special_tokens([AddedToken(token, normalized=False) for token in vocabulary.special])
     return PreTrainedTokenizerFast(
         tokenizer_object=full,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
+        unk_token=vocabulary.unknown,
+        bos_token=vocabulary.begin,
+        eos_token=vocabulary.end,
+        pad_token=vocabulary.pad,
+        extra_special_tokens=dict(vocabulary.names),
         clean_up_tokenization_spaces=False,
     )
 
 
-def dummy_processor(config: LlavaConfig | LlavaNextConfig) -> ProcessorMixin:
+def dummy_processor(config: Any) -> ProcessorMixin:
     """The stock processor of a published architecture, with the stand-in tokenizer."""
-    crop = {"height": PICTURE, "width": PICTURE}
+    vision: Any = config.vision_config
+    tokenizer = dummy_tokenizer(vocabulary_of(config))
+    if isinstance(config, InternVLConfig):
+        height, width = vision.image_size
+        tile = GotOcr2ImageProcessor(
+            size={"height": height, "width": width},
+            image_mean=IMAGENET_DEFAULT_MEAN,
+            image_std=IMAGENET_DEFAULT_STD,
+        )
+        return InternVLProcessor(tile, tokenizer, InternVLVideoProcessor(), config.image_seq_length)
+    if isinstance(config, Qwen2_5_VLConfig | Qwen3VLConfig):
+        patch = vision.patch_size
+        if isinstance(config, Qwen2_5_VLConfig):
+            limits, mean = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}, OPENAI_CLIP_MEAN
+            kind, video, std = Qwen2_5_VLProcessor, Qwen2VLVideoProcessor(), OPENAI_CLIP_STD
+        else:
+            limits, mean = {"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096}, IMAGENET_STANDARD_MEAN
+            kind, video, std = Qwen3VLProcessor, Qwen3VLVideoProcessor(), IMAGENET_STANDARD_STD
+        native = Qwen2VLImageProcessor(size=limits, patch_size=patch, image_mean=mean, image_std=std)
+        return kind(native, tokenizer, video)
+    side = vision.image_size
+    square = {"height": side, "width": side}
+    if isinstance(config, LlavaOnevisionConfig):
+        return LlavaOnevisionProcessor(
+            LlavaOnevisionImageProcessor(size=square, image_grid_pinpoints=config.image_grid_pinpoints),
+            tokenizer,
+            LlavaOnevisionVideoProcessor(),
+            num_image_tokens=(side // vision.patch_size) ** 2,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            vision_aspect_ratio=config.vision_aspect_ratio,
+        )
     shared: dict[str, Any] = {
-        "tokenizer": dummy_tokenizer(),
-        "patch_size": PATCH,
+        "tokenizer": tokenizer,
+        "patch_size": vision.patch_size,
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
         "num_additional_image_tokens": 1,
         "image_token": "<image>",
     }
     if isinstance(config, LlavaNextConfig):
         images = LlavaNextImageProcessor(
-            size={"shortest_edge": PICTURE}, crop_size=crop, image_grid_pinpoints=config.image_grid_pinpoints
+            size={"shortest_edge": side}, crop_size=square, image_grid_pinpoints=config.image_grid_pinpoints
         )
         return LlavaNextProcessor(image_processor=images, **shared)
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": PICTURE}, crop_size=crop), **shared
+        image_processor=CLIPImageProcessor(size={"shortest_edge": side}, crop_size=square), **shared
     )
 
 
 def dummy_model(
-    config: LlavaConfig | LlavaNextConfig, dtype: torch.dtype, device: torch.device, attention: str, seed: int
+    config: Any, dtype: torch.dtype, device: torch.device, attention: str, seed: int
 ) -> PreTrainedModel:
     """The architecture of `config` with weights drawn by the library's own initialisation.
 
     Parameters are allocated once, in `dtype` and on `device`, and filled in place; the global random state is
     left as it was. The same seed gives the same weights on the same kind of device.
     """
-    architecture = (
-        LlavaNextForConditionalGeneration
-        if isinstance(config, LlavaNextConfig)
-        else LlavaForConditionalGeneration
-    )
+    architecture = FAMILIES[config.model_type].stock
     with torch.device("meta"):
         model: PreTrainedModel = architecture._from_config(config, dtype=dtype, attn_implementation=attention)
     model.to_empty(device=device)

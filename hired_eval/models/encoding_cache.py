@@ -29,7 +29,7 @@ CODE_THAT_ENCODES = ("hired_eval.models.families", "hired_eval.models.images")
 VERSIONS_THAT_MATTER = ("torch", "torchvision", "transformers", "pillow")
 
 Tensors = dict[str, Tensor]
-"""`features`, `attention.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
+"""`features`, `added`, `attention.LAYER`, `received.LAYER`, `keys.WHERE` and `query.WHERE`, on the CPU."""
 
 
 @dataclass
@@ -173,7 +173,9 @@ class CachedEncoder:
         """
         key = f"{self._source}/{key}"
         layers = self.family.layers_read(stage)
+        received = self.family.received_read(stage)
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
+        wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
             wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
         known = self.store.in_memory(key)
@@ -206,6 +208,10 @@ class CachedEncoder:
             keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
             cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
             feature_layer=self.family.feature_layer,
+            received_attention={
+                layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
+            },
+            added=on_device("added") if "added" in tensors else None,
         )
 
 
@@ -226,6 +232,7 @@ def fingerprint(family: Family, image_processor: Any) -> str:
     settings = [
         family.feature_layer,
         getattr(family.config, "image_grid_pinpoints", None),
+        getattr(family.config, "downsample_ratio", None),
         family.tower.config._attn_implementation,
         device.type,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -239,7 +246,9 @@ def fingerprint(family: Family, image_processor: Any) -> str:
 
 def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors = {"features": encoding.features}
+    tensors |= {} if encoding.added is None else {"added": encoding.added}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
+    tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
     if encoding.keys is not None and encoding.cls_query is not None:
         tensors |= {f"keys.{stage.key_layer}": encoding.keys}
         tensors |= {f"query.{stage.key_layer}": encoding.cls_query}

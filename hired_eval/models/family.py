@@ -5,18 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.dropping.registry import methods_that_read
+from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError
 from hired_eval.models.signals import Projections, run_tower
+
+if TYPE_CHECKING:
+    from hired_eval.models.visual_tokens import VisualTokens
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Picture:
     """A picture as the vision tower gets it.
 
     Attributes:
-        pixels: (P, 3, S, S) its partitions, the full-image first.
+        pixels: (P, ...) its partitions, in the order of the layout; (P, 3, S, S) where they are squares.
         layout: their geometry.
     """
 
@@ -35,13 +40,16 @@ class Picture:
 class Family(ABC):
     """A stock model of one family, seen by a dropping method.
 
-    A subclass says how pictures become partitions and kept tokens become embeddings; it knows no method. With
-    every token kept, the language model gets what the stock model gives it, token for token.
+    A subclass says how pictures become partitions, where the vision tower and its projections are, which
+    patches make up a token, and how kept tokens become embeddings; it knows no method. With every token kept,
+    the language model gets what the stock model gives it, token for token.
 
     Args:
         model: stock model.
         arguments: of a call on it; those that name another feature layer or selection than its configuration
             count.
+        image_processor: stock, where its settings decide on the geometry of a picture; by default its own
+            defaults hold.
 
     Raises:
         UserError: the vision tower is not the family's, or its features come from several layers.
@@ -55,17 +63,72 @@ class Family(ABC):
     """Whether the tower has a CLS token, in front of its patches."""
     vision_arguments: ClassVar[tuple[str, ...]]
     """Arguments of the stock model's forward that belong to its vision side."""
+    vision_modules: ClassVar[tuple[str, ...]] = ("model.vision_tower", "model.multi_modal_projector")
+    """Names of the modules of its vision side, which are never quantized."""
 
-    def __init__(self, model: PreTrainedModel, arguments: Mapping[str, Any] | None = None) -> None:
+    processor_options: ClassVar[Mapping[str, Any]] = {}
+    """What the stock processor passes to its image processor."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: Mapping[str, Any] | None = None,
+        image_processor: Any = None,
+    ) -> None:
         given = {name: value for name, value in (arguments or {}).items() if value is not None}
         self.model: Any = model
         self.config: Any = model.config
-        self.tower: Any = self.model.model.vision_tower
+        self.image_processor = image_processor
         if not isinstance(self.tower, self.tower_class):
             raise UserError(
                 f"the vision tower is {type(self.tower).__name__}, and token dropping in "
                 f"{self.stock.__name__} needs {self.tower_class.__name__}"
             )
+        self.feature_layer = self.find_feature_layer(given)
+
+    @property
+    def tower(self) -> Any:
+        """The vision tower."""
+        return self.model.model.vision_tower
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The vision tower's layers."""
+        layers: nn.ModuleList = self.tower.encoder.layers
+        return layers
+
+    @property
+    def after_layers(self) -> nn.Module | None:
+        """The part of the tower behind its layers that works on what is not dropped; None for none."""
+        return None
+
+    @property
+    def heads(self) -> int:
+        """Attention heads in a layer of the vision tower."""
+        return int(self.tower.config.num_attention_heads)
+
+    @property
+    def merge(self) -> int:
+        """Patches on each side of a token of the language model."""
+        return 1
+
+    def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
+        """What `Tower` of the efficiency measurement does not read off the configuration.
+
+        Args:
+            layout: of a picture.
+        """
+        return {}
+
+    def find_feature_layer(self, given: Mapping[str, Any]) -> int:
+        """The layer whose output feeds the projector, counted from 0.
+
+        Args:
+            given: arguments of a call, which count before the configuration.
+
+        Raises:
+            UserError: there are several, it is outside the tower, or the CLS token is used as a visual token.
+        """
         layer = given.get("vision_feature_layer", self.config.vision_feature_layer)
         if not isinstance(layer, int):
             raise UserError(
@@ -79,17 +142,44 @@ class Family(ABC):
                 "patches, without the CLS token"
             )
         count = len(self.layers)
-        self.feature_layer = count + layer if layer < 0 else layer - 1
-        if not 0 <= self.feature_layer < count:
+        found = count + layer if layer < 0 else layer - 1
+        if not 0 <= found < count:
             raise UserError(
                 f"vision_feature_layer={layer} is outside the vision tower, which has {count} layers"
             )
+        return found
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The vision tower's layers."""
-        layers: nn.ModuleList = self.tower.encoder.layers
-        return layers
+    def watch(self, layer: int, projections: Projections) -> list[RemovableHandle]:
+        """Hooks that record the queries and keys of a layer of the vision tower while it runs.
+
+        Args:
+            layer: counted from 0.
+            projections: take them, queries first: (P, T, C), as they are before they are split into heads.
+        """
+        attention: Any = self.layers[layer].self_attn
+        return [
+            attention.q_proj.register_forward_hook(projections.record_query),
+            attention.k_proj.register_forward_hook(projections.record_keys),
+        ]
+
+    def run(self, pixels: Tensor) -> Any:
+        """The vision tower's own forward.
+
+        Args:
+            pixels: of a picture, or of several with partitions of one shape, on the tower's device.
+        """
+        return self.tower(pixels)
+
+    def group(self, patches: Tensor) -> Tensor:
+        """The patches of each token of the language model; a patch is a token unless patches are merged.
+
+        Args:
+            patches: (P, patches, ...) in the tower's order, without CLS.
+
+        Returns:
+            (P, N, m, ...): the m patches of each token, in the order in which the projector gets them.
+        """
+        return patches.unsqueeze(2)
 
     @abstractmethod
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
@@ -119,12 +209,25 @@ class Family(ABC):
             image_processor: of the stock processor.
             among: number of pictures in its prompt.
         """
-        return self.pictures(image_processor(images=[image], return_tensors="pt"))[0]
+        made = image_processor(images=[image], return_tensors="pt", **self.processor_options)
+        return self.pictures(made)[0]
+
+    def placeholder(self, processor: Any) -> str:
+        """What stands for a picture in the text that the stock processor gets."""
+        return str(processor.image_token)
 
     def layers_read(self, stage: VisionStage) -> frozenset[int]:
         """Layers whose CLS-attention a stage gets: those it asks for, and with them the feature layer."""
         asked = stage.attention_layers(self.feature_layer)
+        if stage.takes_either and not self.class_token:
+            return frozenset()
         return asked | {self.feature_layer} if asked else asked
+
+    def received_read(self, stage: VisionStage) -> frozenset[int]:
+        """Layers whose attention received a stage gets; none where CLS-attention serves instead."""
+        if stage.takes_either and self.class_token:
+            return frozenset()
+        return stage.received_layers(self.feature_layer)
 
     def encode(
         self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
@@ -132,7 +235,7 @@ class Family(ABC):
         """Partitions through the vision tower, no deeper than a stage of a method needs.
 
         Args:
-            pixels: (P, 3, S, S).
+            pixels: (P, 3, S, S) partitions of one picture or of several, one picture after the other.
             stage: says what is recorded.
             also: further layers whose CLS-attention is recorded; the feature layer's is, wherever the stage
                 asks for any, since None as a layer means that one.
@@ -140,51 +243,76 @@ class Family(ABC):
         Raises:
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
-        rows = self.layers_read(stage) | also
-        self._refuse_what_is_not_there(stage, rows)
+        rows, received = self.layers_read(stage) | also, self.received_read(stage)
+        self._refuse_what_is_not_there(stage, rows | received)
         last = len(self.layers) - 1
         key_layer = last if stage.key_layer == "last" else self.feature_layer
         needs_keys = "keys" in stage.reads
-        heads = self.tower.config.num_attention_heads
         recorded = {
-            i: Projections(heads, row=i in rows, keep=needs_keys and i == key_layer)
-            for i in sorted(rows | ({key_layer} if needs_keys else set()))
+            i: Projections(
+                self.heads, row=i in rows, keep=needs_keys and i == key_layer, received=i in received
+            )
+            for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
-        features = run_tower(self.tower, self.layers, pixels, self.feature_layer, recorded)
+        parts = [*self.layers] if self.after_layers is None else [*self.layers, self.after_layers]
+        features = run_tower(lambda: self.run(pixels), parts, self.feature_layer, recorded, self.watch)
+        features = features.reshape(len(pixels), -1, features.shape[-1])
         # a device map may put the tower's layers on several devices
         here = features.device
         source = recorded[key_layer] if needs_keys else None
+        first = int(self.class_token)
         return VisionEncoding(
             # contiguous, as an encoding from the cache is: a method may ask for a view
-            features=features[:, int(self.class_token) :].contiguous(),
-            cls_attention={i: recorded[i].cls_attention.to(here).contiguous() for i in sorted(rows)},
-            keys=source.keys.to(here).contiguous() if source else None,
+            features=self.group(features[:, first:]).flatten(2).contiguous(),
+            cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
+            keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
             cls_query=source.query.to(here) if source else None,
             feature_layer=self.feature_layer,
+            received_attention={
+                i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
+                for i in sorted(received)
+            },
         )
 
-    def _refuse_what_is_not_there(self, stage: VisionStage, rows: frozenset[int]) -> None:
+    def _of_tokens(self, attention: Tensor) -> Tensor:
+        """Attention of tokens (P, ..., N): the sum of what each of a token's patches gets."""
+        return self.group(attention.movedim(-1, 1)).sum(dim=2).movedim(1, -1).contiguous()
+
+    def _keys_of_tokens(self, keys: Tensor) -> Tensor:
+        """Keys of CLS, where there is one, and of the tokens: the mean over a token's patches."""
+        first = int(self.class_token)
+        patches = self.group(keys[:, first:])
+        return torch.cat([keys[:, :first], patches.mean(dim=2)], dim=1)
+
+    def _refuse_what_is_not_there(self, stage: VisionStage, layers: frozenset[int]) -> None:
         last = len(self.layers) - 1
-        for layer in rows:
+        for layer in layers:
             if not 0 <= layer <= last:
                 raise UserError(
-                    f"{type(stage).__name__} asks for CLS-attention of layer {layer}, and the vision tower "
+                    f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        if not self.class_token and (rows or stage.reads):
+        needs_cls = self.layers_read(stage) or "keys" in stage.reads
+        if needs_cls and not self.class_token:
+            without_cls: frozenset[Signal] = frozenset({"received_attention"})
+            ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
+            if hasattr(stage, "signal"):
+                ways = f"set signal=received, for the attention that each token receives; {ways}"
             raise UserError(
                 f"{type(stage).__name__} needs the CLS token, which {self.tower_class.__name__} of "
-                f"{self.stock.__name__} does not have; methods that need none: "
-                f"{', '.join(methods_that_read(frozenset()))}"
+                f"{self.stock.__name__} does not have; {ways}"
             )
 
-    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+    def embed(
+        self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
+    ) -> tuple[PackedTokens, Tensor]:
         """Kept tokens through the projector, newline tokens put in.
 
         Args:
             packed: n tokens, m newline tokens.
             layout: geometry of the picture.
+            added: `VisionEncoding.added` of its partitions.
 
         Returns:
             The tokens as they are given to the language model, and their embeddings (n + m, D).
@@ -202,6 +330,38 @@ class Family(ABC):
         newline: Tensor = self.model.model.image_newline.to(embeddings)
         with_newlines = newline.repeat(len(embeddings) + newlines, 1)
         return with_newlines.index_copy(0, places, embeddings)
+
+    def places(self, image: VisualTokens) -> Tensor:
+        """(kept,) which of the stock model's placeholders of an image its kept tokens stand for."""
+        # a method may keep more tokens than the stock model has, whose padding is removed
+        return torch.arange(image.counts.kept).clamp(max=image.counts.full - 1)
+
+    def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:
+        """Positions of a prompt with kept tokens, where they are not those of a count; None where they are.
+
+        Args:
+            input_ids: of the prompt, one placeholder an image.
+            images: of the prompt.
+
+        Returns:
+            (planes, n), kept tokens in place of placeholders.
+        """
+        return None
+
+    def find_given_positions(
+        self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
+    ) -> Tensor | None:
+        """Positions of a prompt as it was given, as the stock model counts them; None: one after the other.
+
+        Args:
+            input_ids: (B, L).
+            arguments: of the call on the stock model.
+            cached: columns before these, for which there is a KV cache.
+
+        Returns:
+            (planes, B, L), or (planes, B, cached + L).
+        """
+        return None
 
     def inputs(self, embeddings: Sequence[Tensor]) -> dict[str, Any]:
         """The stock model's argument for pictures that are encoded already; none for no picture.

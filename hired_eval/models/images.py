@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,16 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def pad_to_square(image: Image.Image, side: int, colour: Sequence[int]) -> Image.Image:
+    """An RGB picture in the middle of a square of one colour, side x side pixels."""
+    if image.size == (side, side):
+        return image
+    longest = max(image.size)
+    square = Image.new("RGB", (longest, longest), tuple(colour))
+    square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
+    return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def digest(image: Image.Image) -> str:

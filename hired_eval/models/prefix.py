@@ -24,11 +24,13 @@ class Prefix:
         input_ids: token ids, each image's placeholders as many as its kept tokens.
         digests: digest of each image; with the ids they tell one prefix from another.
         images: visual tokens of each image.
+        positions: (planes, n), where they are not those of a count.
     """
 
     input_ids: tuple[int, ...]
     digests: tuple[str, ...]
     images: tuple[VisualTokens, ...]
+    positions: Tensor | None = None
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -93,7 +95,7 @@ class PrefixCaches:
         self.model.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            position_ids=positions(mask).to(device),
+            position_ids=positions(mask, [p.positions for p in prefixes]).to(device),
             past_key_values=cache,
             use_cache=True,
             **self.family.inputs([image.embeddings for p in prefixes for image in p.images]),
@@ -131,9 +133,23 @@ def pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Position of each token (B, L) among the tokens of its row that are no padding."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
+def positions(mask: Tensor, rows: Sequence[Tensor | None]) -> Tensor:
+    """Position of each token, padding included.
+
+    Args:
+        mask: (B, L) on the CPU, 0 for padding.
+        rows: (planes, n_i) positions of each row, None where its tokens are counted one by one.
+
+    Returns:
+        (B, L), or (planes, B, L) where rows have positions of their own.
+    """
+    own = [row for row in rows if row is not None]
+    if not own:
+        return (mask.cumsum(-1) - 1).clamp(min=0)
+    values = torch.cat(own, dim=1)
+    seen = mask.flatten().nonzero().squeeze(1).to(values.device)
+    placed = values.new_zeros(len(values), mask.numel()).index_copy(1, seen, values)
+    return placed.view(-1, *mask.shape)
 
 
 def _stacked(rows: list[Tensor], length: int) -> Tensor:

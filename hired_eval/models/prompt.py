@@ -34,7 +34,12 @@ def count_marked_places(question: str, image_token: str) -> int:
 
 
 def render(
-    template: str, question: str, images: int, tokenizer: PreTrainedTokenizerBase, image_token: str
+    template: str,
+    question: str,
+    images: int,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token: str,
+    placeholder: str | None = None,
 ) -> str:
     """One prompt.
 
@@ -46,18 +51,19 @@ def render(
             question starts nothing (a space is put behind their first character).
         images: number of images.
         tokenizer: its special tokens are the ones made harmless.
-        image_token: the placeholder of one image.
+        image_token: what the tokens of an image are in the prompt.
+        placeholder: what stands for one image, the tokens around it included; by default the image token.
     """
     pieces = [_Piece(question, foreign=True)]
     placed = 0 < images == count_marked_places(question, image_token)
     if placed:
-        image = _Piece(image_token)
+        image = _Piece(placeholder or image_token)
         between = [_Piece(text, foreign=True) for text in re.split(_marks(image_token), question)]
         pieces = [piece for text in between for piece in (image, text)][1:]
     if images == 0 or placed:
         template = re.sub(re.escape(IMAGES) + r"\s?", "", template)
     # the question comes last, so that braces in it are never filled in
-    before, after = template.replace(IMAGES, " ".join([image_token] * images)).split(QUESTION)
+    before, after = template.replace(IMAGES, " ".join([placeholder or image_token] * images)).split(QUESTION)
     return _harmless([_Piece(before), *pieces, _Piece(after)], find_special_tokens(tokenizer, image_token))
 
 

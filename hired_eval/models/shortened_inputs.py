@@ -38,7 +38,7 @@ def encode_images(
         UserError: see `family_of` and `Family.pictures`.
     """
     family = family_of(model, arguments)
-    return family, [make_visual_tokens(family, p, dropper.vision) for p in family.pictures(arguments)]
+    return family, make_visual_tokens(family, family.pictures(arguments), dropper.vision)
 
 
 def images_by_row(placeholders: Tensor, images: Sequence[VisualTokens]) -> list[list[VisualTokens]]:
@@ -79,7 +79,7 @@ class Call:
         fresh: number of new columns.
         cache: KV cache, if any.
         mask: attention mask (B, all columns), if any.
-        positions: position ids, if any.
+        positions: position ids (B, columns), or (planes, B, columns) of M-RoPE, if any.
     """
 
     input_ids: Tensor
@@ -161,8 +161,10 @@ class Call:
             times = len(placeholders) // batch
             rows = [row for row in images_by_row(placeholders[::times], images) for _ in range(times)]
             mask = None if self.mask is None else self.mask[:, self.cached :]
-            new = shorten(placeholders, mask, [[image.counts for image in row] for row in rows])
-            if new.changes and self.positions is not None:
+            counts = [[image.counts for image in row] for row in rows]
+            places = [[family.places(image).cpu() for image in row] for row in rows]
+            new = shorten(placeholders, mask, counts, places)
+            if new.changes and self.positions is not None and self.positions.dim() == 2:
                 refuse_positions(self.positions, placeholders, mask)
             shortening = self.before.append(new, self.cached)
             embeddings = [image.embeddings for row in rows for image in row]

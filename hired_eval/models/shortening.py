@@ -68,7 +68,18 @@ class Shortening:
         return self.take(mask, 0)
 
     def positions(self, positions: Tensor) -> Tensor:
-        """Positions (B, S + t) that close up where tokens are dropped, of positions (B, length + t)."""
+        """Positions of what is left.
+
+        Args:
+            positions: (B, length + t), which close up where tokens are dropped; or (planes, B, length + t) of
+                M-RoPE, whose last three planes do not: a place in a picture stays where it is.
+
+        Returns:
+            (B, S + t) or (planes, B, S + t).
+        """
+        if positions.dim() == 3:
+            counted, placed = positions[:-3], positions[-3:]
+            return torch.stack([*map(self.positions, counted), *(self.take(plane, 0) for plane in placed)])
         left = self.take(positions, 0)
         closed, dropped = self.closed.to(left.device), self.dropped.to(left.device)
         return left - torch.cat([closed, dropped[:, None].expand(-1, left.shape[1] - self.short)], dim=1)
@@ -96,7 +107,12 @@ def nothing_dropped(rows: int, device: torch.device) -> Shortening:
     return Shortening(none, none, none.new_zeros(rows), 0)
 
 
-def shorten(placeholders: Tensor, mask: Tensor | None, images: Sequence[Sequence[TokenCounts]]) -> Shortening:
+def shorten(
+    placeholders: Tensor,
+    mask: Tensor | None,
+    images: Sequence[Sequence[TokenCounts]],
+    places: Sequence[Sequence[Tensor]] | None = None,
+) -> Shortening:
     """Leave as many placeholders of each image as it has kept tokens.
 
     Padding stays on its side, and no more of it than the rows need to be of one length; what all rows are
@@ -106,6 +122,7 @@ def shorten(placeholders: Tensor, mask: Tensor | None, images: Sequence[Sequence
         placeholders: (B, L) bool, where the prompts have image placeholders.
         mask: (B, L) attention mask; None for all ones.
         images: token counts of each row's images, in reading order.
+        places: (kept,) of each image, which of its placeholders are left; the first ones if not given.
 
     Raises:
         UserError: the placeholders of an image do not stand together, or the mask hides some of them.
@@ -113,10 +130,10 @@ def shorten(placeholders: Tensor, mask: Tensor | None, images: Sequence[Sequence
     length = placeholders.shape[1]
     seen = torch.ones_like(placeholders) if mask is None else mask != 0
     given = [_given(*row) for row in zip(placeholders.cpu(), seen.cpu(), strict=True)]
-    left = [
-        _left(places, visible, start, end, counts)
-        for (places, visible, start, end), counts in zip(given, images, strict=True)
-    ]
+    if places is None:
+        # a method may keep more tokens than the stock model has, whose padding is removed
+        places = [[torch.arange(image.kept).clamp(max=image.full - 1) for image in row] for row in images]
+    left = [_left(*row, counts, chosen) for row, counts, chosen in zip(given, images, places, strict=True)]
     starts, ends = [start for *_, start, _ in given], [end for *_, end in given]
     sizes = [len(columns) for columns, _, _ in left]
     if min(ends) < length and max(starts) == 0:
@@ -152,13 +169,18 @@ def _given(places: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, int, int]:
 
 
 def _left(
-    places: Tensor, visible: Tensor, start: int, end: int, counts: Sequence[TokenCounts]
+    places: Tensor,
+    visible: Tensor,
+    start: int,
+    end: int,
+    counts: Sequence[TokenCounts],
+    chosen: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, int]:
     """The columns left of one row, by how much their positions move, and how many tokens are dropped."""
     positions = places.nonzero().squeeze(1)
     columns, closed = [], []
     dropped, used = 0, 0
-    for image in counts:
+    for image, kept in zip(counts, chosen, strict=True):
         first, last = int(positions[used]), int(positions[used + image.full - 1])
         used += image.full
         if last - first + 1 != image.full:
@@ -173,10 +195,8 @@ def _left(
             )
         columns.append(torch.arange(start, first))
         closed.append(torch.full((first - start,), dropped))
-        # a method may keep more tokens than the stock model has, whose padding is removed
-        places_kept = torch.arange(image.kept)
-        columns.append(first + places_kept.clamp(max=image.full - 1))
-        closed.append(dropped + places_kept.clamp(max=image.full - 1) - places_kept)
+        columns.append(first + kept)
+        closed.append(dropped + kept - torch.arange(image.kept))
         dropped += image.full - image.kept
         start = last + 1
     columns.append(torch.arange(start, end))

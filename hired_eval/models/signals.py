@@ -1,11 +1,18 @@
-"""What a vision tower can tell of its tokens: CLS rows, keys and the CLS query, read while it runs."""
+"""What a vision tower can tell of its tokens while it runs: CLS rows, attention received, keys, CLS query."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+QUERIES_AT_ONCE = 2048
+"""How many rows of a partition's attention are in memory: all of them, but of large pictures."""
+PARTITIONS_AT_ONCE = 8
+"""How many partitions' attention of one head is in memory while its columns are summed."""
 
 
 def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
@@ -30,27 +37,66 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int) -> Tensor:
     return logits.softmax(dim=-1)[..., 1:]
 
 
+def received_attention(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """The attention that each token receives: mean over heads and queries of softmax(Q K^T / sqrt(d)).
+
+    One head of a few partitions at a time, so that the attention of all heads is never in memory; how many
+    partitions share a pass does not change the order of any sum.
+
+    Args:
+        queries: (P, T, C) query projections, CLS included where there is one.
+        keys: (P, T, C) key projections.
+        heads: number of heads; d = C / heads.
+
+    Returns:
+        (P, T) float32; each row sums to 1.
+    """
+    partitions, length, channels = keys.shape
+    per_head = channels // heads
+    received = queries.new_zeros((partitions, length), dtype=torch.float32)
+    for start in range(0, partitions, PARTITIONS_AT_ONCE):
+        here = slice(start, start + PARTITIONS_AT_ONCE)
+        for first in range(0, channels, per_head):
+            q = queries[here, :, first : first + per_head].float() * per_head**-0.5
+            k = keys[here, :, first : first + per_head].float()
+            for some in q.split(QUERIES_AT_ONCE, dim=1):
+                received[here] += (some @ k.transpose(1, 2)).softmax(dim=-1).sum(dim=1)
+    return received / (heads * length)
+
+
+class _LeftEarlyError(Exception):
+    """Raised inside the tower's own forward where nothing more is wanted of it."""
+
+
 class Projections:
-    """What a layer's projections give while the vision tower runs: its CLS row, or its keys and CLS query.
+    """What a layer's projections give while the vision tower runs.
+
+    Rows are made as soon as the keys are there, so that queries and keys need not stay in memory.
 
     Args:
         heads: number of attention heads.
-        row: the CLS row is wanted; it is made as soon as the keys are there, so that they need not stay in
-            memory.
+        row: the CLS row is wanted.
         keep: keys and CLS query are wanted.
+        received: the attention that each token receives is wanted.
     """
 
     query: Tensor
     keys: Tensor
     cls_attention: Tensor
+    received_attention: Tensor
+    """(P, T), CLS included where there is one."""
+    leaves = False
+    """Nothing is wanted of the tower behind these keys."""
 
-    def __init__(self, heads: int, *, row: bool, keep: bool) -> None:
-        self.heads, self.row, self.keep = heads, row, keep
+    def __init__(self, heads: int, *, row: bool = False, keep: bool = False, received: bool = False) -> None:
+        self.heads, self.row, self.keep, self.received = heads, row, keep, received
+        self._queries: Tensor | None = None
 
     def record_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Forward hook of the query projection, which runs before the key projection."""
         # a copy, so that the other rows need not stay in memory
         self.query = output[:, 0].detach().clone()
+        self._queries = output.detach() if self.received else None
 
     def record_keys(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Forward hook of the key projection."""
@@ -58,29 +104,34 @@ class Projections:
         output = output.detach()
         if self.row:
             self.cls_attention = cls_attention(self.query, output, self.heads)
+        if self._queries is not None:
+            self.received_attention = received_attention(self._queries, output, self.heads)
+            self._queries = None
         if self.keep:
             self.keys = output
+        if self.leaves:
+            raise _LeftEarlyError
 
 
-class _LeftEarlyError(Exception):
-    """Raised inside the tower's own forward where nothing more is wanted of it."""
+Watch = Callable[[int, Projections], Iterable[RemovableHandle]]
+"""Lets queries and keys of a layer be recorded while the tower runs."""
 
 
 def run_tower(
-    tower: nn.Module,
-    layers: nn.ModuleList,
-    pixel_values: Tensor,
+    run: Callable[[], Any],
+    layers: Sequence[nn.Module],
     feature_layer: int,
     recorded: Mapping[int, Projections],
+    watch: Watch,
 ) -> Tensor:
     """The tower's own forward, left as soon as all that is wanted has been seen.
 
     Args:
-        tower: stock vision tower.
-        layers: its layers, each with `self_attn.q_proj` and `self_attn.k_proj`.
-        pixel_values: (P, 3, S, S), on its device, in its dtype.
+        run: calls the stock vision tower.
+        layers: its layers, and what comes behind them if it is not wanted.
         feature_layer: whose output is wanted, counted from 0.
         recorded: by layer, takes what its projections give.
+        watch: puts hooks on the projections of a layer; those of its keys come after those of its queries.
 
     Returns:
         (P, tokens, C) output of the feature layer, CLS included where there is one.
@@ -93,17 +144,13 @@ def run_tower(
 
     handles = [layers[feature_layer].register_forward_hook(lambda m, a, output: features.append(output))]
     for layer, projections in recorded.items():
-        attention: Any = layers[layer].self_attn
-        handles.append(attention.q_proj.register_forward_hook(projections.record_query))
-        handles.append(attention.k_proj.register_forward_hook(projections.record_keys))
-    if deepest > feature_layer:
-        behind: Any = layers[deepest].self_attn
-        handles.append(behind.k_proj.register_forward_hook(leave))
-    elif deepest + 1 < len(layers):
+        projections.leaves = layer == deepest > feature_layer
+        handles.extend(watch(layer, projections))
+    if deepest == feature_layer and deepest + 1 < len(layers):
         # before the next layer, not behind this one, which may be run again for gradients
         handles.append(layers[deepest + 1].register_forward_pre_hook(leave))
     try:
-        tower(pixel_values)
+        run()
     except _LeftEarlyError:
         pass
     finally:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+import torch
 from torch import Tensor
 
-from hired_eval.dropping import PackedTokens, PartitionLayout, VisionEncoding, VisionStage
+from hired_eval.dropping import Layouts, PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.models.family import Family, Picture
+
+PICTURES_A_PASS = 16
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class VisualTokens:
     """What the language model gets for one picture.
 
     Attributes:
-        embeddings: (kept, D) after the projector, newline tokens in place.
+        embeddings: (kept, D) after the projector, newline tokens in place; wider where the family gives the
+            language model more of a token.
         counts: kept, allowed and full token counts.
         packed: the same tokens before the projector, with their places in the partitions.
         layout: geometry of the picture.
@@ -42,33 +48,63 @@ class VisualTokens:
     layout: PartitionLayout
 
 
-def make_visual_tokens(family: Family, picture: Picture, stage: VisionStage) -> VisualTokens:
-    """Encode a picture, drop tokens, and project the kept ones.
+def make_visual_tokens(
+    family: Family, pictures: Sequence[Picture], stage: VisionStage, *, per_pass: int | None = None
+) -> list[VisualTokens]:
+    """Encode pictures, drop tokens, and project the kept ones.
+
+    Args:
+        family: of the model.
+        pictures: any number, of any grids.
+        stage: of the method.
+        per_pass: pictures in one pass at most, which have partitions of one size. By default one on the CPU,
+            where the vision tower's sums differ in their last bits with the number of partitions, and
+            elsewhere 16.
 
     Raises:
-        UserError: see `Family.encode`.
+        UserError: see `Family.encode` and `drop_tokens`.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    return drop_tokens(family, family.encode(picture.pixels, stage), picture.layout, stage)
+    if per_pass is None:
+        per_pass = 1 if family.tower.device.type == "cpu" else PICTURES_A_PASS
+    made: list[VisualTokens] = []
+    for _, group in groupby(pictures, lambda p: (p.pixels.shape[1:], p.layout.tokens_per_partition)):
+        alike = list(group)
+        for start in range(0, len(alike), per_pass):
+            of_pass = alike[start : start + per_pass]
+            pixels = [picture.pixels for picture in of_pass]
+            encoding = family.encode(torch.cat(pixels) if len(pixels) > 1 else pixels[0], stage)
+            made += drop_tokens(family, encoding, [picture.layout for picture in of_pass], stage)
+    return made
 
 
 def drop_tokens(
-    family: Family, encoding: VisionEncoding, layout: PartitionLayout, stage: VisionStage
-) -> VisualTokens:
-    """Drop tokens of an encoded picture, and project the kept ones.
+    family: Family, encoding: VisionEncoding, layouts: Sequence[PartitionLayout], stage: VisionStage
+) -> list[VisualTokens]:
+    """Drop tokens of the encoded pictures of one pass, and project the kept ones.
+
+    The host waits for the device once, whatever the number of pictures; more often only where newline tokens
+    count against a budget.
 
     Args:
         family: of the model.
         encoding: holds what the stage reads.
-        layout: geometry of the picture.
+        layouts: geometry of the pictures.
         stage: of the method.
 
     Raises:
         UserError: the encoding cannot be used.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    packed, embeddings = family.embed(stage.pack(stage.drop(encoding, layout), layout), layout)
-    counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
-    if counts.allowed is not None and counts.kept > counts.allowed:
-        raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")
-    return VisualTokens(embeddings, counts, packed, layout)
+    selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
+    added: Sequence[Tensor | None] = [None] * len(layouts)
+    if encoding.added is not None:
+        added = torch.split(encoding.added, [layout.partitions for layout in layouts])
+    made = []
+    for packed, layout, of_image in zip(selected, layouts, added, strict=True):
+        given, embeddings = family.embed(packed, layout, of_image)
+        counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
+        if counts.allowed is not None and counts.kept > counts.allowed:
+            raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")
+        made.append(VisualTokens(embeddings, counts, given, layout))
+    return made

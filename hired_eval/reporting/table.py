@@ -48,7 +48,7 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
     head += ["tokens kept", "allowed", "full", "samples/s"]
     rows = []
     for store, r in runs:
-        found, scorer = store.score([r]), scorer_of_run(r)
+        found = store.score([r])
         score = found if found.n and not r.failed_samples else None
         partial = f" of {r.documents} (partial)" if r.partial else ""
         rows.append(
@@ -56,7 +56,7 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
                 r.benchmark.name,
                 label_of(r),
                 r.benchmark.metric,
-                "withheld" if score is None else f"{score.value:.1f}{' %' * scorer.share}",
+                show_score(store, r),
                 "" if score is None else _interval(score),
                 f"{r.samples}{partial}",
                 "" if score is None else str(score.clusters),
@@ -69,6 +69,22 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
         head = ["model", *head]
         rows = [[blocks[id(r)], *row] for r, row in zip(records, rows, strict=True)]
     return aligned([head, *rows])
+
+
+def show_score(store: Store, record: Record) -> str:
+    """The score of a run as it is shown; withheld where samples failed.
+
+    Args:
+        store: has the run's samples.
+        record: of the run.
+
+    Raises:
+        UserError: samples cannot be read.
+    """
+    score = store.score([record])
+    if not score.n or record.failed_samples:
+        return "withheld"
+    return f"{score.value:.1f}{' %' * scorer_of_run(record).share}"
 
 
 def settled_line(store: Store, record: Record, full: Record | None, goal: Goal | None) -> str | None:

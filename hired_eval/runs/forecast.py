@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoConfig
 
 from hired_eval.lmms.local_data import find_data_source
 from hired_eval.lmms.tasks import load_task
-from hired_eval.models.dummy import published_config
+from hired_eval.models.published import published_config
 from hired_eval.records.goal import Goal, read_goal
 from hired_eval.records.record import Record
 from hired_eval.records.scores import Scorer, scorer_for
@@ -25,6 +26,8 @@ from hired_eval.runs.precision import full_method
 
 CHANGED = 0.1
 """Share of the answers that are taken to change where no record tells."""
+TFLOPS = 100.0
+"""TFLOP a second that a recent data-centre GPU sustains in 16 bit, about."""
 TEXT_TOKENS = 60
 """Of a question with its prompt, about."""
 DOCUMENTS = {
@@ -182,6 +185,11 @@ def _spread(
     return variance * most**2, float(scores.mean()) * most
 
 
+def _is_llava(shapes: Any) -> bool:
+    """Whether the arithmetic of a model is known by square partitions, as that of LLaVA-1.5 and LLaVA-Next."""
+    return getattr(shapes, "model_type", None) in ("llava", "llava_next")
+
+
 def _most(scorer: Scorer) -> float:
     """Points of all answers right; of MME as the paper has it, 200 for each of ten categories."""
     return 2000.0 if scorer.pairs else scorer.of_part().scale
@@ -192,7 +200,7 @@ def _tokens(config: RunConfig, own: Record | None, full: Record | None) -> tuple
     counted = next((r.tokens.full for r in (full, own) if r is not None and r.tokens.full), None)
     if counted is None:
         shapes = published_config(str(config.model.hub_id))
-        if shapes is None:
+        if not _is_llava(shapes):
             return None, None
         side = shapes.vision_config.image_size // shapes.vision_config.patch_size
         whole = float(side**2 * (5 if hasattr(shapes, "image_grid_pinpoints") else 1))
@@ -212,6 +220,8 @@ def _tflop(config: RunConfig, questions: int, pictures: int, kept: float, whole:
         if not folder.is_dir():
             return None
         shapes = AutoConfig.from_pretrained(folder)
+    if not _is_llava(shapes):
+        return None
     vision = shapes.vision_config
     side = vision.image_size // vision.patch_size
     values = 3 * vision.patch_size**2
@@ -226,7 +236,7 @@ def _tflop(config: RunConfig, questions: int, pictures: int, kept: float, whole:
     return (pictures * encode + questions * (prompt + project)) / 1e12
 
 
-def summarize(found: Sequence[Forecast], tflops: float) -> str:
+def summarize_forecasts(found: Sequence[Forecast], tflops: float) -> str:
     """One line on the whole sweep.
 
     Args:

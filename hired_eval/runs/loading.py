@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from hired_eval.models.encoding_cache import EncodingStore
     from hired_eval.runs.options import ModelOptions
 
-LOADING = ("revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer")
+LOADING = (
+    "revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer", "min_pixels",
+    "max_pixels", "square",
+)  # fmt: skip
 
 
 class Models:

@@ -50,6 +50,9 @@ class ModelOptions:
     feature_layer: int | None
     alpha: Proportion
     prompt: str
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    square: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from hired_eval.errors import UserError, first_line
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
+from hired_eval.models.visual_tokens import VisualTokens
 from hired_eval.records.record import Record, RunFolder, explained_disk_errors, replacing
 from hired_eval.records.store import ARRAYS, PICTURES
 from hired_eval.runs.loading import Models
@@ -232,8 +233,16 @@ def read_attention(llava: DroppingLlava, prepared: Prepared) -> tuple[np.ndarray
 
 def partition_of_placeholders(prepared: Prepared) -> np.ndarray:
     """(kept,) the partition of each visual token of a question's image, newline tokens with their row's."""
-    packed = prepared.images[0].packed
-    return torch.repeat_interleave(packed.partition, 1 + packed.newlines_after).cpu().numpy()
+    tokens = prepared.images[0]
+    behind = 1 + tokens.packed.newlines_after.cpu().numpy()
+    return np.repeat(places_of(tokens)[:, 0], behind)
+
+
+def places_of(tokens: VisualTokens) -> np.ndarray:
+    """(n, 2) partition and position in it of each kept token; the full-image counts as partition 0."""
+    layout = tokens.layout
+    partition = (tokens.packed.partition - layout.full_image) % layout.partitions
+    return torch.stack([partition, tokens.packed.index], dim=1).cpu().numpy()
 
 
 def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
@@ -245,7 +254,8 @@ def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     maps = []
     for i, one in enumerate(asked):
         size = (one.picture.height, one.picture.width)
-        pixels = llava.read(one.picture).pixels[:1]
+        picture = llava.read(one.picture)
+        pixels = picture.pixels[picture.layout.full_image][None]
         encoding = llava.family.encode(pixels, llava.dropper.vision, also=frozenset(layers))
         maps.append([encoding.attention_at(layer)[0].sum(dim=0).cpu().numpy() for layer in layers])
         found.pictures[f"{i}.png"] = one.picture
@@ -264,10 +274,8 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
         layout = tokens.layout
         side_by_side = np.concatenate(list(partitions_of(llava, one.picture)), axis=1)
         found.pictures[f"{i}.png"] = Image.fromarray(side_by_side)
-        found.arrays[f"kept_{i}"] = (
-            torch.stack([tokens.packed.partition, tokens.packed.index], dim=1).cpu().numpy()
-        )
-        found.arrays[f"layout_{i}"] = np.array([layout.rows, layout.cols, layout.side])
+        found.arrays[f"kept_{i}"] = places_of(tokens)
+        found.arrays[f"layout_{i}"] = np.array([layout.rows, layout.cols, layout.tile[0]])
         found.rows.append(
             {"doc_id": one.doc_id, "question": one.text, "prediction": answer, "target": one.target,
              "kept": tokens.counts.kept, "full": tokens.counts.full, "image": prepared.digests[0]}
@@ -278,7 +286,8 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
 def partitions_of(llava: DroppingLlava, picture: Image.Image) -> np.ndarray:
     """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
-    values = llava.read(picture).pixels.float()
+    read = llava.read(picture)
+    values = read.pixels.float().roll(-read.layout.full_image, dims=0)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
     pixels: np.ndarray = (
         ((values * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

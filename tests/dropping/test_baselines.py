@@ -9,7 +9,6 @@ from hired_eval import (
     Downsample,
     EvenSplit,
     Full,
-    KeptTokens,
     PartitionLayout,
     Random,
     Spatial,
@@ -22,25 +21,26 @@ from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import FEATURE_LAYER, synthetic_encoding
 from hired_eval.errors import UserError
 from tests.reference_inputs import cases
+from tests.selected import Kept, drop, select
 
-CLIP = PartitionLayout(2, 2, 24, (672, 672))
-GRID = PartitionLayout(2, 2, 4, (56, 56))
-WIDE = PartitionLayout(2, 2, 4, (28, 56))
-ONE = PartitionLayout(0, 0, 4, (56, 56))
+CLIP = PartitionLayout(2, 2, (24, 24), (672, 672))
+GRID = PartitionLayout(2, 2, (4, 4), (56, 56))
+WIDE = PartitionLayout(2, 2, (4, 4), (28, 56))
+ONE = PartitionLayout(0, 0, (4, 4), (56, 56))
 
 
 def positions(layout: PartitionLayout) -> VisionEncoding:
     """Features (y, x) of the assembled grid, or of the full-image, plus the partition's number."""
-    y, x = torch.meshgrid(torch.arange(layout.side), torch.arange(layout.side), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(layout.tile[0]), torch.arange(layout.tile[0]), indexing="ij")
     features = []
     for i in range(layout.partitions):
         row, column = divmod(i - 1, layout.cols) if i else (0, 0)
-        place = [y + row * layout.side, x + column * layout.side, torch.full_like(y, i)]
+        place = [y + row * layout.tile[0], x + column * layout.tile[0], torch.full_like(y, i)]
         features.append(torch.stack(place, dim=-1).flatten(0, 1))
     return VisionEncoding(torch.stack(features).float(), {})
 
 
-def lengths(kept: KeptTokens) -> list[int]:
+def lengths(kept: Kept) -> list[int]:
     return [len(i) for i in kept.indices]
 
 
@@ -48,8 +48,8 @@ def lengths(kept: KeptTokens) -> list[int]:
 def test_spatial_keeps_its_budget_where_the_released_code_exceeds_it(case: dict[str, float]) -> None:
     budget = case["spatial_budget"]
     encoding = positions(CLIP)
-    sampled = lengths(Spatial(budget=budget, mode="sampling").drop(encoding, CLIP))
-    pooled = lengths(Spatial(budget=budget).drop(encoding, CLIP))
+    sampled = lengths(drop(Spatial(budget=budget, mode="sampling"), encoding, CLIP))
+    pooled = lengths(drop(Spatial(budget=budget), encoding, CLIP))
     assert sum(sampled) == round(budget * 100) * CLIP.total_tokens // 100
     assert max(sampled) <= case["num"] + 1
     assert all(0.85 * s <= p <= s for p, s in zip(pooled, sampled, strict=True))
@@ -58,7 +58,7 @@ def test_spatial_keeps_its_budget_where_the_released_code_exceeds_it(case: dict[
 
 
 def test_spatial_pooling_averages_neighbours() -> None:
-    kept = Spatial(budget=0.25).drop(positions(GRID), GRID)
+    kept = drop(Spatial(budget=0.25), positions(GRID), GRID)
     for i, (index, features) in enumerate(zip(kept.indices, kept.features, strict=True)):
         assert index.tolist() == [0, 2, 8, 10]
         row, column = divmod(i - 1, 2) if i else (0, 0)
@@ -67,7 +67,7 @@ def test_spatial_pooling_averages_neighbours() -> None:
 
 
 def test_spatial_sampling_keeps_even_distances() -> None:
-    kept = Spatial(budget=0.4, mode="sampling").drop(positions(CLIP), CLIP)
+    kept = drop(Spatial(budget=0.4, mode="sampling"), positions(CLIP), CLIP)
     for index in kept.indices:
         steps = index.diff()
         assert index[0] == 0
@@ -76,15 +76,15 @@ def test_spatial_sampling_keeps_even_distances() -> None:
 
 def test_downsample_is_the_full_image_at_a_fifth() -> None:
     encoding = positions(GRID)
-    kept = Downsample(budget=0.2).drop(encoding, GRID)
+    kept = drop(Downsample(budget=0.2), encoding, GRID)
     assert lengths(kept) == [16, 0, 0, 0, 0]
     assert kept.features[0].equal(encoding.features[0])
-    assert lengths(Downsample(budget=0.05).drop(encoding, GRID)) == [4, 0, 0, 0, 0]
+    assert lengths(drop(Downsample(budget=0.05), encoding, GRID)) == [4, 0, 0, 0, 0]
 
 
 def test_downsample_pools_the_assembled_grid_as_one_picture() -> None:
     method = Downsample(budget=0.4)
-    packed = method.pack(method.drop(positions(GRID), GRID), GRID)
+    packed = select(method, positions(GRID), GRID)
     assert packed.length == 32
     grid = packed.features[16:]
     assert grid[:, :2].tolist() == [[y, x] for y in (0.5, 2.5, 4.5, 6.5) for x in (0.5, 2.5, 4.5, 6.5)]
@@ -92,13 +92,13 @@ def test_downsample_pools_the_assembled_grid_as_one_picture() -> None:
     stock = Full(newline="none")
     for layout in (GRID, WIDE):
         encoding = positions(layout)
-        coarse = everything.pack(everything.drop(encoding, layout), layout)
-        assert coarse.features.equal(stock.pack(stock.drop(encoding, layout), layout).features)
+        coarse = select(everything, encoding, layout)
+        assert coarse.features.equal(select(stock, encoding, layout).features)
 
 
 def test_downsample_leaves_padding_out_and_counts_newlines() -> None:
     method = Downsample(budget=0.4, newline="rows")
-    packed = method.pack(method.drop(positions(WIDE), WIDE), WIDE)
+    packed = select(method, positions(WIDE), WIDE)
     # of 16 tokens beside the full-image: two rows of seven, and two newline tokens
     assert packed.newlines_after.sum() == 2
     assert packed.length <= 32
@@ -114,24 +114,25 @@ def test_pooling_takes_the_largest_grid_of_the_aspect_ratio() -> None:
         ((18, 2), 5, (5, 1)),
         ((2, 18), 5, (1, 5)),
     ]:
-        tokens, (y, x) = pool(torch.rand(3, height, width), count)
-        assert len(tokens) == cells[0] * cells[1] <= count
-        assert (len(y.unique()), len(x.unique())) == cells
-        torch.testing.assert_close((y.min() + y.max()) / 2, torch.tensor((height - 1) / 2), atol=0.5, rtol=0)
+        tokens, y, x = pool(torch.rand(1, height, width, 3), count)
+        assert tokens.shape == (1, *cells, 3)
+        assert cells[0] * cells[1] <= count
+        assert (len(set(y)), len(set(x))) == (len(y), len(x)) == cells
+        assert (min(y) + max(y)) / 2 == pytest.approx((height - 1) / 2, abs=0.5)
 
 
 def test_random_depends_on_seed_and_size_alone() -> None:
     encoding = positions(CLIP)
-    first = Random().drop(encoding, CLIP)
+    first = drop(Random(), encoding, CLIP)
     state = torch.random.get_rng_state()
     other_content = VisionEncoding(torch.rand(5, 576, 3), {})
     torch.random.set_rng_state(state)
-    again = Random().drop(other_content, CLIP)
+    again = drop(Random(), other_content, CLIP)
     assert all(map(torch.equal, first.indices, again.indices))
     assert sum(lengths(first)) == 576
     for different in (
-        Random(seed=1).drop(encoding, CLIP),
-        Random().drop(encoding, PartitionLayout(2, 2, 24, (671, 672))),
+        drop(Random(seed=1), encoding, CLIP),
+        drop(Random(), encoding, PartitionLayout(2, 2, (24, 24), (671, 672))),
     ):
         shared = sum(
             len(set(a.tolist()) & set(b.tolist()))
@@ -146,9 +147,9 @@ def test_topk_keeps_the_highest_wherever_they_are() -> None:
     attention[3] = 0.9
     attention[1, 0, 4:] = 0.5
     encoding = VisionEncoding(torch.zeros(5, 16, 1), {FEATURE_LAYER: attention})
-    assert lengths(TopKCLS(budget=0.3).drop(encoding, GRID)) == [0, 8, 0, 16, 0]
-    assert lengths(EvenSplit(budget=0.3).drop(encoding, GRID)) == [5, 5, 5, 5, 4]
-    assert EvenSplit(budget=0.3).drop(encoding, GRID).indices[1].tolist() == [4, 5, 6, 7, 8]
+    assert lengths(drop(TopKCLS(budget=0.3), encoding, GRID)) == [0, 8, 0, 16, 0]
+    assert lengths(drop(EvenSplit(budget=0.3), encoding, GRID)) == [5, 5, 5, 5, 4]
+    assert drop(EvenSplit(budget=0.3), encoding, GRID).indices[1].tolist() == [4, 5, 6, 7, 8]
 
 
 def test_fastervlm_keeps_what_an_even_split_keeps() -> None:
@@ -175,9 +176,9 @@ def visionzip_by_loops(
 
 def test_visionzip_is_its_definition() -> None:
     method = VisionZip(budget=0.4, contextual=0.3)
-    layout = PartitionLayout(1, 2, 6, (84, 168))
+    layout = PartitionLayout(1, 2, (6, 6), (84, 168))
     encoding = synthetic_encoding(method, layout)
-    kept = method.drop(encoding, layout)
+    kept = drop(method, encoding, layout)
     assert encoding.keys is not None
     by_head = encoding.keys[:, 1:].view(3, 36, 2, 4).mean(dim=2)
     scores = encoding.cls_attention[FEATURE_LAYER].sum(dim=1)
@@ -190,8 +191,8 @@ def test_visionzip_is_its_definition() -> None:
 def test_visionzip_keeps_the_papers_shares() -> None:
     for count, contextual in [(64, 10), (128, 20), (192, 30)]:
         method = VisionZip(budget=(count + 0.5) / 576)
-        layout = PartitionLayout(0, 0, 24, (336, 336))
-        (index,) = method.drop(synthetic_encoding(method, layout), layout).indices
+        layout = PartitionLayout(0, 0, (24, 24), (336, 336))
+        (index,) = drop(method, synthetic_encoding(method, layout), layout).indices
         assert len(index) == count
         assert int((index.diff() < 0).sum()) == 1
         assert index.diff().lt(0).nonzero().item() == count - contextual - 1
@@ -200,13 +201,13 @@ def test_visionzip_keeps_the_papers_shares() -> None:
 def test_visionzip_needs_keys() -> None:
     encoding = synthetic_encoding(EvenSplit(), ONE)
     with pytest.raises(UserError, match="needs keys"):
-        VisionZip().drop(encoding, ONE)
+        drop(VisionZip(), encoding, ONE)
 
 
 def test_divprune_is_greedy_max_min_distance() -> None:
-    layout = PartitionLayout(1, 2, 6, (84, 168))
+    layout = PartitionLayout(1, 2, (6, 6), (84, 168))
     encoding = synthetic_encoding(DivPrune(), layout)
-    kept = DivPrune(budget=0.25).drop(encoding, layout)
+    kept = drop(DivPrune(budget=0.25), encoding, layout)
     for tokens, index in zip(encoding.features, kept.indices, strict=True):
         distance = 1 - torch.cosine_similarity(tokens[:, None], tokens[None], dim=-1)
         others = distance + 9 * torch.eye(len(tokens))
@@ -219,8 +220,8 @@ def test_divprune_is_greedy_max_min_distance() -> None:
 
 def test_divprune_drops_copies_first() -> None:
     tokens = torch.eye(4).repeat(4, 1)[None]
-    (index,) = DivPrune(budget=0.25).drop(VisionEncoding(tokens, {}), ONE).indices
+    (index,) = drop(DivPrune(budget=0.25), VisionEncoding(tokens, {}), ONE).indices
     assert sorted(tokens[0, index].argmax(dim=-1).tolist()) == [0, 1, 2, 3]
     tokens[0, 3, 0] = torch.nan
     with pytest.raises(UserError, match="NaN"):
-        DivPrune().drop(VisionEncoding(tokens, {}), ONE)
+        select(DivPrune(), VisionEncoding(tokens, {}), ONE)

@@ -17,6 +17,7 @@ from tests.reference_inputs import (
     unpack_mask,
     unpadded_layout,
 )
+from tests.selected import drop
 
 INPUTS = cases("hired_selection")["inputs"]
 RECORDS = cases("hired_selection")["records"]
@@ -33,7 +34,7 @@ def test_paper_budgets_and_masks(number: int) -> None:
     assert len(records) == 20
     for record in records:
         method = HiRED(budget=record["rate"], alpha=record["alpha"])
-        kept = method.drop(encoding, layout)
+        kept = drop(method, encoding, layout)
         assert [len(i) for i in kept.indices] == record["paper_budgets"]
         expected = unpack_mask(arrays("hired_selection_masks")["paper"][record["pap_row"]])
         assert mask_of(kept.indices).equal(expected[: layout.partitions])
@@ -46,7 +47,7 @@ def test_paper_budgets_and_masks(number: int) -> None:
 def test_single_partition_keeps_the_top_share(record: dict[str, Any]) -> None:
     initial, final = selection_attention(record["seed"], 1, record["dist"])
     assert digest(final) == record["sha256_16_final"]
-    layout = PartitionLayout(0, 0, SIDE, (TILE, TILE))
-    kept = HiRED(budget=record["rate"]).drop(encoding_of(initial, final), layout)
+    layout = PartitionLayout(0, 0, (SIDE, SIDE), (TILE, TILE))
+    kept = drop(HiRED(budget=record["rate"]), encoding_of(initial, final), layout)
     assert mask_of(kept.indices)[0].equal(unpack_mask(arrays("hired_single_masks")["masks"][record["row"]]))
     assert len(kept.indices[0]) == record["kept"]

@@ -17,6 +17,7 @@ from tests.reference_inputs import (
     unpack_mask,
     unpadded_layout,
 )
+from tests.selected import drop
 
 INPUTS = cases("hired_selection")["inputs"]
 RECORDS = cases("hired_selection")["records"]
@@ -31,9 +32,9 @@ def test_released_budgets_and_masks(number: int) -> None:
         method = HiREDReleased(budget=record["rate"], alpha=record["alpha"])
         if record["official_error"]:
             with pytest.raises(UserError, match=r"alpha=1\.0 leaves no token"):
-                method.drop(encoding, layout)
+                drop(method, encoding, layout)
             continue
-        kept = method.drop(encoding, layout)
+        kept = drop(method, encoding, layout)
         assert [len(i) for i in kept.indices] == record["official_budgets"]
         expected = unpack_mask(arrays("hired_selection_masks")["official"][record["off_row"]])
         assert mask_of(kept.indices).equal(expected[: layout.partitions])
@@ -44,5 +45,7 @@ def test_released_budgets_and_masks(number: int) -> None:
 )
 def test_single_partition(record: dict[str, Any]) -> None:
     encoding = encoding_of(*selection_attention(record["seed"], 1, record["dist"]))
-    kept = HiREDReleased(budget=record["rate"]).drop(encoding, PartitionLayout(0, 0, SIDE, (TILE, TILE)))
+    kept = drop(
+        HiREDReleased(budget=record["rate"]), encoding, PartitionLayout(0, 0, (SIDE, SIDE), (TILE, TILE))
+    )
     assert mask_of(kept.indices)[0].equal(unpack_mask(arrays("hired_single_masks")["masks"][record["row"]]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hired_eval import KeptTokens, PartitionLayout, VisionEncoding
+from hired_eval import KeptTokens, Layouts, VisionEncoding
 from hired_eval.dropping import SelectingDropper
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import check_dropper
@@ -44,7 +44,7 @@ class Broken(SelectingDropper):
 
     fault: str
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> Tensor:
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> Tensor:
         if self.fault == "changes the encoding":
             encoding.features.zero_()
         if self.fault == "random":
@@ -53,16 +53,16 @@ class Broken(SelectingDropper):
             return encoding.features.float()
         return encoding.features.float().sum(dim=-1)
 
-    def keep(self, encoding: VisionEncoding, layout: PartitionLayout, budget: int) -> KeptTokens:
-        kept = super().keep(encoding, layout, budget + (self.fault == "one too many"))
-        indices, features = list(kept.indices), list(kept.features)
-        if self.fault == "twice" and len(indices[0]):
-            indices[0] = indices[0][:1].repeat(len(indices[0]))
+    def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
+        kept = super().keep(encoding, layouts, [n + (self.fault == "one too many") for n in budgets])
+        indices, features = kept.indices, kept.features
+        if self.fault == "twice":
+            indices = indices[:, :1].expand_as(indices)
         if self.fault == "out of range":
-            indices[0] = indices[0] + 1
+            indices = indices + 1
         if self.fault == "dtype":
-            features = [f.double() for f in features]
-        return KeptTokens(indices, features)
+            features = features.double()
+        return KeptTokens(indices, features, kept.counts)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_checks_find_faults(fault: str, contract: str) -> None:
 
 
 def test_a_score_of_the_wrong_shape_is_named() -> None:
-    expected = r"Broken.score must give one number for each token, \(P, N\) = \(1, 36\); it gave \(1, 36, 8\)"
+    expected = r"Broken.score must give one number for each token, \(S, N\) = \(1, 36\); it gave \(1, 36, 8\)"
     with pytest.raises(UserError, match=expected):
         check_dropper(Broken(fault="a score for each channel"))
 

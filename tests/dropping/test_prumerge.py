@@ -9,9 +9,10 @@ from torch import Tensor
 from hired_eval import PartitionLayout, PruMerge, PruMergeBudget, PruMergePlus, VisionEncoding
 from hired_eval.errors import UserError
 from tests.reference_inputs import SIDE, TILE, N, arrays, cases, digest
+from tests.selected import drop, select
 
 CASES = cases("prumerge")["cases"]
-ONE = PartitionLayout(0, 0, SIDE, (TILE, TILE))
+ONE = PartitionLayout(0, 0, (SIDE, SIDE), (TILE, TILE))
 
 
 def inputs(case: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +38,7 @@ def test_reference(case: dict[str, Any]) -> None:
     x, q, k = inputs(case)
     assert [digest(t) for t in (x, q, k)] == case["sha256_16"]
     method = PruMergePlus() if case["method"] == "prumerge+" else PruMerge()
-    kept = method.drop(encoding(x, q, k), ONE)
+    kept = drop(method, encoding(x, q, k), ONE)
     (index,), (features,) = kept.indices, kept.features
     if "error_shawn" in case:  # the published code divides by zero where there is no outlier
         assert index.tolist() == [0, -1]
@@ -47,13 +48,19 @@ def test_reference(case: dict[str, Any]) -> None:
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
 
 
+def plus_centres(attention: Tensor) -> Tensor:
+    """(n,) PruMerge+'s positions of one partition, from its attention (N,)."""
+    centres, counts = PruMergePlus().centres(attention[None])
+    return centres[0, : int(counts)]
+
+
 def test_evenly_spaced_tokens_are_as_many_as_published() -> None:
     table = cases("prumerge")["stride_table"]
     assert len(table) == 144
     for outliers, _, stride, spaced in table:
         attention = torch.linspace(1, 2, N) * 1e-6
         attention[:outliers] += 1
-        centres = PruMergePlus().centres(attention)
+        centres = plus_centres(attention)
         assert set(range(0, N - 1, stride)) | set(range(outliers)) == set(centres.tolist())
         assert len(range(0, N - 1, stride)) == spaced
 
@@ -63,31 +70,31 @@ def test_stride_zero_keeps_at_most_all_tokens() -> None:
     x, q, k = inputs(CASES[0])
     values = torch.full((N,), 1e-3)
     values[: N // 4 - 4] = 1.0
-    centres = PruMergePlus().centres(values)
+    centres = plus_centres(values)
     assert len(centres) == N - 1
     assert sorted(centres.tolist()) == list(range(N - 1))
     everything = torch.cat([values[:-1], torch.ones(1)])
-    assert len(PruMergePlus().centres(everything)) == N
-    kept = PruMergeBudget(budget=1.0).drop(encoding(x, q, k), ONE)
+    assert len(plus_centres(everything)) == N
+    kept = drop(PruMergeBudget(budget=1.0), encoding(x, q, k), ONE)
     assert sorted(kept.indices[0].tolist()) == list(range(N))
 
 
 def test_budget_replaces_the_outlier_count() -> None:
     """With as many tokens as PruMerge keeps, the budgeted form is PruMerge."""
     x, q, k = inputs(CASES[0])
-    free = PruMerge().drop(encoding(x, q, k), ONE)
-    held = PruMergeBudget(budget=len(free.indices[0]) / N).drop(encoding(x, q, k), ONE)
+    free = drop(PruMerge(), encoding(x, q, k), ONE)
+    held = drop(PruMergeBudget(budget=len(free.indices[0]) / N), encoding(x, q, k), ONE)
     assert held.indices[0].equal(free.indices[0])
     assert held.features[0].equal(free.features[0])
 
 
 def test_partitions_are_merged_each_by_itself() -> None:
-    layout = PartitionLayout(1, 2, SIDE, (TILE, 2 * TILE))
+    layout = PartitionLayout(1, 2, (SIDE, SIDE), (TILE, 2 * TILE))
     parts = [inputs(case) for case in CASES[:1]] + [inputs(c | {"seed": s}) for c, s in zip(CASES, (7, 8))]  # noqa: B905
     together = encoding(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-    kept = PruMerge().drop(together, layout)
+    kept = drop(PruMerge(), together, layout)
     for i, part in enumerate(parts):
-        alone = PruMerge().drop(encoding(*part), ONE)
+        alone = drop(PruMerge(), encoding(*part), ONE)
         assert kept.indices[i].equal(alone.indices[0])
         torch.testing.assert_close(kept.features[i], alone.features[0])
 
@@ -95,7 +102,7 @@ def test_partitions_are_merged_each_by_itself() -> None:
 def test_bad_input() -> None:
     x, q, k = inputs(CASES[0])
     with pytest.raises(UserError, match="needs keys"):
-        PruMerge().drop(VisionEncoding(x[:, 1:], {}), ONE)
+        drop(PruMerge(), VisionEncoding(x[:, 1:], {}), ONE)
     q[0, 0, 0] = torch.nan
     with pytest.raises(UserError, match="CLS-attention of the last layer holds NaN"):
-        PruMergeBudget().drop(encoding(x, q, k), ONE)
+        select(PruMergeBudget(), encoding(x, q, k), ONE)

@@ -13,12 +13,13 @@ from hired_eval.dropping import PartitionLayout
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import synthetic_encoding
 from hired_eval.method_configs import method_configs
+from tests.selected import select
 
 KNOWN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "versions.json").read_text())
 LAYOUTS = [
-    PartitionLayout(2, 2, 6, (300, 400)),
-    PartitionLayout(1, 3, 6, (90, 400)),
-    PartitionLayout(0, 0, 6, (80, 80)),
+    PartitionLayout(2, 2, (6, 6), (300, 400)),
+    PartitionLayout(1, 3, (6, 6), (90, 400)),
+    PartitionLayout(0, 0, (6, 6), (80, 80)),
 ]
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -42,9 +43,7 @@ def kept_by(name: str) -> dict[str, Any]:
             continue
         dropper = build(name, **variant)
         for seed, layout in enumerate(LAYOUTS):
-            packed = dropper.pack(
-                dropper.drop(synthetic_encoding(dropper, layout, seed=seed), layout), layout
-            )
+            packed = select(dropper, synthetic_encoding(dropper, layout, seed=seed), layout)
             positions += [packed.partition.tolist(), packed.index.tolist(), packed.newlines_after.tolist()]
             values = packed.features.double().flatten()
             weights = torch.linspace(-1, 1, len(values), dtype=torch.float64)

@@ -29,8 +29,8 @@ def text_only(length: int) -> Prepared:
 
 def about(image: str, length: int, question: int) -> Prepared:
     """A question about an image whose prefix is `length` long."""
-    packed = PackedTokens(torch.zeros(length, 2), *[torch.zeros(length, dtype=torch.long)] * 3)
-    layout = PartitionLayout(0, 0, 10, (10, 10))
+    packed = PackedTokens(torch.zeros(length, 2), *[torch.zeros(length, dtype=torch.long)] * 3, length)
+    layout = PartitionLayout(0, 0, (10, 10), (10, 10))
     tokens = VisualTokens(torch.zeros(length, 3), TokenCounts(length, None, 100), packed, layout)
     return Prepared([4] * length + [7] * question, 0, (tokens,), (image,), shared=length)
 

@@ -10,7 +10,7 @@ import torch
 from loguru import logger
 from safetensors.torch import save_file
 
-from hired_eval.dropping import PartitionLayout, SelectingDropper, VisionEncoding
+from hired_eval.dropping import Layouts, SelectingDropper, VisionEncoding
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
@@ -78,7 +78,7 @@ class Seeing(SelectingDropper):
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         return frozenset(self.layers)
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> torch.Tensor:
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> torch.Tensor:
         rows = dict(encoding.cls_attention)
         if rows:
             rows[-1] = encoding.attention_at(None)
@@ -153,7 +153,7 @@ class ReadsLayer0(SelectingDropper):
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         return frozenset({1})
 
-    def score(self, encoding: VisionEncoding, layout: PartitionLayout) -> torch.Tensor:
+    def score(self, encoding: VisionEncoding, layouts: Layouts) -> torch.Tensor:
         return encoding.attention_at(0).sum(dim=1)
 
 
@@ -282,6 +282,6 @@ def test_other_weights_layers_processors_or_code_have_other_keys(monkeypatch: py
     keys.add(fingerprint(family_of(model.half()), processor.image_processor))
     model.config.image_grid_pinpoints = [[56, 112]]
     keys.add(fingerprint(family_of(model), processor.image_processor))
-    monkeypatch.setattr("hired_eval.models.encoding_cache.code_reached", lambda roots: {"other": "code"})
+    monkeypatch.setattr("hired_eval.models.encoding_cache.find_code_reached", lambda roots: {"other": "code"})
     keys.add(fingerprint(family_of(model), processor.image_processor))
     assert len(keys) == 7

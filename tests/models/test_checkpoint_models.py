@@ -12,8 +12,9 @@ from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
 from hired_eval.models import checkpoint as loading
 from hired_eval.models.answering import DroppingLlava, Question
-from hired_eval.models.checkpoint import NOT_QUANTIZED, load_checkpoint
+from hired_eval.models.checkpoint import load_checkpoint, not_quantized
 from hired_eval.models.configs import model_configs
+from hired_eval.models.families import FAMILIES
 from tests import tiny
 
 
@@ -77,7 +78,9 @@ def test_bitsandbytes_not_installed(tiny_checkpoint: Path, kind: str) -> None:
 def test_only_the_language_model_is_quantized() -> None:
     model, _ = tiny.llava_next()
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    quantized = [name for name in linear if should_convert_module(name, list(NOT_QUANTIZED))]
+    quantized = [
+        name for name in linear if should_convert_module(name, not_quantized(FAMILIES["llava_next"]))
+    ]
     assert quantized
     assert all(name.startswith("model.language_model.") for name in quantized)
     assert len(quantized) == sum(name.startswith("model.language_model.") for name in linear)

@@ -4,6 +4,7 @@ The device is a stand-in: its tensors say that they are on `meta`, keep their nu
 operation that mixes them with tensors of the CPU fails, as it would on a GPU.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hired_eval.dropping import TokenDropper
+from hired_eval.dropping import Layouts, TokenDropper
 from hired_eval.dropping.registry import build
+from hired_eval.dropping.testing import LAYOUTS, join, synthetic_encoding
 from hired_eval.errors import UserError
 from hired_eval.method_configs import method_configs
 from hired_eval.models.answering import DroppingLlava, Question
@@ -164,6 +166,38 @@ def test_the_chain_on_a_second_device(
         there, losses_there = chain(model, processor, dropper)
     assert there == answers
     assert losses_there == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", method_configs())
+def test_a_pass_copies_once_to_the_host(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all pictures together, and not before the tokens are chosen."""
+    copied: list[str] = []
+    original = on_second_device
+
+    def noting(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = original(function, args, kwargs)
+        if any(isinstance(t, Elsewhere) for t in tree_leaves((args, kwargs))) and not any(
+            isinstance(t, Elsewhere) for t in tree_leaves(result)
+        ):
+            copied.append(str(function))
+        return result
+
+    stage = build(method).vision
+    encodings = [synthetic_encoding(stage, layout) for layout in LAYOUTS]
+    expected = stage.select(join(encodings), Layouts(LAYOUTS))
+    monkeypatch.setattr(sys.modules[__name__], "on_second_device", noting)
+    monkeypatch.setattr(Elsewhere, "tolist", lambda self: copied.append("tolist") or self.inner.tolist())
+    with Literals(), SecondDevice():
+        encoding, layouts = join(encodings, SECOND), Layouts(LAYOUTS, SECOND)
+        copied.clear()
+        kept = stage.drop(encoding, layouts)
+        assert copied == []
+        found = stage.pack(kept, layouts).images(encoding)
+        assert copied == ["tolist"]
+        for packed, wanted in zip(found, expected, strict=True):
+            assert packed.features.device == SECOND
+            assert packed.index.tolist() == wanted.index.tolist()
+            assert packed.partition.tolist() == wanted.partition.tolist()
 
 
 @pytest.mark.parametrize(

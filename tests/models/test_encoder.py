@@ -1,16 +1,18 @@
 """CLS-attention from queries and keys: reference numbers, the stock tower, and no N x N matrix."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hired_eval import DivPrune, HiRED, HiREDReleased, PruMerge, VisionEncoding, VisionZip
+from hired_eval import DivPrune, Full, HiRED, HiREDReleased, PruMerge, VisionEncoding, VisionZip
 from hired_eval.models.families import family_of
-from hired_eval.models.signals import cls_attention
+from hired_eval.models.signals import cls_attention, received_attention
 from tests import tiny
 from tests.reference_inputs import arrays, cases, digest, mask_of, unpack_mask, unpadded_layout
+from tests.selected import drop
 
 HEADS, CHANNELS, LENGTH = 16, 128, 577
 
@@ -35,7 +37,7 @@ def test_reference(number: int) -> None:
     encoding = VisionEncoding(torch.zeros(case["P"], LENGTH - 1, 1), {0: initial, 22: final})
     masks = unpack_mask(expected[f"c{number}_masks"])
     for run, mask in zip(case["runs"], masks, strict=True):
-        kept = HiREDReleased(budget=run["rate"], alpha=run["alpha"]).drop(encoding, layout)
+        kept = drop(HiREDReleased(budget=run["rate"], alpha=run["alpha"]), encoding, layout)
         assert [len(i) for i in kept.indices] == run["budgets"]
         assert mask_of(kept.indices).equal(mask)
 
@@ -82,6 +84,43 @@ def test_a_method_without_attention_records_nothing(llava_next: tuple[Any, Any])
     assert (dict(encoding.cls_attention), encoding.keys, encoding.cls_query) == ({}, None, None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Receiving(Full):
+    """Reads the attention received in three layers; Full needs no CLS token."""
+
+    reads: ClassVar = frozenset({"received_attention"})
+
+    def received_layers(self, feature_layer: int) -> frozenset[int]:
+        return frozenset({0, 1, feature_layer})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [tiny.llava_next, tiny.llava_onevision], ids=["cls", "no-cls"])
+def test_attention_received_is_the_column_mean_of_the_stock_attention(make: Any) -> None:
+    model, _ = make()
+    family, tower = family_of(model), model.model.vision_tower
+    encoding = family.encode(pixels(9), Receiving())
+    tower.set_attn_implementation("eager")
+    stock = tower(pixels(9), output_attentions=True).attentions
+    first = int(family.class_token)
+    assert encoding.received_attention.keys() == {0, 1, family.feature_layer}
+    for layer, received in encoding.received_attention.items():
+        expected = stock[layer].mean(dim=(1, 2))[:, first:]
+        torch.testing.assert_close(received, expected, atol=1e-6, rtol=1e-4)
+        assert encoding.received_at(layer) is received
+    assert encoding.received_at(None) is encoding.received_attention[family.feature_layer]
+    assert not encoding.cls_attention
+
+
+def test_attention_received_of_a_partition_does_not_depend_on_the_others() -> None:
+    g = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(2, 11, 17, 12, generator=g)
+    together = received_attention(queries, keys, 3)
+    alone = torch.cat([received_attention(queries[i : i + 1], keys[i : i + 1], 3) for i in range(11)])
+    assert together.equal(alone)
+    torch.testing.assert_close(together.sum(dim=1), torch.ones(11))
+
+
 class Shapes(TorchDispatchMode):
     """Remembers the shape of every tensor that an operation makes."""
 
@@ -104,6 +143,10 @@ def test_no_attention_matrix_is_formed(llava_next: tuple[Any, Any]) -> None:
         family_of(llava_next[0]).encode(pixels(), HiRED())
     assert (3, 4, 1, length) in shapes.seen or (3, 4, length) in shapes.seen
     assert not [s for s in shapes.seen if s[-2:] == (length, length)]
+    with Shapes() as shapes:
+        family_of(llava_next[0]).encode(pixels(), Receiving())
+    # one head at a time
+    assert {s for s in shapes.seen if s[-2:] == (length, length)} == {(3, length, length)}
     with Shapes() as shapes:
         llava_next[0].model.vision_tower.set_attn_implementation("eager")
         llava_next[0].model.vision_tower(pixels())

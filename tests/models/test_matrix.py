@@ -49,8 +49,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     original = shortened_inputs.make_visual_tokens
 
     def make_visual_tokens(*args: Any) -> Any:
-        seen.append(original(*args))
-        return seen[-1]
+        made = original(*args)
+        seen.extend(made)
+        return made
 
     with monkeypatch.context() as patch:
         patch.setattr(shortened_inputs, "make_visual_tokens", make_visual_tokens)

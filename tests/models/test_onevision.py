@@ -108,6 +108,32 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     assert answers[0] != answers[1], "newline tokens must matter"
 
 
+@pytest.mark.parametrize("method", ["hired", "topk_cls", "even_split"])
+def test_attention_received_serves_in_place_of_cls(llava_onevision: tuple[Any, Any], method: str) -> None:
+    model, processor = llava_onevision
+    kept = []
+    for signal in ("received", "auto"):
+        dropper = build(method, budget=0.4, signal=signal)
+        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        for size in [(112, 112), (60, 200), (500, 500)]:
+            prepared = answering.prepare(Question("b?", (tiny.picture(*size, seed=3),)))
+            (image,) = prepared.images
+            assert 0 < image.counts.kept <= image.counts.allowed
+            kept.append((image.packed.partition.tolist(), image.packed.index.tolist()))
+    assert kept[:3] == kept[3:]
+
+
+def test_auto_is_cls_attention_where_there_is_a_cls_token(llava_next: tuple[Any, Any]) -> None:
+    model, processor = llava_next
+    kept = {}
+    for signal in ("cls", "auto", "received"):
+        dropper = build("hired", budget=0.3, signal=signal)
+        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        (image,) = answering.prepare(Question("b?", (tiny.picture(112, 112),))).images
+        kept[signal] = image.packed.index.tolist(), image.packed.partition.tolist()
+    assert kept["auto"] == kept["cls"] != kept["received"]
+
+
 @pytest.mark.parametrize("method", ["hired", "visionzip", "prumerge"])
 def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, Any], method: str) -> None:
     model, processor = llava_onevision
@@ -120,5 +146,5 @@ def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, A
 
 
 def test_a_newline_token_stands_behind_a_picture_among_several() -> None:
-    layout = PartitionLayout(0, 0, 4, (9, 9), newline_behind=True)
+    layout = PartitionLayout(0, 0, (4, 4), (9, 9), newline_behind=True)
     assert (layout.stock_tokens, layout.total_tokens) == (17, 16)

@@ -24,8 +24,8 @@ class Llava(Family):
 
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
         """One partition, whatever the picture's shape."""
-        vision = self.config.vision_config
-        return PartitionLayout(0, 0, vision.image_size // vision.patch_size, image_size)
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        return PartitionLayout(0, 0, (side, side), image_size)
 
     def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
         """One partition a picture.

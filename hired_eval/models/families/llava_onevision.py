@@ -38,8 +38,10 @@ class LlavaOnevision(LlavaNext):
         "vision_feature_select_strategy",
     )  # fmt: skip
 
-    def __init__(self, model: Any, arguments: Mapping[str, Any] | None = None) -> None:
-        super().__init__(model, arguments)
+    def __init__(
+        self, model: Any, arguments: Mapping[str, Any] | None = None, image_processor: Any = None
+    ) -> None:
+        super().__init__(model, arguments, image_processor)
         allowed = (arguments or {}).get("vision_aspect_ratio") or self.config.vision_aspect_ratio
         self.most = int(allowed.removeprefix("anyres_max_"))
 
@@ -71,7 +73,9 @@ class LlavaOnevision(LlavaNext):
         prompt = [image] * min(among, 2)
         return self.pictures(image_processor(images=[prompt], return_tensors="pt"))[0]
 
-    def embed(self, packed: PackedTokens, layout: PartitionLayout) -> tuple[PackedTokens, Tensor]:
+    def embed(
+        self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
+    ) -> tuple[PackedTokens, Tensor]:
         """As in every family; a whole grid that is too large is shrunk as the stock model does it."""
         top, bottom, left, right = layout.unpadded()
         everything = layout.tokens_per_partition + (bottom - top) * (right - left)
@@ -88,12 +92,13 @@ class LlavaOnevision(LlavaNext):
 
         made_of_many = packed.index.new_full((rows * cols,), -1)
         newlines = packed.newlines_after.new_zeros(first + rows * cols)
-        if bool(packed.newlines_after.any()):
+        if packed.length > everything:
             newlines[first + cols - 1 :: cols] = 1
         small = PackedTokens(
             shrink(packed.features),
             torch.cat([packed.partition[:first], made_of_many + 2]),
             torch.cat([packed.index[:first], made_of_many]),
             newlines,
+            len(newlines) + rows * (packed.length > everything),
         )
         return small, self.put_newlines(small, shrink(embeddings))

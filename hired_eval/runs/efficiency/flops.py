@@ -8,9 +8,11 @@ mask may or may not skip half of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hired_eval.dropping import PartitionLayout
 from hired_eval.models.family import Family
 from hired_eval.models.memory import head_dimension
 
@@ -44,58 +46,90 @@ class Tower:
     Attributes:
         channels: C.
         inner: width of the feed-forward part.
-        tokens: N, patches of a partition.
+        patches: of a partition.
         patch_values: numbers in a patch, 3 * p * p.
         layers: all of them.
         output: D, width of the language model.
         class_token: 1 where a CLS token stands in front of the patches, else 0.
+        merged: patches that the projector gets as one token.
+        matrices: of the feed-forward part.
+        pairs: tokens that attend to each other in each layer; all T^2 of them if not given.
+        between: width between the projector's two layers, that of the language model if not given.
+        stacked: further projectors, which run on all tokens.
     """
 
     channels: int
     inner: int
-    tokens: int
+    patches: int
     patch_values: int
     layers: int
     output: int
     class_token: int = 1
+    merged: int = 1
+    matrices: int = 2
+    pairs: tuple[int, ...] = ()
+    between: int | None = None
+    stacked: int = 0
 
     @classmethod
-    def of(cls, family: Family) -> Tower:
-        """Shapes of a family's model."""
+    def of(cls, family: Family, layout: PartitionLayout) -> Tower:
+        """Shapes of a family's model.
+
+        Args:
+            family: of the model.
+            layout: of a picture, which has as many patches a partition.
+        """
         vision = family.config.vision_config
-        side = vision.image_size // vision.patch_size
+        height, width = _pair(vision.patch_size)
+        frames = getattr(vision, "temporal_patch_size", 1)
         return cls(
             vision.hidden_size,
             vision.intermediate_size,
-            side * side,
-            3 * vision.patch_size**2,
+            layout.tokens_per_partition * family.merge**2,
+            3 * frames * height * width,
             vision.num_hidden_layers,
             family.config.text_config.hidden_size,
             int(family.class_token),
+            family.merge**2,
+            **family.count_parts(layout),
         )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a partition that the projector gets, N."""
+        return self.patches // self.merged
 
     @property
     def length(self) -> int:
         """T, tokens of a partition in the tower."""
-        return self.class_token + self.tokens
+        return self.class_token + self.patches
 
     def layer_weights(self) -> int:
-        """Weights of a layer: q, k, v and output projection, and two of the feed-forward part."""
-        return 4 * self.channels**2 + 2 * self.channels * self.inner
+        """Weights of a layer: q, k, v and output projection, and two or three of the feed-forward part."""
+        return 4 * self.channels**2 + self.matrices * self.channels * self.inner
 
     def encode(self, partitions: int, layers: int, bytes_a_weight: int) -> Work:
         """Patches and `layers` layers over the T tokens of each partition.
 
-        2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 N (3 p^2) C for the patches.
+        2 T (4 C^2 + 2 C F) + 4 T^2 C a layer and partition, 2 n (3 p^2) C for the n patches. Where a layer
+        attends within windows, the sum of their squares takes the place of T^2.
         """
-        layer = 2 * self.length * self.layer_weights() + 4 * self.length**2 * self.channels
-        patches = 2 * self.tokens * self.patch_values * self.channels
+        pairs = sum(self.pairs[:layers]) if self.pairs else layers * self.length**2
+        products = 2 * layers * self.length * self.layer_weights() + 4 * pairs * self.channels
+        patches = 2 * self.patches * self.patch_values * self.channels
         weights = layers * self.layer_weights() + self.patch_values * self.channels
-        return Work(partitions * (patches + layers * layer), weights * bytes_a_weight)
+        work = Work(partitions * (patches + products), weights * bytes_a_weight)
+        for _ in range(self.stacked):
+            work += self.project(partitions * self.tokens, bytes_a_weight)
+        return work
 
     def cls_rows(self, partitions: int, layers: int) -> Work:
         """The CLS row of the attention: 2 T C a layer and partition."""
         return Work(2 * partitions * layers * self.length * self.channels, 0)
+
+    def received(self, partitions: int, layers: int) -> Work:
+        """The attention that each token receives: 2 T^2 C a layer and partition."""
+        return Work(2 * partitions * layers * self.length**2 * self.channels, 0)
 
     def keys(self, partitions: int, bytes_a_weight: int) -> Work:
         """Queries and keys of a layer that is left behind them: 4 T C^2 a partition."""
@@ -103,8 +137,9 @@ class Tower:
         return Work(2 * partitions * self.length * weights, weights * bytes_a_weight)
 
     def project(self, tokens: int, bytes_a_weight: int) -> Work:
-        """The projector's two layers: 2 n (C D + D^2)."""
-        weights = self.channels * self.output + self.output**2
+        """The projector's two layers: 2 n (m C W + W D), m patches a token and W wide between the two."""
+        between = self.output if self.between is None else self.between
+        weights = self.merged * self.channels * between + between * self.output
         return Work(2 * tokens * weights, weights * bytes_a_weight)
 
 
@@ -174,3 +209,8 @@ class Decoder:
         for i in range(1, new_tokens):
             work += self.forward(batch, 1, length + i, bytes_a_number)
         return work
+
+
+def _pair(size: int | Sequence[int]) -> Sequence[int]:
+    """(height, width), for which some towers have one number."""
+    return (size, size) if isinstance(size, int) else size

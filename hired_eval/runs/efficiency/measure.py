@@ -17,7 +17,7 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.memory import count_kv_bytes, is_out_of_memory
-from hired_eval.models.prefix import pad_left
+from hired_eval.models.prefix import pad_left, positions
 from hired_eval.models.visual_tokens import make_visual_tokens
 from hired_eval.records.record import Speed, Spread
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
@@ -65,23 +65,26 @@ class Efficiency:
         self, checkpoint: Checkpoint, dropper: TokenDropper | None, workload: Workload, batch_size: int
     ) -> None:
         self.model: Any = checkpoint.model
-        self.family = family_of(checkpoint.model)
         self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
         self.device: torch.device = checkpoint.model.device
         self.size = (workload.height, workload.width)
-        self.layout = self.family.layout(self.size)
         processor: Any = checkpoint.processor
+        self.family = family_of(checkpoint.model, image_processor=processor.image_processor)
+        self.layout = self.family.layout(self.size)
         pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
-        self.inputs: dict[str, Tensor] = processor.image_processor(images=pictures, return_tensors="pt")
+        made = processor.image_processor(
+            images=pictures, return_tensors="pt", **self.family.processor_options
+        )
+        self.inputs: dict[str, Tensor] = {k: v for k, v in made.items() if k in self.family.vision_arguments}
         self.kept: list[int] = []
         self._projected = 0
-        self._pictures = self.family.pictures(self.inputs)
+        self._pictures = [self.family.read(one, processor.image_processor) for one in pictures]
 
     @torch.inference_mode()
     def visual_tokens(self) -> list[Tensor]:
         """The visual tokens of each picture, (n_i, D): dropped and projected, or as stock makes them."""
         if self.dropper is not None:
-            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
+            images = make_visual_tokens(self.family, self._pictures, self.dropper.vision)
             return [image.embeddings for image in images]
         output = self.model.model.get_image_features(**self._vision_inputs(), return_dict=True).pooler_output
         return list(output)
@@ -93,16 +96,22 @@ class Efficiency:
         synchronize(self.device)
         start = time.perf_counter()
         if self.dropper is not None:
-            images = [make_visual_tokens(self.family, p, self.dropper.vision) for p in self._pictures]
+            images = make_visual_tokens(self.family, self._pictures, self.dropper.vision)
             self.kept = [image.counts.kept for image in images]
             self._projected = sum(len(image.packed.features) for image in images)
-            inputs = {**self._prompt(self.kept), **self.family.inputs([i.embeddings for i in images])}
+            inputs = self._prompt(self.kept)
+            places = [self.family.find_positions(self._question(1), [image]) for image in images]
+            inputs["position_ids"] = positions(inputs["attention_mask"].cpu(), places).to(self.device)
+            inputs |= self.family.inputs([image.embeddings for image in images])
             synchronize(self.device)
             vision = time.perf_counter() - start
         else:
             vision = float("nan")
             self.kept = [self.layout.stock_tokens] * self.batch_size
             inputs = {**self._prompt(self.kept), **self._vision_inputs()}
+            if "mm_token_type_ids" in self.family.vision_arguments:
+                is_visual = inputs["input_ids"] == self.model.config.image_token_id
+                inputs["mm_token_type_ids"] = is_visual.int()
         self.model.generate(
             **inputs,
             max_new_tokens=self.workload.new_tokens,
@@ -127,7 +136,7 @@ class Efficiency:
     def phases(self) -> dict[str, Work]:
         """Arithmetic and memory traffic of the vision tower, prefill and decode, for the whole batch."""
         config = self.model.config
-        tower, decoder = Tower.of(self.family), Decoder.of(config)
+        tower, decoder = Tower.of(self.family, self.layout), Decoder.of(config)
         number = self.model.dtype.itemsize
         partitions = self.layout.partitions * self.batch_size
         if self.dropper is None:
@@ -135,9 +144,10 @@ class Efficiency:
             vision += tower.project(partitions * tower.tokens, number)
         else:
             stage = self.dropper.vision
-            layers = stage.attention_layers(self.family.feature_layer)
+            rows, received = self.family.layers_read(stage), self.family.received_read(stage)
             run = self.family.feature_layer + 1
-            vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(layers))
+            vision = tower.encode(partitions, run, number) + tower.cls_rows(partitions, len(rows))
+            vision += tower.received(partitions, len(received))
             if "keys" in stage.reads and stage.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
             vision += tower.project(self._projected, number)
@@ -155,21 +165,26 @@ class Efficiency:
         return self.batch_size * count_kv_bytes(self.model.config, length, self.model.dtype)
 
     def _vision_inputs(self) -> dict[str, Tensor]:
-        """Arguments of the stock model's vision side, pixels on the device."""
+        """Arguments of the stock model's vision side, on the device."""
         pixels = self.inputs["pixel_values"].to(self.device, self.model.dtype)
-        return {**self.inputs, "pixel_values": pixels}
+        others = {name: value.to(self.device) for name, value in self.inputs.items()}
+        return {**others, "pixel_values": pixels}
 
-    def _prompt(self, kept: Sequence[int]) -> dict[str, Tensor]:
+    def _question(self, placeholders: int) -> list[int]:
         """Half of the text, the placeholders, the other half: what the text says does not change the time."""
         config = self.model.config
         before = self.workload.text_tokens // 2
         # an id that is neither special nor the placeholder
         word = next(i for i in range(config.text_config.vocab_size - 1, -1, -1) if i != config.image_token_id)
-        rows = [
-            [word] * before + [config.image_token_id] * n + [word] * (self.workload.text_tokens - before)
-            for n in kept
-        ]
-        ids, mask = pad_left(rows, word)
+        return (
+            [word] * before
+            + [config.image_token_id] * placeholders
+            + [word] * (self.workload.text_tokens - before)
+        )
+
+    def _prompt(self, kept: Sequence[int]) -> dict[str, Any]:
+        """A row for each picture, with as many placeholders."""
+        ids, mask = pad_left([self._question(n) for n in kept], self._question(0)[0])
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
 

@@ -1,0 +1,192 @@
+"""The runs that a command line composed: each done and shown, one alone or those of a sweep."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hired_eval.errors import HubError, UserError
+from hired_eval.processes import Processes
+from hired_eval.records.goal import read_goal
+from hired_eval.records.record import Record
+from hired_eval.records.store import Store
+from hired_eval.reporting.table import full_run_like, run_table, settled_line, show_score
+from hired_eval.runs.loading import Models
+from hired_eval.runs.measuring import measure
+from hired_eval.runs.options import RunConfig, read_config
+from hired_eval.runs.plan import Outcome
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that Hydra composed.
+
+    Attributes:
+        config: as `configs/config.yaml` describes it.
+        overrides: of the command line and of the sweep that made it.
+        budget_for_all: whether a budget is an error for a method that has none; in a sweep over methods such
+            a method runs without it.
+    """
+
+    config: dict[str, Any]
+    overrides: tuple[str, ...]
+    budget_for_all: bool
+
+    def read(self) -> RunConfig:
+        """The config, parsed.
+
+        Raises:
+            UserError: it cannot be.
+        """
+        config = read_config(self.config)
+        needless = config.budget is not None and "budget" not in config.method.options
+        return replace(config, budget=None) if needless and not self.budget_for_all else config
+
+
+def run_job(job: Job) -> list[str]:
+    """Do one run and print its table, with the same run without dropping; what went wrong comes back."""
+    try:
+        outcome = measure(job.read(), _say, Models())
+        if not Processes().main:
+            return []
+        if outcome.reused:
+            _say("this run is complete already (rerun=true repeats it):")
+        _print_table([outcome])
+        print(f"record: {outcome.folder}")
+        problem = _explain_failed_samples(outcome)
+    except UserError as error:
+        problem = str(error)
+    if problem:
+        _tell(problem)
+    return [problem] if problem else []
+
+
+def run_sweep(jobs: Sequence[Job]) -> list[str]:
+    """Do the runs of a sweep, a line each, and print one table in the end; what went wrong comes back.
+
+    A run that fails does not keep the others from being done, unless none of them can reach the hub.
+    """
+    if any(read_goal(job.config) for job in jobs):
+        from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
+
+        _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+    models, names, pace = Models(), name_jobs(jobs), Pace()
+    problems: list[str] = []
+    outcomes: dict[Path, Outcome] = {}
+    number, unreachable = 0, False
+    while number < len(jobs) and not unreachable:
+        number += 1
+        try:
+            outcome = measure(jobs[number - 1].read(), _hush, models)
+            seen, problem = outcome.folder in outcomes, _explain_failed_samples(outcome)
+            outcomes.setdefault(outcome.folder, outcome)
+            if outcome.reused and not problem:
+                result = "the same run as one before" if seen else ""
+            else:
+                result = f"{summarize(outcome)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
+        except UserError as error:
+            problem, result = str(error), ""
+            unreachable = isinstance(error, HubError) and not error.reachable
+        pace.begin()
+        if problem:
+            if Processes().count > 1:
+                _tell(problem)
+            result += f"failed: {problem}" if problem not in problems else "failed likewise"
+            problems.append(problem)
+        if result:
+            _say(f"run {number} of {len(jobs)}, {names[number - 1]}: {result}")
+    complete = sum(outcome.reused for outcome in outcomes.values())
+    if complete:
+        runs = "every run was" if complete == len(jobs) else f"{complete} of {len(jobs)} runs were"
+        _say(f"{runs} complete already (rerun=true repeats them)")
+    if Processes().main:
+        _print_table(list(outcomes.values()))
+    if number < len(jobs):
+        _tell(f"{problems[-1]}; {len(jobs) - number} runs were not begun")
+    elif problems:
+        _tell(problems[0] if len(problems) == 1 else f"{len(problems)} runs failed")
+    return problems
+
+
+def summarize(outcome: Outcome) -> str:
+    """How a run went, in words."""
+    record = outcome.record
+    if record.measure != "accuracy":
+        return f"record: {outcome.folder}"
+    return f"{record.benchmark.metric} {show_score(Store(outcome.folder.parent), record)}"
+
+
+def name_jobs(jobs: Sequence[Job]) -> list[str]:
+    """What tells each job from the others: its overrides that not all of them have."""
+    common = set(jobs[0].overrides).intersection(*(job.overrides for job in jobs))
+    return [" ".join(o for o in job.overrides if o not in common) for job in jobs]
+
+
+class Pace:
+    """How long the runs of a sweep take, and how long the rest may."""
+
+    def __init__(self) -> None:
+        self.seconds = list[float]()
+        self.begin()
+
+    def begin(self) -> None:
+        """A run begins."""
+        self.begun = time.monotonic()
+
+    def note(self, left: int) -> str:
+        """What is said of a run that is done: its seconds, and about how many minutes the others will take.
+
+        Args:
+            left: how many runs follow.
+        """
+        self.seconds.append(time.monotonic() - self.begun)
+        minutes = left * sum(self.seconds) / len(self.seconds) / 60
+        rest = f", about {minutes:.0f} min left" if minutes >= 1 else ", under a minute left" * (left > 0)
+        return f" ({self.seconds[-1]:.0f} s{rest})"
+
+
+def _print_table(outcomes: Sequence[Outcome]) -> None:
+    """Runs of accuracy, and behind them full execution of the same, where there is a record of it."""
+    stores = {outcome.folder.parent: Store(outcome.folder.parent) for outcome in outcomes}
+    for line in dict.fromkeys(line for store in stores.values() for line in store.damaged):
+        _say(f"left out: {line}")
+    runs: dict[Path, tuple[Store, Record]] = {}
+    of_accuracy = [outcome for outcome in outcomes if outcome.record.measure == "accuracy"]
+    for outcome in of_accuracy:
+        runs[outcome.folder] = (stores[outcome.folder.parent], outcome.record)
+    for outcome in of_accuracy:
+        store = stores[outcome.folder.parent]
+        if full := full_run_like(outcome.record, store.records):
+            runs.setdefault(store.runs / full.run, (store, full))
+    if runs:
+        print(run_table(list(runs.values())))
+    for outcome in of_accuracy:
+        store = stores[outcome.folder.parent]
+        full = full_run_like(outcome.record, store.records)
+        if settled := settled_line(store, outcome.record, full, read_goal(outcome.record.config)):
+            print(settled)
+
+
+def _explain_failed_samples(outcome: Outcome) -> str | None:
+    failed, where = outcome.record.failed_samples, outcome.folder / "samples.parquet"
+    return f"{failed} samples failed; see the column error of {where}" if failed else None
+
+
+def _tell(problem: str) -> None:
+    if Processes().count > 1:
+        # the others wait for this process, and end with it
+        sys.exit(f"error: {problem}")
+    print(f"error: {problem}", file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    if Processes().main:
+        print(line, file=sys.stderr)
+
+
+def _hush(line: str) -> None:
+    """What a sweep does not say."""
