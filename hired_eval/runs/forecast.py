@@ -186,7 +186,7 @@ def _spread(
 
 
 def _is_llava(shapes: Any) -> bool:
-    """Whether the arithmetic of a model is known by square partitions, as that of LLaVA-1.5 and LLaVA-Next."""
+    """Whether a model has the square partitions of LLaVA-1.5 and LLaVA-Next."""
     return getattr(shapes, "model_type", None) in ("llava", "llava_next")
 
 
