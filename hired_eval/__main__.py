@@ -48,6 +48,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         plan(arguments[1:])
         return []
+    if arguments[:1] == ["compare"]:
+        from hired_eval.cli.compare import main as compare
+
+        compare(arguments[1:])
+        return []
     if arguments[:1] == ["regress"]:
         from hired_eval.regression.command import main as regress
 

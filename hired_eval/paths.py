@@ -16,10 +16,14 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
-def published_folder() -> Path:
-    """The paper's published numbers: `results/paper/` of the checkout, or their copy in the package."""
-    installed = PACKAGE / "paper"
-    return installed if installed.is_dir() else PACKAGE.parent / "results" / "paper"
+def published_folder(name: str = "paper") -> Path:
+    """Published numbers: a folder of `results/` in the checkout, or its copy in the package.
+
+    Args:
+        name: paper, for those of the HiRED paper, or published, for those of others.
+    """
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / "results" / name
 
 
 def home_folder() -> Path | None:

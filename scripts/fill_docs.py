@@ -12,6 +12,8 @@ from pathlib import Path
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.method_configs import method_configs
+from hired_eval.models.families import FAMILIES
+from hired_eval.models.family import needs_cls
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store, best
@@ -141,6 +143,19 @@ def listed() -> Iterator[list[str]]:
         yield [f"`{name}`", keeps[2:], source.removeprefix("# Source: "), ", ".join(options)]
 
 
+def families() -> Iterator[list[str]]:
+    """What each family does with each method."""
+    yield ["`method=`", *(f"`{name}`" for name in FAMILIES)]
+    for name in method_configs():
+        stage = build(name).vision
+        without = "no: it needs the CLS token"
+        if not needs_cls(stage):
+            without = "yes"
+        elif hasattr(stage, "signal"):
+            without = "with `signal=received`"
+        yield [f"`{name}`", *("yes" if family.class_token else without for family in FAMILIES.values())]
+
+
 def methods() -> Iterator[list[str]]:
     yield ["`method=`", "tokens kept", "of", "score", "95 % interval"]
     for row in read_rows("methods.csv"):
@@ -164,6 +179,7 @@ TABLES: dict[str, tuple[Path, Callable[[], Iterator[list[str]]]]] = {
     "table3": (ROOT / "README.md", table3),
     "list": (ROOT / "docs" / "methods.md", listed),
     "methods": (ROOT / "docs" / "methods.md", methods),
+    "families": (ROOT / "docs" / "families.md", families),
     "fidelity": (ROOT / "docs" / "fidelity.md", fidelity),
 }
 

@@ -18,7 +18,7 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.paths import config_folder, published_folder
 package = Path(hired_eval.__file__).parent
 assert package.is_relative_to({environment!r}), package
-for path in (config_folder(), published_folder(), checkpoint_path()):
+for path in (config_folder(), published_folder(), published_folder("published"), checkpoint_path()):
     assert path.is_relative_to(package) and any(path.iterdir()), path
 assert (package / "py.typed").is_file()
 assert [p for p in entry_points(group="lmms_eval.models") if p.name == "hired_llava"]

@@ -11,6 +11,7 @@ from PIL import Image
 
 import hired_eval.mini
 from hired_eval import HiREDReleased, Layouts
+from hired_eval.cli.compare import main as compare
 from hired_eval.cli.help import check_names
 from hired_eval.cli.plan import main as plan
 from hired_eval.dropping.registry import build
@@ -113,7 +114,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, plan, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -125,7 +126,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "of your module, or install it",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
-    (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
+    (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
     (["limit=0"], "limit must be a whole number of at least 1, got 0"),
     (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
     (["precision=0"], "precision must be above 0 and at most 50, got 0"),
@@ -154,6 +155,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         ["measure=speed"],
         "measure must be 'accuracy', 'generation_attention', 'cls_attention', 'gallery', 'efficiency' or "
         "'efficiency_stock', got 'speed'",
+    ),
+    (
+        ["measure=efficiency", "batch_size=auto"],
+        "batch_size=auto is for answers; name the number of pictures whose speed is measured",
     ),
     (
         ["measure=efficiency_stock"],
@@ -215,6 +220,14 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["data=bundled"], "data=bundled and data.path={data} exclude each other; leave one out"),
     (["data.path=/no/folder"], "data.path=/no/folder is not a folder"),
     (
+        ["data.path=null", "data.name=receipts"],
+        "data.name=receipts is for documents of your own; set data.path=FOLDER too",
+    ),
+    (
+        ["data.name=hub"],
+        "data.name must be a word of your own on one line, not bundled, hub or local copy; got 'hub'",
+    ),
+    (
         ["data.path={tmp}"],
         "data.path={tmp} has no split validation of lmms-lab-encoder/DocVQA, config DocVQA; found: no "
         "parquet files. Its parquet files must be in that folder, or in DocVQA/DocVQA below it, named as on "
@@ -235,13 +248,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls…"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, mmbench, ocrbench, got 'x'"),
     (["+task.category=x"], "task.scoring=mean takes no task.category; leave it out"),
     (["task=mme", "+task.scale=2"], "task.scoring=mme takes no task.scale; leave it out"),
     (
         lambda place: hired_eval.mini.write_data_files("nothing", place.tmp),
         "no mini benchmark 'nothing': choose one of vqav2, scienceqa, textvqa, docvqa, ocrbench, mme, pope, "
-        "chartqa",
+        "chartqa, or set data=hub or data.path=FOLDER",
     ),
     (
         p.drift,
@@ -557,7 +570,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     # the plugin of lmms-eval
     (hired_llava(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
-    (hired_llava(batch_size="many"), "batch_size must be a whole number of at least 1, got 'many'"),
+    (hired_llava(batch_size="many"), "batch_size must be a whole number of at least 1 or 'auto', got 'many'"),
     (hired_llava(on_error="x"), "on_error must be 'stop' or 'record', got 'x'"),
     (
         hired_llava(prompt="hello"),
@@ -670,6 +683,16 @@ MESSAGES: list[tuple[Provocation, str]] = [
         p.efficiency_records,
         "no efficiency records yet; make them with python -m hired_eval -m +experiment=table4, or with "
         "measure=efficiency",
+    ),
+    # hired-eval compare
+    (
+        lambda place: compare(["run", "method=full", "--runs-dir", str(place.tmp)]),
+        "there is no run 'run' in {tmp}; known: none",
+    ),
+    (
+        lambda place: compare(["method=full", "method=hired", "--runs-dir", str(place.tmp)]),
+        "no finished run of 'method=full' in {tmp}; make it with python -m hired_eval method=full, or name "
+        "another folder with --runs-dir",
     ),
     # hired-eval show
     (shown("{tmp}/none.png"), "{tmp}/none.png cannot be opened: No such file or directory"),

@@ -1,6 +1,7 @@
 """The benchmarks: stock tasks on local data, and what is said where that cannot be read."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +77,21 @@ class Documents:
 @given(pairs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123")), max_size=8), data=st.data())
 def test_a_limit_is_the_least_that_cuts_no_pair(pairs: list[tuple[str, str]], data: Any) -> None:
     limit = data.draw(st.integers(1, 10))
-    found = round_to_whole_units(Documents(pairs), limit, SCORERS["mme"].unit_columns)  # type: ignore[arg-type]
+    found = round_to_whole_units(Documents(pairs), limit, SCORERS["mme"])  # type: ignore[arg-type]
     uncut = [n for n in range(limit, len(pairs) + 1) if set(pairs[:n]).isdisjoint(pairs[n:])]
     assert found == (uncut[0] if uncut else limit)
+
+
+@pytest.mark.parametrize(
+    ("limit", "numbers", "found"),
+    [
+        (1, [7, 8, 9, 1_000_007, 11], 4),
+        (2, [7, 8, 9, 1_000_007, 2_000_008], 5),
+        (2, [7, 1_000_007, 8, 1_000_008], 2),
+        (3, [7, 1_000_007, 8, 1_000_008], 4),
+        (9, [7, 8], 9),
+    ],
+)
+def test_a_limit_cuts_no_question_off_its_rotations(limit: int, numbers: list[int], found: int) -> None:
+    task = SimpleNamespace(eval_docs_no_media={"index": numbers})
+    assert round_to_whole_units(task, limit, SCORERS["mmbench"]) == found  # type: ignore[arg-type]

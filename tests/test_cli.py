@@ -36,7 +36,7 @@ MISTAKES = [
     (["method=full", "budget=0.4"], "no token budget of its own; leave budget=0.4 out"),
     (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
-    (["batch_size=null"], "batch_size must be a whole number of at least 1, got None"),
+    (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
     (["limit=0"], "limit must be a whole number of at least 1, got 0"),
     (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
     (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),

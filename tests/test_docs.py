@@ -19,6 +19,7 @@ from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
 
 from hired_eval.cli.arguments import translate_for_hydra
+from hired_eval.cli.compare import make_parser as compare_options
 from hired_eval.cli.help import check_names
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.options import LlavaOptions, read_typed
@@ -151,6 +152,10 @@ def test_commands_exist(page: str, command: str) -> None:
         checked_make(words[1:])
     elif words[0] == "lmms-eval":
         checked_lmms(words)
+    elif words[:2] == ["hired-eval", "compare"]:
+        asked = compare_options().parse_args(words[2:])
+        for run in (run for run in (asked.before, asked.after) if "=" in run):
+            checked_run(run.split())
     elif words[0] == "hired-eval" and words[1] == "show":
         assert set(words) & {"--method", "--budget"}
         if "--prompt" in words:
@@ -159,9 +164,9 @@ def test_commands_exist(page: str, command: str) -> None:
         # the examples of docs/extending.md are run below
         assert words[-1] in reports() or "--config-dir" in words
     elif words[0] == "hired-eval" and words[1] == "regress":
-        asked = regression_options().parse_args(words[2:])
-        if not asked.set.endswith(".yaml"):
-            read_set(asked.set).part(asked.methods, asked.benchmarks, asked.samples)
+        regression = regression_options().parse_args(words[2:])
+        if not regression.set.endswith(".yaml"):
+            read_set(regression.set).part(regression.methods, regression.benchmarks, regression.samples)
     elif "hired_eval" in words:
         checked_run(words[words.index("hired_eval") + 1 :])
     elif words[0] == "python" and words[1].startswith("scripts/"):
@@ -234,9 +239,9 @@ def test_the_examples_of_extending_run_as_written(
     printed = capsys.readouterr().out
     assert re.search(r"\| docvqa +\| Brightest 20 % +\|", printed), "the table of the run"
     assert re.search(r"^\| Brightest 20 % +\|", printed, re.MULTILINE), "the report"
-    assert re.search(r"\| infovqa +\| HiRED 20 % +\|", printed)
+    assert re.search(r"\| squares +\| HiRED 20 % +\|", printed)
     own = printed[printed.index("## My method beside HiRED") :]
-    assert re.search(r"^\| method +\| tokens +\| DocVQA +\| InfographicVQA +\|", own, re.MULTILINE)
+    assert re.search(r"^\| method +\| tokens +\| DocVQA +\| Squares +\|", own, re.MULTILINE)
     assert re.search(r"^\| Brightest of all +\| \d+ %", own, re.MULTILINE)
     assert re.search(r"^\| Brightest 20 %, power=2.0 +\| - +\| - +\| - +\|$", own, re.MULTILINE)
     assert "| 60.8 " in own

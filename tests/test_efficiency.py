@@ -71,7 +71,11 @@ def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: i
 @pytest.mark.parametrize("eager", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"], indirect=True)
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("full", {}), ("random", {"budget": 0.3}), ("hired", {"budget": 0.3, "signal": "received"})],
+    [
+        ("full", {}),
+        ("random", {"budget": 0.3}),
+        ("hired", {"budget": 0.3, "signal": "received", "initial_layer": 1}),
+    ],
 )
 def test_counted_flops_without_a_class_token_are_those_of_torch(
     eager: Any, method: str, options: dict[str, Any]

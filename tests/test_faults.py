@@ -17,7 +17,7 @@ SLOW_DISK = 0.05
 
 @pytest.fixture(scope="module")
 def sweep(tiny_run: list[str]) -> list[str]:
-    return [*tiny_run, "method=full,hired", "limit=8", "batch_size=2"]
+    return [*tiny_run, "method=full,hired", "limit=8", "batch_size=2", "reading.workers=2"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_two_processes_share_a_folder_of_results(alone: Sweep, sweep: list[str],
 
 
 def test_ctrl_c_is_one_line_and_the_next_start_goes_on(tiny_run: list[str], tmp_path: Path) -> None:
-    arguments = [*tiny_run, "batch_size=1", f"runs_dir={tmp_path / 'runs'}"]
+    arguments = [*tiny_run, "batch_size=1", "reading.workers=2", f"runs_dir={tmp_path / 'runs'}"]
     conditions = Conditions(tmp_path / "datasets", tmp_path / "journal", slow_disk=0.4)
     child = start(arguments, tmp_path / "output", conditions)
     while len(asked(tmp_path / "journal")) < 4:

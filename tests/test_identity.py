@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from hired_eval import HiRED, hub
 from hired_eval.lmms.local_data import DataSource
+from hired_eval.records.context import blocks_of
 from hired_eval.records.record import Method
+from hired_eval.records.store import Store
 from hired_eval.runs.identity import READ_WHOLE, fingerprint, identify_run, name_run, normal
 from hired_eval.runs.loading import Models
 from hired_eval.runs.measuring import Outcome
@@ -298,3 +300,19 @@ def test_a_build_for_a_device_is_no_other_version(monkeypatch: pytest.MonkeyPatc
     assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == name_run(identity)
     for package in identity.versions.keys() - {"hired-eval", "python"}:
         assert with_version(package, "0.0.1") != name_run(identity)
+
+
+def test_documents_with_another_name_are_another_run_in_another_block(
+    tiny_run: list[str], tmp_path: Path
+) -> None:
+    """The same documents twice, since only the name is to tell."""
+    options = [*tiny_run, "method=full", "limit=2", f"runs_dir={tmp_path}"]
+    records = [run_quietly(*options, *name).record for name in ([], ["data.name=receipts"])]
+    assert records[0].run != records[1].run
+    assert [record.data for record in records] == ["local copy", "receipts"]
+    store = Store(tmp_path)
+    assert [block.label for block in blocks_of(store.accuracy())] == [
+        "mini, local copy data",
+        "mini, receipts data",
+    ]
+    assert not store.superseded

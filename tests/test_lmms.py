@@ -178,7 +178,7 @@ def test_the_command_line_of_lmms_eval_finds_the_plugin(
         ({"method": "hird"}, "there is no method 'hird'; did you mean hired"),
         ({"budget": 0}, "budget must be above 0"),
         ({"method": "full", "budget": 0.2}, "method full has no option 'budget'"),
-        ({"batch_size": "many"}, "batch_size must be a whole number of at least 1, got 'many'"),
+        ({"batch_size": "many"}, "batch_size must be a whole number of at least 1 or 'auto', got 'many'"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"on_error": "x"}, "on_error must be 'stop' or 'record', got 'x'"),
         (

@@ -111,11 +111,29 @@ ELSEWHERE = {
         "task … names no metric, so that its answers cannot be scored",
         "task … scores each answer several times (…), which is not supported",
         "metric … of task … is a file for a test server, not a score; choose another metric (…)",
+        "no document has task.only=…; correct it, or leave it out",
         "lmms-eval's task … needs the package …, not installed here",
         "lmms-eval's task … cannot be loaded: …: …",
         "task … has a judge behind the network (…), which is not asked here; choose another task",
     ],
+    # in tests/test_compare.py
+    "reporting/comparison.py": [
+        "… is on benchmark … and … on …, or they are scored otherwise; compare runs on one benchmark",
+        "… and … answered other documents (… and …); compare runs on the same ones",
+        "… and … have no document in common; run both with one limit",
+        "… is not a finished run with a score; choose another one",
+    ],
+    "runs/redrawn.py": [
+        "the checkpoint or the documents of … have changed since; run it again",
+        "the picture of document … cannot be read: …",
+    ],
+    # in tests/test_tasks.py
+    "lmms/pictures.py": [
+        "picture … is not among the … of …; copy it whole",
+    ],
     "lmms/scorers.py": [
+        "task.scoring=… needs what MMBench says of a document, and metric … of task … gives …; set "
+        "task.scoring=mean",
         "metric … of task … names an aggregation that lmms-eval does not have",
         "metric … of task … is made by a judge behind the network (…), which is not asked here; choose "
         "another metric or task",
@@ -169,7 +187,7 @@ ELSEWHERE = {
     ],
     # in tests/dropping/test_matrix.py
     "dropping/selection.py": [
-        "….score must give one number for each token, (P, N) = …; it gave …",
+        "….score must give one number for each token, (S, N) = …; it gave …",
     ],
     # in tests/dropping/test_fastv.py
     "dropping/layer_stage.py": [

@@ -157,7 +157,9 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
             assert named <= {f.name for f in declared} | for_tables, file
             assert named >= {f.name for f in declared if f.default is MISSING}, file
     assert set(get_args(kinds()["measure"])) == MEASURES.keys()
-    assert types_of(LlavaOptions).keys() <= {*kinds(), *types_of(GROUPS["model"]), "pretrained"}
+    groups = {*types_of(GROUPS["model"]), *types_of(GROUPS["reading"])}
+    assert types_of(LlavaOptions).keys() <= {*kinds(), *groups, "pretrained"}
+    assert whole["reading"].keys() == types_of(GROUPS["reading"]).keys()
 
 
 def test_every_method_of_the_configs_fits_its_types() -> None:
@@ -179,7 +181,7 @@ REFUSED = {
     "limit=none": "limit must be a whole number of at least 1, or null, got 'none'",
     "seed=null": "seed must be a whole number of at least 0, got None",
     "seed=5000000000": "seed must be a whole number of at least 0, got 5000000000",
-    "batch_size=true": "batch_size must be a whole number of at least 1, got True",
+    "batch_size=true": "batch_size must be a whole number of at least 1 or 'auto', got True",
     "budget=20%": "budget must be a number above 0 and at most 1, or null, got '20%'",
     "budget=inf": "budget must be above 0 and at most 1, got inf",
     "model.path=none": "model.path must be a path, or null, got 'none'",

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from hired_eval.errors import UserError
+from hired_eval.mini.benchmarks import SPLITS
 from hired_eval.paths import config_folder
 from hired_eval.records.scores import SCORERS
 from hired_eval.regression.answering import identify_here
@@ -312,7 +313,7 @@ def test_the_mini_set_has_every_method_and_benchmark() -> None:
     mini = read_set("mini")
     assert {*mini.methods} == {file.stem for file in (config_folder() / "method").glob("*.yaml")}
     assert read(ROOT / mini.reference)[0].methods.items() <= mini.methods.items()
-    assert {*mini.benchmarks} == {file.stem for file in (config_folder() / "task").glob("*.yaml")}
+    assert {*mini.benchmarks} == {*SPLITS}
     for method in mini.methods:
         assert mini.config(method, "docvqa")["limit"] == mini.samples
 

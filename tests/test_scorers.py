@@ -312,6 +312,19 @@ def test_a_scorers_totals_are_afterwards_what_they_were(toy: Path, monkeypatch: 
     ("name", "message"),
     [
         ("docvqa", "docvqa is a group of lmms-eval (docvqa_val, docvqa_test); name one of them"),
+        ("infovqa", "infovqa is a group of lmms-eval (infovqa_val, infovqa_test); name one of them"),
+        (
+            "vizwiz_vqa",
+            "vizwiz_vqa is a group of lmms-eval (vizwiz_vqa_val, vizwiz_vqa_test); name one of them",
+        ),
+        (
+            "mmbench_en",
+            "mmbench_en is a group of lmms-eval (mmbench_en_dev, mmbench_en_test); name one of them",
+        ),
+        (
+            "mmbench_cn",
+            "mmbench_cn is a group of lmms-eval (mmbench_cn_dev, mmbench_cn_test, mmbench_cn_cc); name one",
+        ),
         ("mmmu", "mmmu is a group of lmms-eval (mmmu_val, mmmu_test); name one of them"),
         ("blink_groups", "blink_groups is a tag of lmms-eval (blink_"),
         ("docvqa_vl", "lmms-eval has no task 'docvqa_vl' (task.lmms_task); did you mean docvqa_val"),

@@ -164,6 +164,8 @@ def slowly(scoring: str, category: list[str], pairs: list[tuple[float, float]]) 
     for name, pair in zip(category, pairs, strict=True):
         units = [100 * sum(pair) / 2 + 100 * (pair == (1, 1))] if scoring == "mme" else [*pair]
         of_category[name] += units
+    if scoring == "mmbench":
+        return sum(min(pair) for pair in pairs) / len(pairs)
     if scoring in ("mean", "ocrbench"):
         documents = [right for group in of_category.values() for right in group]
         return {"mean": 100, "ocrbench": 1000}[scoring] * sum(documents) / len(documents)

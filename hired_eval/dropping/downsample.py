@@ -53,6 +53,7 @@ def downsample(
     whole = _places(layouts, y, x, width), cells.flatten(0, 2)
     if layout.sub_images == 0:
         return [whole]
+    layout.require_grid()
     tiles = torch.cat([tokens[:full], tokens[full + 1 :]]).view(layout.rows, layout.cols, height, width, -1)
     grid = tiles.transpose(1, 2).flatten(0, 1).flatten(1, 2)
     top, bottom, left, right = layout.unpadded()

@@ -103,6 +103,18 @@ class PartitionLayout:
         padding = (width - used) // 2
         return 0, height, padding, width - padding
 
+    def require_grid(self) -> None:
+        """Refuse to go on where the method reads the grid and it is not known.
+
+        Raises:
+            UserError: the grid is not known.
+        """
+        if not self.grid_known:
+            raise UserError(
+                f"a picture of {self.partitions} tiles may have several grids, and this method reads where "
+                "its tiles are; pass image_sizes=[(height, width), ...] of the pictures too"
+            )
+
     def regions(self) -> Tensor:
         """How much of each full-image patch is in the region that each sub-image covers.
 
@@ -117,11 +129,7 @@ class PartitionLayout:
         Raises:
             UserError: the grid is not known.
         """
-        if not self.grid_known:
-            raise UserError(
-                f"a picture of {self.partitions} tiles may have several grids, and this method reads where "
-                "its tiles are; pass image_sizes=[(height, width), ...] of the pictures too"
-            )
+        self.require_grid()
         if self.sub_images == 0:
             return torch.zeros(0, self.tokens_per_partition, dtype=torch.float64)
         (height, width), (tile_rows, tile_cols) = self.image_size, self.tile

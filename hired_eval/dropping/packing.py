@@ -35,7 +35,7 @@ class PackedPass:
     """Kept tokens of the B images of a pass in the order of the language model's input, padded to L tokens.
 
     Attributes:
-        features: (S * K, C) before the projector, in no order.
+        features: (S * K, C) or (S * N, C) before the projector, in the order of the partitions.
         source: (B, L) int64 which of the features each token has.
         partition: (B, L) int64 number of its partition in the image.
         index: (B, L) int64 position in its partition, -1 for a token made of many.
@@ -107,12 +107,12 @@ def pack(kept: KeptTokens, layouts: Layouts, *, newline: bool, grid_order: bool)
     behind = torch.iinfo(torch.int64).max
     order = by_image(key.masked_fill(~is_kept, behind), behind).argsort(dim=1, stable=True)
     counts = by_image(is_kept.long(), 0).sum(dim=1)
-    source = torch.arange(kept.indices.numel(), device=column.device).view_as(kept.indices)
-    source = by_image(source, 0).gather(1, order)
-    row = row.flatten()[source]
+    start = torch.arange(layouts.partitions, device=column.device)[:, None]
+    slot = by_image(start * slots + column, 0).gather(1, order)
+    row = row.flatten()[slot]
     place = torch.arange(order.shape[1], device=column.device)
     last = place == counts[:, None] - 1
-    newlines_after = torch.zeros_like(source)
+    newlines_after = torch.zeros_like(slot)
     if newline:
         last_of_row = last.clone()
         last_of_row[:, :-1] |= row[:, 1:] != row[:, :-1]
@@ -120,10 +120,12 @@ def pack(kept: KeptTokens, layouts: Layouts, *, newline: bool, grid_order: bool)
         newline_behind = layouts.tensor([layout.newline_behind for layout in layouts], torch.bool)[:, None]
         ends = (has_newlines & last_of_row & (row >= 0)) | (newline_behind & last)
         newlines_after = (ends & (place < counts[:, None])).long()
-    partition = layouts.place[:, None].expand_as(kept.indices).flatten()[source]
-    return PackedPass(
-        kept.features.flatten(0, 1), source, partition, kept.indices.flatten()[source], newlines_after, counts
-    )
+    index = kept.indices.flatten()[slot]
+    partition = layouts.place[:, None].expand_as(kept.indices).flatten()[slot]
+    source = slot
+    if kept.by_index:
+        source = torch.div(slot, slots, rounding_mode="floor") * kept.features.shape[1] + index
+    return PackedPass(kept.features.flatten(0, 1), source, partition, index, newlines_after, counts)
 
 
 def _grid_order(indices: Tensor, layouts: Layouts) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
+from hired_eval.dropping.types import KeptTokens, VisionEncoding
 from hired_eval.errors import UserError
 from hired_eval.typed import Natural
 
@@ -112,8 +112,7 @@ def keep_first(ranked: Tensor, counts: Tensor, features: Tensor) -> KeptTokens:
     behind = features.shape[1]
     column = torch.arange(ranked.shape[1], device=ranked.device)
     indices = torch.where(column < counts[:, None], ranked, behind).sort(dim=1).values
-    indices = indices.clamp(max=behind - 1)
-    return KeptTokens(indices, take_tokens(features, indices), counts)
+    return KeptTokens(indices.clamp(max=behind - 1), features, counts, by_index=True)
 
 
 def highest_overall(scores: Tensor, layouts: Layouts, budgets: list[int]) -> Tensor:

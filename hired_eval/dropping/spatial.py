@@ -11,7 +11,7 @@ import torch
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.pooling import pool
-from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
+from hired_eval.dropping.types import KeptTokens, VisionEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Spatial(BudgetedDropper):
         places = torch.arange(max(counts), device=kept.device) * layouts.tokens_per_partition
         indices = torch.div(places, kept.clamp(min=1)[:, None], rounding_mode="floor")
         indices = indices.clamp(max=layouts.tokens_per_partition - 1)
-        return KeptTokens(indices, take_tokens(encoding.features, indices), kept)
+        return KeptTokens(indices, encoding.features, kept, by_index=True)
 
     def _pool(self, encoding: VisionEncoding, layouts: Layouts, counts: list[int]) -> KeptTokens:
         tiles = [layout.tile for layout in layouts for _ in range(layout.partitions)]

@@ -5,7 +5,7 @@ In a test of your own package: `check_dropper(MyMethod(budget=0.3))`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -81,16 +81,16 @@ def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None
     """The encodings of several images as that of one pass, on a device."""
     first = encodings[0]
 
-    def joined(part: Callable[[VisionEncoding], Tensor]) -> Tensor:
-        return torch.cat([part(encoding) for encoding in encodings]).to(device)
+    def joined(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts)).to(device)
 
     return VisionEncoding(
-        joined(lambda e: e.features),
-        {layer: joined(lambda e, i=layer: e.cls_attention[i]) for layer in first.cls_attention},
-        None if first.keys is None else joined(lambda e: e.keys_and_query()[0]),
-        None if first.cls_query is None else joined(lambda e: e.keys_and_query()[1]),
+        joined(e.features for e in encodings),
+        {layer: joined(e.cls_attention[layer] for e in encodings) for layer in first.cls_attention},
+        None if first.keys is None else joined(e.keys_and_query()[0] for e in encodings),
+        None if first.cls_query is None else joined(e.keys_and_query()[1] for e in encodings),
         first.feature_layer,
-        {layer: joined(lambda e, i=layer: e.received_attention[i]) for layer in first.received_attention},
+        {layer: joined(e.received_attention[layer] for e in encodings) for layer in first.received_attention},
     )
 
 
@@ -156,10 +156,10 @@ def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
 def unpad(kept: KeptTokens) -> Unpadded:
     """Positions (n_i,) and features (n_i, C) of each partition, to look at; this waits for the device."""
     counts = kept.counts.tolist()
-    return (
-        [index[:n] for index, n in zip(kept.indices, counts, strict=True)],
-        [features[:n] for features, n in zip(kept.features, counts, strict=True)],
-    )
+    indices = [index[:n] for index, n in zip(kept.indices, counts, strict=True)]
+    if kept.by_index:
+        return indices, [tokens[index] for tokens, index in zip(kept.features, indices, strict=True)]
+    return indices, [tokens[:n] for tokens, n in zip(kept.features, counts, strict=True)]
 
 
 def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) -> Unpadded:
@@ -182,14 +182,18 @@ def _check(dropper: VisionStage, layout: PartitionLayout, dtype: torch.dtype) ->
 
 def _check_form(kept: KeptTokens, encoding: VisionEncoding) -> None:
     """What `drop` gives back has the right form."""
-    partitions, _, channels = encoding.features.shape
+    partitions, tokens, channels = encoding.features.shape
     _require(kept.indices.dtype == torch.int64, "positions are int64")
     _require(kept.indices.dim() == 2 and len(kept.indices) == partitions, "positions are (S, K)")
-    _require(kept.features.shape == (*kept.indices.shape, channels), "features are (S, K, C)")
+    shape = encoding.features.shape if kept.by_index else (*kept.indices.shape, channels)
+    _require(kept.features.shape == shape, "features are (S, K, C), or by index (S, N, C)")
     _require(kept.features.dtype == encoding.features.dtype, "features keep their dtype")
     _require(kept.counts.dtype == torch.int64 and kept.counts.shape == (partitions,), "counts are (S,) int64")
     in_range = bool(((kept.counts >= 0) & (kept.counts <= kept.indices.shape[1])).all())
     _require(in_range, "counts are from 0 to K")
+    kept_ones = kept.indices[torch.arange(kept.indices.shape[1]) < kept.counts[:, None]]
+    in_range = bool(((kept_ones >= (0 if kept.by_index else -1)) & (kept_ones < tokens)).all())
+    _require(in_range, "positions are from 0 to N - 1, or -1")
 
 
 def _check_places(index: Tensor, features: Tensor, layout: PartitionLayout) -> None:
@@ -197,8 +201,6 @@ def _check_places(index: Tensor, features: Tensor, layout: PartitionLayout) -> N
     _require(bool(features.isfinite().all()), "features are finite")
     _require(len(index) <= layout.tokens_per_partition, "a partition keeps at most N tokens")
     places = index[index != -1]
-    in_range = bool(((places >= 0) & (places < layout.tokens_per_partition)).all())
-    _require(in_range, "positions are from 0 to N - 1, or -1")
     _require(len(set(places.tolist())) == len(places), "no position is kept twice in a partition")
 
 

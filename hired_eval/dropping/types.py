@@ -137,11 +137,14 @@ class KeptTokens:
             of its centre; -1 for a token made of many.
         features: (S, K, C), in the order of `indices`.
         counts: (S,) int64 tokens kept, at most K.
+        by_index: `features` are (S, N, C), all tokens of each partition, and those at `indices` are kept:
+            nothing has to be copied before it is known how much stays.
     """
 
     indices: Tensor
     features: Tensor
     counts: Tensor
+    by_index: bool = False
 
 
 def take_tokens(features: Tensor, indices: Tensor) -> Tensor:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
+from zlib import crc32
 
-from datasets import Dataset, Image
+import pyarrow as pa
+from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
 from hired_eval.errors import UserError
+
+END_BYTES = 4096
+"""Of an encoded picture, which hold its last pixels or their checksum."""
+ROWS_AT_ONCE = 100
+
+
+Decoded = dict[str, tuple[bytes, Pillow.Image]]
+"""By column, the picture decoded last and the file that it was made of."""
 
 
 class Documents:
     """Rows of a data set.
 
-    Questions about one picture stand in rows of their own, each with the picture's file, and mostly follow
-    each other: the picture decoded last in each column is kept, and the next row with the same file gets a
-    copy of it.
+    Each question about a picture is a row of its own, with the picture's file. Who reads the rows keeps what
+    is decoded once for all of them, so that threads can read rows at the same time.
 
     Args:
         dataset: rows, with encoded pictures in columns of feature `Image`.
@@ -29,24 +39,69 @@ class Documents:
         self._encoded = dataset
         for name, feature in self._features.items():
             self._encoded = self._encoded.cast_column(name, Image(mode=feature.mode, decode=False))
-        self._last: dict[str, tuple[bytes, Pillow.Image]] = {}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One row, pictures decoded; what a picture that cannot be decoded raises is Pillow's."""
+    def read(self, index: int, decoded: Decoded) -> dict[str, Any]:
+        """One row, pictures decoded; what a picture that cannot be decoded raises is Pillow's.
+
+        Args:
+            index: of the row.
+            decoded: pictures of the row read before, which are not decoded again; this row's replace them.
+        """
         row: dict[str, Any] = self._encoded[index]
-        return row | {name: self._picture(name, row[name]) for name in self._features}
+        return row | {name: self._picture(name, row[name], decoded) for name in self._features}
 
-    def _picture(self, column: str, value: dict[str, Any] | None) -> Pillow.Image | None:
+    def _picture(self, column: str, value: dict[str, Any] | None, decoded: Decoded) -> Pillow.Image | None:
         if value is None:
             return None
         content = value["bytes"]
         if content is None:
             picture: Pillow.Image = self._features[column].decode_example(value)
             return picture
-        if column not in self._last or self._last[column][0] != content:
-            self._last[column] = content, self._features[column].decode_example(value)
+        if column not in decoded or decoded[column][0] != content:
+            decoded[column] = content, self._features[column].decode_example(value)
         # a copy, so that a task that changes its picture does not change the next question's
-        return self._last[column][1].copy()
+        return decoded[column][1].copy()
+
+    def picture_keys(self, indices: Sequence[int]) -> list[tuple[Hashable, ...] | None]:
+        """Of each row a key that is equal where the pictures' files are; None where it has no picture.
+
+        It is for bringing questions about one picture together: only the size and the end of a file are
+        looked at, without a copy, so that different pictures may have the same key, if rarely.
+
+        Args:
+            indices: of the rows.
+        """
+        columns = [name for name, f in self.dataset.features.items() if _shows_pictures(f)]
+        if not columns:
+            return [None] * len(indices)
+        files = self.dataset.select_columns(columns)
+        if list(indices) != list(range(len(files))):
+            files = files.select(indices)
+        keys: list[tuple[Hashable, ...] | None] = []
+        for table in files.with_format("arrow").iter(ROWS_AT_ONCE):
+            for row in zip(*(table[name] for name in columns), strict=True):
+                key = tuple(_key(file) for column in row for file in _files(column))
+                keys.append(key or None)
+        return keys
+
+
+def _shows_pictures(feature: Any) -> bool:
+    return isinstance(feature, Image) or (isinstance(feature, List) and isinstance(feature.feature, Image))
+
+
+def _files(value: pa.Scalar) -> list[pa.StructScalar]:
+    """The files in one row of a column of pictures, or of lists of pictures."""
+    if not value.is_valid:
+        return []
+    files = [value] if isinstance(value, pa.StructScalar) else list(value.values)
+    return [file for file in files if file.is_valid]
+
+
+def _key(file: pa.StructScalar) -> Hashable:
+    content = file["bytes"].as_buffer()
+    if content is None:
+        return str(file["path"])
+    return content.size, crc32(content[-min(END_BYTES, content.size) :])
 
 
 def read_question(context: Any) -> str:

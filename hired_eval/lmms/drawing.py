@@ -60,14 +60,17 @@ def draw_order(task: Task, scorer: Scorer, seed: int) -> Order:
     n = len(documents)
     known = scorer.categories and scorer.category in documents.column_names
     categories = [str(c) for c in documents[scorer.category]] if known else [""] * n
-    if scorer.pairs:
-        keys: Sequence[Hashable] = list(zip(*(documents[c] for c in scorer.unit_columns), strict=True))
+    if scorer.together:
+        columns = zip(*(documents[c] for c in scorer.unit_columns), strict=True)
+        keys: Sequence[Hashable] = [scorer.unit_of(values) for values in columns]
     else:
         keys = list(zip(_pictures(task), categories, strict=True))
     together: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         together.setdefault(key, []).append(i)
-    units = [part for members in together.values() for part in _parts(members, whole=scorer.pairs)]
+    units = [
+        part for members in together.values() for part in _parts(members, whole=scorer.together is not None)
+    ]
     units.sort(key=lambda unit: _lot(seed, unit[0]))
     of_category: dict[str, list[list[int]]] = {}
     for unit in units:
@@ -79,7 +82,7 @@ def draw_order(task: Task, scorer: Scorer, seed: int) -> Order:
         chosen = {unit[0] for unit in firsts}
         units = [*firsts, *(unit for unit in units if unit[0] not in chosen)]
     strata = {
-        name: len(found) if scorer.pairs else sum(map(len, found))
+        name: len(found) if scorer.together else sum(map(len, found))
         for name, found in sorted(of_category.items())
     }
     drawing = Drawing(seed, len(units), n, max(map(len, units)), len(firsts), strata)

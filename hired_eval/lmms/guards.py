@@ -17,6 +17,7 @@ from loguru import logger
 from tenacity import RetryError
 
 from hired_eval.errors import UserError, first_line
+from hired_eval.lmms.mmbench import STATIC
 from hired_eval.lmms.tasks import NETWORK
 
 NETWORK_MODULES = (
@@ -27,8 +28,6 @@ NETWORK_MODULES = (
     "lmms_eval.verifiers.openai",
 )
 """Modules that ask somebody else: a scorer that reaches one has a judge."""
-SILENT = ("mmbench_aggregate_dev_results_static",)
-"""Functions that name a judge, and tell it to keep silent."""
 FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
     RuntimeError, TypeError, ValueError,
@@ -46,7 +45,7 @@ def network_of(function: Any) -> str | None:
 
     What the function's code names is followed through functions, classes and objects of lmms-eval.
     """
-    if getattr(function, "__name__", None) in SILENT:
+    if getattr(function, "__name__", None) == STATIC:  # names a judge, and tells it to keep silent
         return None
     for found in _reached(function):
         names = _imports(found.__code__) if isinstance(found, FunctionType) else []

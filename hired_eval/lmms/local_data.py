@@ -24,6 +24,7 @@ from hired_eval.lmms.parquet_files import (
 )
 
 BUNDLED = "bundled:"
+LOCAL_COPY = "local copy"
 COPY_AGAIN = "copy it again"
 IN_CACHE = re.compile(r"datasets--(?:(?P<owner>.+)--)?(?P<name>.+)")
 PATH = re.compile(r"^dataset_path: *[\"']?([^\s\"'#]+)", re.MULTILINE)
@@ -51,10 +52,17 @@ class DataSource:
     Attributes:
         source: 'bundled' or 'hub'.
         path: for 'hub': a folder with a local copy of the data set, in parquet.
+        name: what the user calls the documents in it; None for those of the hub.
     """
 
     source: Literal["bundled", "hub"]
     path: Path | None = None
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What records and tables call it; runs with different labels are not compared."""
+        return self.name or (self.source if self.path is None else LOCAL_COPY)
 
 
 @dataclass(frozen=True)
@@ -86,13 +94,25 @@ class Wanted:
 
 
 def find_data_source(
-    source: Literal["auto", "bundled", "hub"], path: Path | None, model_path: Path | None
+    source: Literal["auto", "bundled", "hub"],
+    path: Path | None,
+    model_path: Path | None,
+    name: str | None = None,
 ) -> DataSource:
     """Where the documents come from; 'auto' is bundled data for a bundled model, and the hub otherwise.
 
     Raises:
-        UserError: a path that is no folder, or one beside the bundled data.
+        UserError: a path that is no folder, or one beside the bundled data; a name without a path, or that
+            tables cannot show.
     """
+    if name is not None:
+        if path is None:
+            raise UserError(f"data.name={name} is for documents of your own; set data.path=FOLDER too")
+        if not name.strip() or not name.isprintable() or name in ("bundled", "hub", LOCAL_COPY):
+            raise UserError(
+                f"data.name must be a word of your own on one line, not bundled, hub or {LOCAL_COPY}; "
+                f"got {name!r}"
+            )
     if path is not None:
         if source == "bundled":
             raise UserError(f"data=bundled and data.path={path} exclude each other; leave one out")
@@ -100,7 +120,7 @@ def find_data_source(
             raise UserError(f"data.path={path} is a file; name the folder that it is in")
         if not path.expanduser().is_dir():
             raise UserError(f"data.path={path} is not a folder")
-        return DataSource("hub", path)
+        return DataSource("hub", path, name)
     if source == "auto":
         source = "bundled" if str(model_path).startswith(BUNDLED) else "hub"
     return DataSource(source)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import Documents, read_pictures, read_question
+from hired_eval.lmms.documents import Decoded, Documents, read_pictures, read_question
 from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import batches, windows
@@ -26,7 +28,8 @@ from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
-from hired_eval.models.memory import is_out_of_memory
+from hired_eval.models.memory import free_bytes, is_out_of_memory
+from hired_eval.models.reading import ReadAhead, ReadPicture, ReadQuestion, count_workers
 from hired_eval.models.visual_tokens import TokenCounts
 from hired_eval.processes import Processes
 from hired_eval.records.replies import ImageTokens, Reply, ReplyFile, RequestKey
@@ -38,6 +41,23 @@ LESS_MEMORY = (
 )
 
 Answering = Callable[[dict[RequestKey, Prepared], dict[str, Any]], list[Reply]]
+Job = list[tuple[RequestKey, Instance]]
+"""Requests about the same pictures, which one thread reads."""
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """A request whose pictures are read, or why they cannot be.
+
+    Attributes:
+        key: of the request.
+        question: with its pictures.
+        continuation: whose likelihood is asked for; empty where a text is to be generated.
+    """
+
+    key: RequestKey
+    question: ReadQuestion | UserError
+    continuation: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,10 @@ class OutOfMemory:
     retried_with: int
 
 
+MOST_ROWS = 64
+"""Of a batch with batch_size=auto on a GPU, which has enough to do with them."""
+MOST_ROWS_ON_CPU = 8
+"""Likewise on the CPU, which more rows would make no faster."""
 SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 
@@ -58,7 +82,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     Args:
         pretrained: a folder, or an id on the hub.
         method: name of the dropping method.
-        batch_size: requests answered together.
+        batch_size: requests answered together; 'auto': as many as the free memory holds.
         device: 'auto' or a torch device.
         dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
             checkpoint's own.
@@ -69,6 +93,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
             `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
+        workers: threads that read pictures ahead, see `count_workers`.
+        pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
         options: options of the dropping method, e.g. budget and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
@@ -82,7 +108,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self,
         pretrained: str,
         method: str = "hired",
-        batch_size: int = 1,
+        batch_size: int | Literal["auto"] = 1,
         device: str = "auto",
         dtype: str | None = None,
         prompt: str | None = None,
@@ -96,6 +122,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         square: int | None = None,
         on_error: str = "stop",
         share_prefix: bool = True,
+        workers: int | Literal["auto"] = "auto",
+        pictures_per_pass: int | Literal["auto"] = "auto",
         **options: Any,
     ) -> None:
         given = dict(locals())
@@ -115,46 +143,65 @@ class HiredLlava(lmms):  # type: ignore[misc]
         checkpoint = load_checkpoint(
             own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
         )
-        llava = DroppingLlava(checkpoint, dropper, prompt_used.template, share_prefix=own["share_prefix"])
+        llava = DroppingLlava(
+            checkpoint,
+            dropper,
+            prompt_used.template,
+            share_prefix=own["share_prefix"],
+            pictures_per_pass=own["pictures_per_pass"],
+        )
         # lmms-eval has seeded torch with its --seed
-        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed())
+        self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed(), own["workers"])
 
     @classmethod
     def around(
         cls,
         llava: DroppingLlava,
         *,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         on_error: str = "stop",
         log: ReplyFile | None = None,
         seed: int = 0,
         numbers: Sequence[int] | None = None,
+        workers: int | Literal["auto"] = 0,
     ) -> HiredLlava:
         """A model around a checkpoint that is loaded already.
 
         Args:
             llava: the checkpoint with its dropping method.
-            batch_size: requests answered together.
+            batch_size: requests answered together, or 'auto'.
             on_error: 'stop' or 'record'.
             log: where replies are kept as they come.
             seed: of answers that are sampled.
             numbers: of the documents in the whole data set, where the task has some of them alone.
+            workers: threads that read pictures ahead, see `count_workers`.
         """
         model = cls.__new__(cls)
-        model._start(llava, batch_size, on_error, log, seed)
+        model._start(llava, batch_size, on_error, log, seed, workers)
         model.numbers = numbers
         return model
 
     def _start(
-        self, llava: DroppingLlava, batch_size: int, on_error: str, log: ReplyFile | None, seed: int
+        self,
+        llava: DroppingLlava,
+        batch_size: int | Literal["auto"],
+        on_error: str,
+        log: ReplyFile | None,
+        seed: int,
+        workers: int | Literal["auto"],
     ) -> None:
         super().__init__()
         self.llava = llava
-        self.batch_size = batch_size
+        self.estimates_rows = batch_size == "auto"
+        # at most; fewer where they would not fit
+        most = MOST_ROWS if llava.model.device.type == "cuda" else MOST_ROWS_ON_CPU
+        self.batch_size: int = most if batch_size == "auto" else batch_size
+        self.largest_batch = 0
         self.on_error = on_error
         self.log = log
         self.seed = seed
         self.numbers: Sequence[int] | None = None
+        self.workers = workers
         self.replies: dict[RequestKey, Reply] = {}
         self._known_documents: dict[tuple[str, str], Documents] = {}
         self.out_of_memory: list[OutOfMemory] = []
@@ -211,7 +258,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         raise UserError("hired_vlm answers single-round tasks; this task asks for several rounds")
 
     def _replies(self, requests: list[Instance], reply: Answering) -> list[Reply]:
-        """Answer requests in batches of equal generation options, going on from the log if there is one."""
+        """Answer requests in batches of one task and equal generation options, going on from the log."""
         decodings = {repr(options): read_decoding(options) for options in map(_generation, requests)}
         for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
             if self.rank == 0:
@@ -220,9 +267,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
         keys = _keys(requests, sampled, self.numbers)
         replies = {key: known for key in keys if self.log and (known := self.log.get(key)) is not None}
         waiting = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in replies]
-        groups: dict[str, dict[RequestKey, Instance]] = {}
+        groups: dict[Hashable, dict[RequestKey, Instance]] = {}
         for key, request in waiting:
-            groups.setdefault(repr(_generation(request)), {})[key] = request
+            *_, task, split = request.args
+            groups.setdefault((task, split, repr(_generation(request))), {})[key] = request
         done = len(replies)
         pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = tqdm(
@@ -234,9 +282,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
             leave=False,
             disable=self.rank != 0,
         )
-        with bar, whole_pictures():
+        workers = count_workers(self.workers, self.llava.model.device)
+        with bar, whole_pictures(), ReadAhead(workers) as ahead:
             for members in groups.values():
-                for answered in self._group(members, reply):
+                for answered in self._group(members, reply, ahead):
                     replies.update(answered)
                     if self.log:
                         self.log.add(answered)
@@ -245,9 +294,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
         return [replies[key] for key in keys]
 
     def _group(
-        self, requests: dict[RequestKey, Instance], reply: Answering
+        self, requests: dict[RequestKey, Instance], reply: Answering, ahead: ReadAhead
     ) -> Iterator[dict[RequestKey, Reply]]:
-        """Replies to requests of equal generation options, as they come; then those that failed.
+        """Replies to requests of one task and equal generation options, as they come; then those that failed.
 
         Raises:
             UserError: a sample failed, and the run is to stop there; the message names its task and document.
@@ -257,24 +306,52 @@ class HiredLlava(lmms):  # type: ignore[misc]
         stopped_by: list[UserError] = []
 
         def prepared() -> Iterator[tuple[RequestKey, Prepared]]:
-            for key, request in requests.items():
-                try:
-                    yield key, self._prepared(request)
-                except UserError as error:
+            jobs = ahead.map(self._read_job, self._jobs(requests), _count_bytes)
+            while read := [request for job in islice(jobs, self.llava.pictures_per_pass) for request in job]:
+                self.llava.encode([r.question for r in read if isinstance(r.question, ReadQuestion)])
+                for request in read:
                     try:
-                        failed[key] = self._failure(key, error)
-                    except UserError as stop:
-                        # the questions before it are still answered, so that nothing computed is lost
-                        stopped_by.append(stop)
-                        return
+                        yield request.key, self._prepared(request)
+                    except UserError as error:
+                        try:
+                            failed[request.key] = self._failure(request.key, error)
+                        except UserError as stop:
+                            # the questions before it are still answered, so that nothing computed is lost
+                            stopped_by.append(stop)
+                            return
 
-        for window in windows(prepared(), self.batch_size):
-            for batch in batches(window, self.batch_size):
+        most_bytes = free_bytes(self.llava.model.device) // 16
+        for window in windows(prepared(), self.batch_size, most_bytes):
+            for batch in batches(window, partial(self._count_rows, generation)):
                 yield from self._fitting(dict(batch), generation, reply, failed)
         if stopped_by:
             raise stopped_by[0]
         if failed:
             yield failed
+
+    def _count_rows(self, generation: dict[str, Any], longest: int) -> int:
+        """How many questions are answered together where the longest has so many tokens."""
+        if not self.estimates_rows:
+            return self.batch_size
+        new = read_decoding(generation).settings.get("max_new_tokens") or 0
+        return max(1, min(self.batch_size, self.llava.count_rows_that_fit(longest + new)))
+
+    def _jobs(self, requests: dict[RequestKey, Instance]) -> Iterable[Job]:
+        """Requests of one task, those about the same pictures together wherever they are in the benchmark.
+
+        In the order of the first request about each picture.
+        """
+        *_, task, split = next(iter(requests.values())).args
+        documents = self._documents(task, split)
+        numbers = list(dict.fromkeys(request.args[3] for request in requests.values()))
+        pictures: dict[int, Hashable] = {}
+        if isinstance(documents, Documents):
+            pictures = dict(zip(numbers, documents.picture_keys(numbers), strict=True))
+        jobs: dict[Hashable, Job] = {}
+        for key, request in requests.items():
+            number = request.args[3]
+            jobs.setdefault(pictures.get(number) or number, []).append((key, request))
+        return jobs.values()
 
     def _fitting(
         self,
@@ -308,6 +385,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self, batch: dict[RequestKey, Prepared], generation: dict[str, Any], reply: Answering
     ) -> dict[RequestKey, Reply] | None:
         """Replies to a batch; None where memory ran out."""
+        self.largest_batch = max(self.largest_batch, len(batch))
         try:
             return dict(zip(batch, reply(batch, generation), strict=True))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -336,38 +414,63 @@ class HiredLlava(lmms):  # type: ignore[misc]
             known = self._known_documents[task, split] = Documents(dataset)
         return known
 
-    def _prepared(self, request: Instance) -> Prepared:
+    def _read_job(self, job: Job) -> list[ReadRequest]:
+        """Requests about the same pictures with these pictures read, each once."""
+        decoded: Decoded = {}
+        known: dict[str, ReadPicture] = {}
+        return [self._read(key, request, decoded, known) for key, request in job]
+
+    def _read(
+        self, key: RequestKey, request: Instance, decoded: Decoded, known: dict[str, ReadPicture]
+    ) -> ReadRequest:
+        """A request with its pictures read."""
+        context, target, doc_to_visual, doc_id, task, split = request.args
+        documents = self._documents(task, split)
+        try:
+            document = (
+                documents.read(doc_id, decoded) if isinstance(documents, Documents) else documents[doc_id]
+            )
+            refuse_deep_pictures(document)
+            visuals = doc_to_visual(document)
+        except UNREADABLE as error:
+            return ReadRequest(key, UserError(f"its image cannot be read: {first_line(error)}"))
+        except SystemExit as error:  # how some tasks say that a file is missing
+            return ReadRequest(key, UserError(f"its task gives up: {first_line(error)}"))
+        continuation = ""
+        if request.request_type == "loglikelihood":
+            continuation = target if isinstance(target, str) else str(target(document))
+        try:
+            question = Question(read_question(context), read_pictures(visuals))
+            return ReadRequest(key, self.llava.read_question(question, known), continuation)
+        except UserError as error:
+            return ReadRequest(key, error)
+
+    def _prepared(self, request: ReadRequest) -> Prepared:
         """A request's question with its images encoded.
 
         Raises:
             UserError: the document's images cannot be used.
         """
-        context, target, doc_to_visual, doc_id, task, split = request.args
-        documents = self._documents(task, split)
+        if isinstance(request.question, UserError):
+            raise request.question
         try:
-            document = documents[doc_id]
-            refuse_deep_pictures(document)
-            visuals = doc_to_visual(document)
-        except UNREADABLE as error:
-            raise UserError(f"its image cannot be read: {first_line(error)}") from error
-        except SystemExit as error:  # how some tasks say that a file is missing
-            raise UserError(f"its task gives up: {first_line(error)}") from error
-        question = Question(read_question(context), read_pictures(visuals))
-        continuation = ""
-        if request.request_type == "loglikelihood":
-            continuation = target if isinstance(target, str) else str(target(document))
-        try:
-            return self.llava.prepare(question, continuation)
+            return self.llava.prepare(request.question, request.continuation)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         self.llava.release()
         try:
-            return self.llava.prepare(question, continuation)
+            return self.llava.prepare(request.question, request.continuation)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
+
+
+def _count_bytes(read: list[ReadRequest]) -> int:
+    """Host memory of the pictures of requests, one picture counted once."""
+    questions = [r.question for r in read if isinstance(r.question, ReadQuestion)]
+    return sum({p.key: p.nbytes for q in questions for p in q.pictures}.values())
 
 
 def _tokens(counts: Sequence[TokenCounts]) -> tuple[ImageTokens, ...]:

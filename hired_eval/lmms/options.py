@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hired_eval.errors import UserError
-from hired_eval.typed import Count, check_options, paths_as_text, read, types_of
+from hired_eval.typed import Count, Natural, check_options, paths_as_text, read, types_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class LlavaOptions:
     """The options of `hired_eval.lmms.model.HiredLlava` beside those of the method."""
 
     pretrained: Path
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     device: str
     dtype: Literal["float32", "float16", "bfloat16"] | None
     prompt: str | None
@@ -30,6 +30,8 @@ class LlavaOptions:
     square: Count | None
     on_error: Literal["stop", "record"]
     share_prefix: bool
+    workers: Natural | Literal["auto"]
+    pictures_per_pass: Count | Literal["auto"]
 
 
 def unquote(options: dict[str, Any]) -> dict[str, Any]:

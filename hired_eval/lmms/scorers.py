@@ -23,6 +23,7 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import read_pictures, read_question
 from hired_eval.lmms.guards import FAULTS, comes_from, keep_unchanged, network_of
+from hired_eval.lmms.mmbench import read_static
 from hired_eval.lmms.scoring import describe_value, number_of, split_value
 from hired_eval.lmms.tasks import round_to_whole_units
 from hired_eval.models.decoding import read_decoding
@@ -115,9 +116,9 @@ def _made_up(task: Task, benchmark: Benchmark) -> dict[str, list[Any]]:
     """
     documents = task.eval_docs_no_media
     chosen: Sequence[int] = range(len(documents))
-    columns = scorer_for(benchmark).unit_columns
-    if columns and {*columns} <= set(documents.column_names):
-        chosen = chosen[: round_to_whole_units(task, DOCUMENTS_TRIED, columns)]
+    scorer = scorer_for(benchmark)
+    if scorer.together and {*scorer.unit_columns} <= set(documents.column_names):
+        chosen = chosen[: round_to_whole_units(task, DOCUMENTS_TRIED, scorer)]
     elif len(chosen) > DOCUMENTS_TRIED:
         chosen = sorted(random.Random(0).sample(chosen, DOCUMENTS_TRIED))
     try:
@@ -172,7 +173,12 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
     scorer = scorer_for(benchmark)
     values = [value for value in values if value is not None]
     aggregate = task.aggregation()[metric]
-    read: Reader = partial(number_of, score_key=key)
+    read: Reader = read_static if scorer.together == "rotations" else partial(number_of, score_key=key)
+    if scorer.together == "rotations" and any(read(value) is None for value in values):
+        raise UserError(
+            f"task.scoring={scorer.name} needs what MMBench says of a document, and metric {metric} of task "
+            f"{name} gives {describe_value(values[0])}; set task.scoring=mean"
+        )
     if any(read(value) is None for value in values) and not comes_from(aggregate, OF_A_CORPUS):
         read = partial(_alone, aggregate)
     for value in values:
@@ -182,7 +188,7 @@ def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:
                 "so that its score is not a mean over documents; choose another metric or task"
             )
         parts = split_value(value, read, scorer)
-        if scorer.pairs and (parts["pair"] is None or parts["category"] is None):
+        if scorer.together == "pairs" and (parts["pair"] is None or parts["category"] is None):
             raise UserError(
                 f"task.scoring={scorer.name} needs pairs of questions in categories, and metric {metric} of "
                 f"task {name} gives {describe_value(value)}; set task.scoring=mean"
@@ -233,7 +239,7 @@ def _what_agrees(values: list[Any], task: Task, read: Reader, theirs: float) -> 
             scorer = replace(kind, category=category)
             own = _scored(values, task, scorer, read)
             known = own["category"].notna().all() or not scorer.categories
-            if known and (own["pair"].notna().all() or not scorer.pairs) and scorer.agrees(own, theirs):
+            if known and (own["pair"].notna().all() or not scorer.together) and scorer.agrees(own, theirs):
                 named = f" and category: {category}" if "category" in kind.open else ""
                 return f"write scoring: {kind.name}{named} in the task's config"
     return "choose another metric or task"

@@ -18,7 +18,7 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError
 from hired_eval.records.record import Benchmark, Score
 from hired_eval.records.replies import Reply, RequestKey
-from hired_eval.records.scores import PAIR, Part, Scorer, score, scorer_for
+from hired_eval.records.scores import Part, Scorer, score, scorer_for
 
 
 def number_of(value: Any, score_key: str) -> float | None:
@@ -47,7 +47,7 @@ def split_value(value: Any, read: Callable[[Any], float | None], scorer: Scorer)
     category = scorer.category or "category"
     return {
         "score": None if value is None else read(value),
-        "pair": str(parts[PAIR]) if PAIR in parts else None,
+        "pair": scorer.pair_of(parts),
         "category": str(parts[category]) if category in parts else None,
     }
 

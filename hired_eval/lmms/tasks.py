@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Features
+from datasets import Dataset, Features
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetsError
 from huggingface_hub import get_token
@@ -27,10 +27,13 @@ from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable, go_offline
 from hired_eval.lmms.columns import MISFITS, check_documents, explain_misfit, read_picture_columns, reason_of
 from hired_eval.lmms.local_data import DataSource, Wanted, find_local_files, known_data_sets, wanted
+from hired_eval.lmms.mmbench import without_judge
 from hired_eval.lmms.parquet_files import count_rows
+from hired_eval.lmms.pictures import find_picture_files, pictures_apart, read_pictures_apart, shown_from
 from hired_eval.mini import write_data_files
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Benchmark
+from hired_eval.records.scores import Scorer, scorer_for
 
 FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
 """What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
@@ -133,12 +136,15 @@ def _check_kind(name: str, config: dict[str, Any]) -> None:
 
 
 def list_files_read(lmms_task: str, folder: Path) -> list[Path]:
-    """The files of a local copy that hold the documents of a task, in order.
+    """The files of a local copy that hold the documents of a task, in order, and pictures that are apart.
 
     Raises:
         UserError: see `task_config` and `find_local_files`.
     """
-    return find_local_files(folder, wanted(task_config(lmms_task)))
+    config = task_config(lmms_task)
+    files = find_local_files(folder, wanted(config))
+    apart = pictures_apart(config)
+    return [*files, *(find_picture_files(folder, wanted(config), apart) if apart else [])]
 
 
 def load_task(benchmark: Benchmark, data: DataSource) -> Task:
@@ -162,14 +168,26 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
             f"choose another metric ({others})"
         )
     config["test_split"] = config.get("test_split") or config["validation_split"]
-    overrides: dict[str, Any] = {
-        "metric_list": [m for m in config["metric_list"] if m["metric"] != SUBMISSION],
-    }
-    asked = wanted(config)
+    kept = [m for m in config["metric_list"] if m["metric"] != SUBMISSION]
+    if scorer_for(benchmark).together == "rotations":
+        kept = [
+            {**m, "aggregation": without_judge(m.get("aggregation"))}
+            if m["metric"] == benchmark.metric
+            else m
+            for m in kept
+        ]
+    overrides: dict[str, Any] = {"metric_list": kept}
+    asked, apart = wanted(config), pictures_apart(config)
+    if benchmark.only or apart:
+        of_task = None if apart else config.get("process_docs")
+        overrides["process_docs"] = partial(_choose, only=benchmark.only, then=of_task)
     if data.source == "hub" and data.path is None:
         return _from_the_hub(benchmark, overrides, config, asked)
     if data.path is not None:
         files = {asked.split: find_local_files(data.path, asked), **_other_splits(data.path, config, asked)}
+        if apart:
+            of_pictures = find_picture_files(data.path, asked, apart)
+            overrides["doc_to_visual"] = shown_from(read_pictures_apart(apart, of_pictures))
     else:
         files = _bundled_files(benchmark, asked)
     # where pandas has written the files, pictures are read as such first
@@ -181,9 +199,9 @@ def load_task(benchmark: Benchmark, data: DataSource) -> Task:
         except FAILURES as error:
             if number < len(readings):
                 continue
-            if isinstance(error, UserError):
-                raise
             cause, generated = _cause(error)
+            if isinstance(cause, UserError):
+                raise cause from error
             if isinstance(cause, MISFITS) and not generated:
                 columns = ParquetFile(files[asked.split][0]).schema_arrow.names
                 raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), columns) from error
@@ -210,6 +228,8 @@ def _from_the_hub(
         kwargs.pop("token", None)
     try:
         with go_offline() if no_hub else nullcontext():
+            if apart := pictures_apart(config):
+                overrides["doc_to_visual"] = shown_from(read_pictures_apart(apart, None))
             task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
     except FAILURES as error:
         cause, _ = _cause(error)
@@ -258,7 +278,7 @@ def _schema(lmms_task: str) -> Features | None:
     """The columns of a task's real documents, which the bundled ones share; None where they are not known."""
     from hired_eval.mini.benchmarks import FEATURES
 
-    return next((FEATURES[name] for name, task in _own_tasks().items() if task == lmms_task), None)
+    return next((FEATURES.get(name) for name, task in _own_tasks().items() if task == lmms_task), None)
 
 
 def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]:
@@ -292,25 +312,47 @@ def _other_splits(path: Path, config: dict[str, Any], asked: Wanted) -> dict[str
     return files
 
 
+def _choose(documents: Dataset, only: str | None, then: Callable[[Dataset], Dataset] | None) -> Dataset:
+    """The documents that a benchmark asks, as the task changes them.
+
+    Args:
+        documents: of the data set.
+        only: see `Benchmark.only`.
+        then: the task's own function.
+
+    Raises:
+        UserError: none is left.
+    """
+    if only:
+        column, _, value = only.partition("=")
+        chosen = [i for i, found in enumerate(documents[column]) if str(found) == value]
+        if not chosen:
+            raise UserError(f"no document has task.only={only}; correct it, or leave it out")
+        documents = documents.select(chosen)
+    return then(documents) if then else documents
+
+
 def _name(metric: Any) -> str:
     """A metric's name; lmms-eval takes a function for one too."""
     return str(getattr(metric, "__name__", metric))
 
 
-def round_to_whole_units(task: Task, limit: int, columns: Sequence[str]) -> int:
+def round_to_whole_units(task: Task, limit: int, scorer: Scorer) -> int:
     """The least number of documents, from `limit` on, that cuts none of the units that a score is made of.
 
     Args:
         task: with its documents.
         limit: number of documents asked for.
-        columns: of the documents, which those of one unit have in common; () where each is a unit.
+        scorer: tells which documents are one unit.
     """
-    if not columns:
+    if not scorer.together:
         return limit
     documents = task.eval_docs_no_media
-    units = list(zip(*(documents[column] for column in columns), strict=True))
-    while limit < len(units) and not set(units[:limit]).isdisjoint(units[limit:]):
-        limit += 1
+    columns = zip(*(documents[column] for column in scorer.unit_columns), strict=True)
+    units = [scorer.unit_of(values) for values in columns]
+    last = {unit: i for i, unit in enumerate(units)}
+    while limit < len(units) and (end := 1 + max(last[unit] for unit in units[:limit])) > limit:
+        limit = end
     return limit
 
 

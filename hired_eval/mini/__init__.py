@@ -84,7 +84,10 @@ def write_data_files(task: str, cache_dir: Path | None = None) -> dict[str, str]
     from hired_eval.mini.benchmarks import SPLITS, write
 
     if task not in SPLITS:
-        raise UserError(f"no mini benchmark {task!r}: choose one of {', '.join(SPLITS)}")
+        raise UserError(
+            f"no mini benchmark {task!r}: choose one of {', '.join(SPLITS)}, or set data=hub or "
+            "data.path=FOLDER"
+        )
     folder = cache_dir or default_cache()
     path = folder / f"{task}.parquet"
     if not path.exists():

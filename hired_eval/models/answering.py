@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from loguru import logger
@@ -25,6 +25,7 @@ from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
+from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
     check_template,
@@ -34,7 +35,14 @@ from hired_eval.models.prompt import (
     render,
     tokenize,
 )
-from hired_eval.models.visual_tokens import TokenCounts, VisualTokens, drop_tokens
+from hired_eval.models.reading import ReadPicture, ReadQuestion
+from hired_eval.models.visual_tokens import (
+    PICTURES_A_PASS,
+    TokenCounts,
+    VisualTokens,
+    drop_tokens,
+    make_visual_tokens,
+)
 
 IMAGES_REMEMBERED = 16
 
@@ -126,6 +134,8 @@ class DroppingLlava:
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
         encodings: where vision encodings are kept for other runs.
+        pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
+            the CPU, whose sums differ with it in the last digits. With `encodings` always 1.
 
     Raises:
         UserError: the model cannot be used with token dropping, or the prompt lacks a place.
@@ -139,6 +149,7 @@ class DroppingLlava:
         *,
         share_prefix: bool = True,
         encodings: EncodingStore | None = None,
+        pictures_per_pass: int | Literal["auto"] = "auto",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -151,6 +162,10 @@ class DroppingLlava:
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
+        usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_A_PASS
+        self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
+        if self.cache:
+            self.pictures_per_pass = 1
         config = checkpoint.model.config
         # what stays inside the language model depends on the question
         self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
@@ -162,30 +177,124 @@ class DroppingLlava:
         self._told_of_marks = False
         self._prefixes = PrefixCaches(self.family)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
+        self._images_remembered = IMAGES_REMEMBERED
 
-    @torch.inference_mode()
-    def prepare(self, question: Question, continuation: str = "") -> Prepared:
-        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+    def read(self, image: Image.Image, among: int = 1) -> Picture:
+        """An RGB image as the vision tower gets it, where its prompt has that many images."""
+        return self.family.read(self._framed(image), self.processor.image_processor, among)
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """An RGB image as it is, or on a square where all are."""
+        if self.square is None:
+            return image
+        mean: Sequence[float] = self.processor.image_processor.image_mean
+        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
+
+    def read_question(
+        self, question: Question, known: MutableMapping[str, ReadPicture] | None = None
+    ) -> ReadQuestion:
+        """Read a question's images. The model computes nothing here, so that threads may do it ahead.
 
         Args:
             question: with its images.
+            known: pictures read before by their keys, which are not read again; new ones are added.
+
+        Raises:
+            UserError: an image cannot be used.
+        """
+        known = {} if known is None else known
+        among = len(question.images)
+        pictures = []
+        for image in question.images:
+            rgb = self._framed(as_rgb(image))
+            name = digest(rgb)
+            key = name if among == 1 else f"{name}-of-several"
+            if key not in known:
+                known[key] = self._read_picture(rgb, name, key, among)
+            pictures.append(known[key])
+        return ReadQuestion(question.text, tuple(pictures))
+
+    def _read_picture(self, image: Image.Image, name: str, key: str, among: int) -> ReadPicture:
+        """A picture with its partitions; without them where its tokens are, or may be, known already."""
+        layout = self.family.layout((image.height, image.width), among)
+        if self.cache or key in self._remembered:
+            pixels = 3 * image.width * image.height
+            return ReadPicture(name, key, layout, partial(self.read, image, among), pixels)
+        picture = self.read(image, among)
+        picture = replace(picture, pixels=picture.pixels.to(self.family.tower.dtype))
+        return ReadPicture(name, key, layout, lambda: picture, picture.pixels.nbytes)
+
+    @torch.inference_mode()
+    def encode(self, questions: Sequence[ReadQuestion]) -> None:
+        """Encode questions' pictures ahead of `prepare`, up to `pictures_per_pass` in one pass.
+
+        They are remembered until the next call at least. A pass that fails is left to `prepare`, which
+        encodes one picture at a time and says whose picture cannot be used. Where memory ran out, passes are
+        half as large from then on.
+        """
+        wanted = {picture.key: picture for question in questions for picture in question.pictures}
+        self._images_remembered = max(IMAGES_REMEMBERED, len(wanted))
+        unknown = [picture for key, picture in wanted.items() if key not in self._remembered]
+        while unknown and self.pictures_per_pass > 1:
+            part = unknown[: self.pictures_per_pass]
+            try:
+                pictures = [replace(picture.read(), layout=picture.layout) for picture in part]
+                tokens = make_visual_tokens(self.family, pictures, self.dropper.vision, per_pass=len(part))
+            except UserError:
+                tokens = []
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.pictures_per_pass = max(1, len(part) // 2)
+                logger.warning(
+                    f"memory ran out with {len(part)} pictures in a pass of the vision tower; going on with "
+                    f"{self.pictures_per_pass}"
+                )
+                continue
+            for picture, kept in zip(part, tokens, strict=False):
+                self._remember(picture.key, kept)
+            unknown = unknown[len(part) :]
+
+    def _visual_tokens(self, picture: ReadPicture) -> VisualTokens:
+        """Visual tokens of a picture; the last few are remembered, as questions about one come together."""
+        if picture.key in self._remembered:
+            self._remembered.move_to_end(picture.key)
+            return self._remembered[picture.key]
+        stage = self.dropper.vision
+        if self.cache is None:
+            encoding = self.family.encode(picture.read().pixels, stage)
+        else:
+            encoding = self.cache.encode(picture.key, picture.read, stage)
+        (tokens,) = drop_tokens(self.family, encoding, [picture.layout], stage)
+        self._remember(picture.key, tokens)
+        return tokens
+
+    def _remember(self, key: str, tokens: VisualTokens) -> None:
+        self._remembered[key] = tokens
+        if len(self._remembered) > self._images_remembered:
+            self._remembered.popitem(last=False)
+
+    @torch.inference_mode()
+    def prepare(self, question: Question | ReadQuestion, continuation: str = "") -> Prepared:
+        """Encode a question's images, drop tokens, and expand its placeholders to the kept tokens.
+
+        Args:
+            question: with its images, read or not.
             continuation: text behind the prompt whose likelihood is asked for, e.g. ' yes'.
 
         Raises:
             UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
                 the prompt is longer than the model's context.
         """
-        among = len(question.images)
-        encoded = [self._visual_tokens(self._framed(as_rgb(image)), among) for image in question.images]
+        read = self.read_question(question) if isinstance(question, Question) else question
+        images = tuple(self._visual_tokens(picture) for picture in read.pictures)
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(
-            self.prompt, question.text, len(encoded), self.tokenizer, image_token, self._placeholder
-        )
+        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
-        self._check_text(question, ids)
-        if ids.count(image_token_id) != len(encoded):
+        self._check_text(read.text, len(images), ids)
+        if ids.count(image_token_id) != len(images):
             raise UserError(
-                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(encoded)} images; "
+                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(images)} images; "
                 f"its image token must be {image_token!r} with id {image_token_id}"
             )
         scored = 0
@@ -193,7 +302,7 @@ class DroppingLlava:
             scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
             if scored == 0:
                 raise UserError(f"the continuation {continuation!r} has no tokens to score")
-        kept = iter([image.counts.kept for _, image in encoded])
+        kept = iter([image.counts.kept for image in images])
         expanded: list[int] = []
         for token in ids:
             expanded.extend([token] * (next(kept) if token == image_token_id else 1))
@@ -208,18 +317,18 @@ class DroppingLlava:
                 f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        images = tuple(image for _, image in encoded)
         placed = self.family.find_positions(ids, images)
-        return Prepared(expanded, scored, images, tuple(key for key, _ in encoded), shared, placed)
+        digests = tuple(picture.digest for picture in read.pictures)
+        return Prepared(expanded, scored, images, digests, shared, placed)
 
-    def _check_text(self, question: Question, ids: list[int]) -> None:
+    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
 
         Raises:
             UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
         """
-        images, image_token = len(question.images), self.processor.image_token
-        marks = count_marked_places(question.text, image_token)
+        image_token = self.processor.image_token
+        marks = count_marked_places(question, image_token)
         if images and marks not in (0, images) and not self._told_of_marks:
             self._told_of_marks = True
             logger.warning(
@@ -230,9 +339,7 @@ class DroppingLlava:
             plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
             self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
         if self._controls(ids) != self._control_tokens[images]:
-            raise UserError(
-                f"the tokenizer makes control tokens of text in the question {question.text[:80]!r}"
-            )
+            raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
 
     def _controls(self, ids: list[int]) -> list[int]:
         """The control tokens among ids, in their order; placeholders are counted elsewhere."""
@@ -245,43 +352,10 @@ class DroppingLlava:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def read(self, image: Image.Image, among: int = 1) -> Picture:
-        """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(self._framed(image), self.processor.image_processor, among)
-
-    def _framed(self, image: Image.Image) -> Image.Image:
-        """An RGB image as it is, or on a square where all are."""
-        if self.square is None:
-            return image
-        mean: Sequence[float] = self.processor.image_processor.image_mean
-        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
-
-    def _visual_tokens(self, image: Image.Image, among: int) -> tuple[str, VisualTokens]:
-        """Digest and visual tokens of an RGB image.
-
-        Images are encoded one at a time, so that kept tokens do not depend on the batch; the last few are
-        remembered, since questions about one image come together.
-
-        Args:
-            image: upright, RGB.
-            among: number of images in the prompt.
-        """
-        name = digest(image)
-        key = name if among == 1 else f"{name}-of-several"
-        if key in self._remembered:
-            self._remembered.move_to_end(key)
-            return name, self._remembered[key]
-        stage = self.dropper.vision
-        if self.cache is None:
-            encoding = self.family.encode(self.read(image, among).pixels, stage)
-        else:
-            encoding = self.cache.encode(key, partial(self.read, image, among), stage)
-        layout = self.family.layout((image.height, image.width), among)
-        (tokens,) = drop_tokens(self.family, encoding, [layout], stage)
-        self._remembered[key] = tokens
-        if len(self._remembered) > IMAGES_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return name, tokens
+    def count_rows_that_fit(self, tokens: int) -> int:
+        """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
+        free = 4 * free_bytes(self.model.device) // 5
+        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:

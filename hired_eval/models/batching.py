@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,23 +12,30 @@ from hired_eval.models.answering import Prepared
 Key = TypeVar("Key")
 
 BATCHES_A_WINDOW = 8
-WINDOW_BYTES = 512 * 2**20
+LARGE_BATCH = 16
+"""Windows of larger batches are not longer, except to hold two batches: what is read ahead fills them."""
 
 
 def windows(
-    questions: Iterable[tuple[Key, Prepared]], batch_size: int
+    questions: Iterable[tuple[Key, Prepared]], batch_size: int, most_bytes: int
 ) -> Iterator[list[tuple[Key, Prepared]]]:
     """Cut a stream of questions into the windows within which they are sorted.
 
     A window is some batches long, and ends early where its images take much memory. Neighbouring questions
     about the same images stay in one window unless it becomes four times as long.
+
+    Args:
+        questions: in the order of the windows.
+        batch_size: questions answered together, at most.
+        most_bytes: memory that the visual tokens of a window may take.
     """
+    length = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
     window: list[tuple[Key, Prepared]] = []
     images: dict[str, int] = {}
     for key, prepared in questions:
-        full = len(window) >= BATCHES_A_WINDOW * batch_size or sum(images.values()) >= WINDOW_BYTES
+        full = len(window) >= length or sum(images.values()) >= most_bytes
         same_images = bool(window) and bool(prepared.digests) and prepared.digests == window[-1][1].digests
-        if full and not (same_images and len(window) < 4 * BATCHES_A_WINDOW * batch_size):
+        if full and not (same_images and len(window) < 4 * length):
             yield window
             window, images = [], {}
         window.append((key, prepared))
@@ -38,11 +45,17 @@ def windows(
         yield window
 
 
-def batches(window: Sequence[tuple[Key, Prepared]], batch_size: int) -> Iterator[list[tuple[Key, Prepared]]]:
+def batches(
+    window: Sequence[tuple[Key, Prepared]], count_rows: Callable[[int], int]
+) -> Iterator[list[tuple[Key, Prepared]]]:
     """The questions of a window in batches, the longest first, so that memory runs out early or never.
 
     Where two or more questions can share the KV cache of a prefix, they follow each other; a prefix with a
     single question is not shared, since that would only add a forward pass.
+
+    Args:
+        window: questions.
+        count_rows: how many questions, at least 1, go together if the longest has so many tokens.
     """
     uses = Counter(prepared.prefix.key for _, prepared in window if prepared.shared)
     place = {key: i for i, key in enumerate(uses)}
@@ -58,5 +71,11 @@ def batches(window: Sequence[tuple[Key, Prepared]], batch_size: int) -> Iterator
     sharing.sort(key=lambda entry: entry[:3])
     alone.sort(key=lambda entry: -len(entry[1].input_ids))
     for questions in ([entry[3] for entry in sharing], alone):
-        for start in range(0, len(questions), batch_size):
-            yield questions[start : start + batch_size]
+        own = max((len(p.input_ids) - p.shared for _, p in questions if p.shared), default=0)
+        start = 0
+        while start < len(questions):
+            first = questions[start][1]
+            # prefixes and questions are padded apart
+            size = count_rows(first.shared + own if first.shared else len(first.input_ids))
+            yield questions[start : start + size]
+            start += size

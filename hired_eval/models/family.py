@@ -293,8 +293,7 @@ class Family(ABC):
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        needs_cls = self.layers_read(stage) or "keys" in stage.reads
-        if needs_cls and not self.class_token:
+        if not self.class_token and needs_cls(stage):
             without_cls: frozenset[Signal] = frozenset({"received_attention"})
             ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
             if hasattr(stage, "signal"):
@@ -372,3 +371,8 @@ class Family(ABC):
         if not embeddings:
             return {}
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(embeddings))}}
+
+
+def needs_cls(stage: VisionStage) -> bool:
+    """Whether a stage reads what takes a CLS token: CLS-attention, or the CLS query."""
+    return "keys" in stage.reads or (bool(stage.attention_layers(0)) and not stage.takes_either)

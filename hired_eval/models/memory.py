@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PretrainedConfig
 
-CPU_LIMIT = 2 * 2**30
+CPU_MEMORY = 8 * 2**30
 CPU_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -34,9 +34,29 @@ def count_kv_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) ->
     return int(2 * text.num_hidden_layers * heads * head * tokens * dtype.itemsize)
 
 
-def spare_bytes(device: torch.device) -> int:
-    """Memory that caches may take: a quarter of what is free on a GPU now, 2 GiB on other devices."""
+def count_row_bytes(config: PretrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of one sequence in a batch: its KV cache, and what a layer of the language model holds of it.
+
+    In prefill, that is about eight tensors of the model's width and three of its MLP's.
+
+    Args:
+        config: of a LLaVA model.
+        tokens: length of the sequence, new tokens included.
+        dtype: of the language model.
+    """
+    text = config.get_text_config(decoder=True)
+    width = 8 * text.hidden_size + 3 * text.intermediate_size
+    return count_kv_bytes(config, tokens, dtype) + int(width * tokens * dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a GPU now, what PyTorch holds in reserve included; 8 GiB on other devices."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
-        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 4
-    return CPU_LIMIT
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return CPU_MEMORY
+
+
+def spare_bytes(device: torch.device) -> int:
+    """Memory that caches may take: a quarter of what is free."""
+    return free_bytes(device) // 4

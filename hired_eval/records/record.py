@@ -36,6 +36,7 @@ class Benchmark:
         scoring: how documents make a score: the name of a `hired_eval.records.scores.Scorer`.
         scale: of that scorer; None for its own.
         category: likewise.
+        only: 'COLUMN=VALUE' of the documents that are asked; None for all.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Benchmark:
     scoring: str
     scale: float | None = None
     category: str | None = None
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Timings:
         seconds: that answering took.
         questions_timed: how many were answered in them.
         questions_per_second: likewise.
-        batch_size: as asked for.
+        batch_size: as asked for; of 'auto' that of the largest batch.
         out_of_memory: each time that memory ran out, the batch size that did not fit and the next.
         encodings: where vision encodings came from, with how many.
         processes: that answered.

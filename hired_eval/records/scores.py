@@ -6,9 +6,9 @@ Every score and every difference that is shown anywhere is computed here, from s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from hired_eval.records.statistics import Difference, Estimate, Units
 PERCENT = 100
 PAIR = "question_id"
 """What the two questions of a pair have in common, as MME calls it."""
+ROTATED, ROTATION = "index", 1_000_000
+"""MMBench asks a question again with its options rotated, under the same number plus a multiple of this."""
 ROUNDING = 6e-5
 """Some of lmms-eval's aggregates are rounded to four digits, on a scale from 0 to 1."""
 
@@ -31,15 +33,17 @@ ROUNDING = 6e-5
 class Scorer:
     """How documents make a score.
 
-    A document is a unit, or a pair of documents is. Units that share a picture are drawn together when an
+    A document is a unit, or several documents are. Units that share a picture are drawn together when an
     interval is made, and where there are categories within each of them.
 
     Attributes:
         name: as `task.scoring` names it.
         scale: factor from what lmms-eval makes of the documents to the printed score.
         digits: printed behind the point.
-        pairs: whether two questions are a unit, as in MME: 100 times the share answered right, and 100 more
-            where both are. A `limit` cuts no pair.
+        together: which documents are one unit, of which a `limit` cuts none; None where each is one. 'pairs':
+            two questions, as in MME, which count 100 times the share answered right, and 100 more where both
+            are. 'rotations': a question with its options in every rotation, as in MMBench, which is right
+            where all of them are.
         categories: what is made of the means of the categories; None where all documents are alike.
         category: name of a document's category, in what the metric says of the document.
         points: what lmms-eval divides the number of right answers by, however many questions were asked.
@@ -50,7 +54,7 @@ class Scorer:
     name: str
     scale: float = PERCENT
     digits: int = 1
-    pairs: bool = False
+    together: Literal["pairs", "rotations"] | None = None
     categories: Literal["sum", "mean"] | None = None
     category: str | None = None
     points: int | None = None
@@ -60,7 +64,21 @@ class Scorer:
     @property
     def unit_columns(self) -> tuple[str, ...]:
         """Columns of the documents that tell which of them are one unit; () where each is one."""
-        return (str(self.category), PAIR) if self.pairs else ()
+        return {"pairs": (str(self.category), PAIR), "rotations": (ROTATED,), None: ()}[self.together]
+
+    def unit_of(self, values: tuple[Any, ...]) -> Hashable:
+        """What the documents of one unit have in common.
+
+        Args:
+            values: a document's, in `unit_columns`.
+        """
+        return values[0] % ROTATION if self.together == "rotations" else values
+
+    def pair_of(self, parts: Mapping[str, Any]) -> str | None:
+        """The same in what the metric says of a document, categories apart; None where it does not say."""
+        if self.together == "rotations":
+            return str(parts[ROTATED] % ROTATION) if ROTATED in parts else None
+        return str(parts[PAIR]) if PAIR in parts else None
 
     def of_part(self) -> Scorer:
         """The scorer of a part of the benchmark: of points, which need all questions, a share in percent."""
@@ -75,7 +93,11 @@ class Scorer:
         """
         scored = samples[samples["score"].notna()]
         bounds: tuple[float, float] | None = None
-        if self.pairs:
+        if self.together == "rotations":
+            scored = scored.groupby("pair", sort=True).agg({"score": "min", "image": "first"}).reset_index()
+            values, bounds = scored["score"].to_numpy(float), (0.0, 100.0)
+            clusters = scored["image"].fillna(scored["pair"]).to_numpy()
+        elif self.together == "pairs":
             scored = (
                 scored.groupby(["category", "pair"], sort=True)["score"].agg(["mean", "min"]).reset_index()
             )
@@ -98,8 +120,8 @@ class Scorer:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """Least and most of a unit, before anything is answered; None where the scale does not tell."""
-        if self.pairs:
-            return 0.0, 200.0
+        if self.together:
+            return 0.0, 200.0 if self.together == "pairs" else 100.0
         return (0.0, 1.0) if self.points or self.share or self.scale == PERCENT else None
 
     def drawn(self, runs: Sequence[pd.DataFrame], drawing: Drawing) -> Drawn:
@@ -128,7 +150,7 @@ class Scorer:
             strata=np.array([numbers.get(name, 0) for name in names], dtype=int),
             totals=totals,
             units=drawing.units,
-            largest=float(totals[0]) * (1 if self.pairs else drawing.largest) / least,
+            largest=float(totals[0]) * (1 if self.together else drawing.largest) / least,
             bounds=(low, high),
             first=min(drawing.first, len(values)),
         )
@@ -158,14 +180,14 @@ class Scorer:
         Raises:
             UnboundedError: a score is out of bounds, or a document that should have one has none.
         """
-        low, high = (0.0, 1.0) if self.pairs else self.bounds or (0.0, 1.0)
+        low, high = (0.0, 1.0) if self.together == "pairs" else self.bounds or (0.0, 1.0)
         scores = samples["score"].dropna()
         if not scores.between(low, high).all():
             raise UnboundedError(
                 f"a document scores {scores[~scores.between(low, high)].iloc[0]:g}, which is not from "
                 f"{low:g} to {high:g}: a part of this benchmark has no interval; answer it whole"
             )
-        if len(scores) < (1 if self.pairs else len(samples)):
+        if len(scores) < (1 if self.together == "pairs" else len(samples)):
             raise UnboundedError(
                 f"the metric counts {len(scores)} of {len(samples)} documents, and how many of those not "
                 "answered it counts is not known: a part has no interval; answer the benchmark whole"
@@ -173,7 +195,10 @@ class Scorer:
         by_unit = samples.groupby("unit", sort=True)
         stratum = by_unit["stratum"].first()
         total = stratum.map(drawing.strata).astype(float)
-        if self.pairs:
+        if self.together == "rotations":
+            weight = 1 / total
+            value = by_unit["score"].min() * weight
+        elif self.together == "pairs":
             right = by_unit["score"].agg(["mean", "min", "count"])
             weight = (right["count"] > 0) / total
             value = (100 * right["mean"] + 100 * (right["min"] == 1)).fillna(0) * weight
@@ -204,7 +229,9 @@ SCORERS = {
         # the mean of the categories' means, each as heavy as another
         Scorer("category_mean", categories="mean", category="category", open=("scale", "category")),
         # MME (Fu et al.): accuracy and accuracy of pairs, summed over categories
-        Scorer("mme", scale=1, digits=0, pairs=True, categories="sum", category="category"),
+        Scorer("mme", scale=1, digits=0, together="pairs", categories="sum", category="category"),
+        # MMBench (Liu et al.): questions right in every rotation of their options, in percent already
+        Scorer("mmbench", scale=1, together="rotations"),
         # OCRBench: points of 1000
         Scorer("ocrbench", scale=1000, digits=0, points=1000),
     )

@@ -170,6 +170,22 @@ def spread_of_seeds(seeds: Sequence[float]) -> float:
     return float(np.std(seeds, ddof=1) / k**0.5 * quantile)
 
 
+def adjust_for_many(p: Sequence[float]) -> list[float]:
+    """P-values adjusted for how many tests there are (Holm, 1979).
+
+    Args:
+        p: of each test.
+
+    Returns:
+        In the same order, each at most 1.
+    """
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
 def _mean(runs: Sequence[Units]) -> tuple[Units, tuple[float, ...]]:
     """Unit by unit the mean of runs, and the score of each where there are several."""
     if len(runs) == 1:

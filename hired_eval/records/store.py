@@ -14,6 +14,7 @@ import pandas as pd
 
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
+from hired_eval.records.flips import Flips, find_flips
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
 from hired_eval.records.scores import Part, Scorer, difference, score, scorer_for
@@ -172,6 +173,14 @@ class Store:
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
         scorer = scorer_of_run(pairs[0][0])
         return difference(frames, scorer if part is None else scorer.of_part(), part=part)
+
+    def flips(self, run: Record, reference: Record) -> Flips:
+        """The documents that a run answers otherwise than the one that it is compared with.
+
+        Raises:
+            UserError: see `samples`.
+        """
+        return find_flips(self.samples(reference), self.samples(run))
 
 
 def _origins(record: Record) -> dict[tuple[str, ...], str | None]:

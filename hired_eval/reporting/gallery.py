@@ -86,16 +86,46 @@ def _add(
         entry = found.setdefault(key, Entry(block, benchmark, question, str(sample["target"]), []))
         if label in {s.label for s in entry.shown}:
             continue  # an older run of the same method
-        content, kind = _encoded(marked(store, record, arrays, i))
         counts = int(sample["kept"]), int(sample["full"])
-        entry.shown.append(Shown(label, *counts, str(sample["prediction"]), content, kind))
+        with Image.open(store.picture(record, f"{i}.png")) as picture:
+            shown = show_kept(label, *counts, str(sample["prediction"]), picture.convert("RGB"), arrays, i)
+        entry.shown.append(shown)
+
+
+def show_kept(
+    label: str,
+    kept: int,
+    full: int,
+    prediction: str,
+    picture: Image.Image,
+    arrays: dict[str, np.ndarray],
+    i: int,
+) -> Shown:
+    """A method on a question, its kept tokens marked.
+
+    Args:
+        label: see `Shown`.
+        kept: likewise.
+        full: likewise.
+        prediction: likewise.
+        picture: its partitions side by side.
+        arrays: of `measure=gallery`.
+        i: the number of the picture there.
+    """
+    content, kind = _encoded(_drawn(picture, arrays, i))
+    return Shown(label, kept, full, prediction, content, kind)
 
 
 def marked(store: Store, record: Record, arrays: dict[str, np.ndarray], i: int) -> Image.Image:
     """The i-th picture of a gallery run with its kept tokens marked."""
-    rows, cols, side = (int(v) for v in arrays[f"layout_{i}"])
     with Image.open(store.picture(record, f"{i}.png")) as picture:
-        strip = np.asarray(picture.convert("RGB"))
+        return _drawn(picture.convert("RGB"), arrays, i)
+
+
+def _drawn(picture: Image.Image, arrays: dict[str, np.ndarray], i: int) -> Image.Image:
+    """A picture's partitions, given side by side, with its kept tokens marked."""
+    rows, cols, side = (int(v) for v in arrays[f"layout_{i}"])
+    strip = np.asarray(picture)
     size = strip.shape[0]
     partitions = strip.reshape(size, -1, size, 3).transpose(1, 0, 2, 3)
     return overlay(partitions, (rows, cols), arrays[f"kept_{i}"], side, scale=max(1, round(WIDE / size)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 from hired_eval.records.record import Record
+from hired_eval.reporting.comparison import LISTED, Comparison, heads_and_rows, lines
 from hired_eval.reporting.configs import Configs
 from hired_eval.reporting.figures import Drawing
 from hired_eval.reporting.gallery import Entry
@@ -61,8 +63,9 @@ def _cell(cell: Cell) -> str:
         d = cell.difference
         kind = ("better" if d.value > 0 else "worse") if d.beyond_noise else ""
         meaning = "beyond noise" if d.beyond_noise else "not resolved at this n"
+        of_table = "" if cell.p_adjusted is None else f", {cell.p_adjusted:.3g} adjusted for the table"
         lines.append(
-            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}">vs Full '
+            f'<div class="difference {kind}" title="{meaning}, p = {d.p:.3g}{of_table}">vs Full '
             f"{text(cell.difference_text())}</div>"
         )
     if cell.published:
@@ -76,7 +79,56 @@ def figure(drawing: Drawing, source: str) -> str:
     return _section(drawing.title, [image, *_notes(drawing.notes)])
 
 
-def gallery(entries: Sequence[Entry]) -> str:
+def comparison(made: Comparison) -> str:
+    """Two runs beside each other, and the answers that flipped."""
+    head, *rows = heads_and_rows(made)
+    body = "".join(
+        f'<tr><th scope="row">{text(row[0])}</th>{"".join(f"<td>{text(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    heads = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    parts = [
+        '<div class="scroll" tabindex="0" role="region" aria-label="runs"><table><thead>'
+        f"<tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>\n",
+        *_notes(lines(made)),
+    ]
+    flipped = made.flips.documents
+    if len(flipped):
+        names = (
+            "document",
+            "flip",
+            "question",
+            "accepted",
+            "answer of A",
+            "answer of B",
+            "tokens of A",
+            "of B",
+        )
+        listed = "".join(_flipped(one) for one in flipped.head(LISTED).to_dict("records"))
+        parts.append(
+            '<div class="scroll" tabindex="0" role="region" aria-label="flipped answers">'
+            '<table class="sortable"><caption>Flipped answers</caption><thead>'
+            f"<tr>{''.join(map(_head, names))}</tr></thead><tbody>{listed}</tbody></table></div>\n"
+        )
+        if len(flipped) > LISTED:
+            parts += _notes([f"The first {LISTED} of {len(flipped)}; samples.parquet of the runs has all."])
+    return _section(made.title, parts)
+
+
+def _flipped(one: dict[Hashable, Any]) -> str:
+    """A row of the table of flipped answers; what a data set or a model says is inert."""
+    said = [one[name] for name in ("question", "target", "prediction_before", "prediction_after")]
+    foreigns = "".join(
+        f'<td data-value="{text(value)}"><div class="answer">{foreign(value)}</div></td>' for value in said
+    )
+    counts = "".join(f'<td data-value="{one[c]}">{one[c]:g}</td>' for c in ("kept_before", "kept_after"))
+    return (
+        f'<tr><th scope="row" data-value="{one["doc_id"]}">{one["doc_id"]}</th>'
+        f'<td data-value="{text(one["kind"])}">{text(one["kind"])}</td>{foreigns}{counts}</tr>\n'
+    )
+
+
+def gallery(entries: Sequence[Entry], title: str = "Gallery") -> str:
     """Each question with what every method keeps and what the model answers."""
     parts = ['<p class="note">Left: the full-image; right: the sub-images; dropped tokens are faded.</p>\n']
     for i, entry in enumerate(entries):
@@ -93,7 +145,7 @@ def gallery(entries: Sequence[Entry]) -> str:
             f'<p>Accepted: <span class="answer">{foreign(entry.target)}</span></p>'
             f'<div class="shown">{figures}</div></details>\n'
         )
-    return _section("Gallery", parts)
+    return _section(title, parts)
 
 
 def failures(records: Sequence[Record], configs: Configs) -> list[str]:

@@ -17,12 +17,15 @@ from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
 from hired_eval.reporting.tables import (
     DASH,
     DIFFERENCE_NOTE,
+    FLIPS_NOTE,
     SCORE_NOTE,
     SEQUENCE_NOTE,
     Cell,
     Table,
     TableRow,
     accuracy_cell,
+    adjusted,
+    flips_cell,
     provenance,
     repetitions,
     token_share,
@@ -56,12 +59,16 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     """Scores of methods on benchmarks, a block of rows for each model, data source and choice of settings."""
     records = of_models(spec, store, store.accuracy())
     rows, listed = rows_for(spec, records, configs)
-    labels = {c.name: c.label or configs.benchmark_label(c.name) for c in spec.columns}
+    columns = [c if c.label else replace(c, label=_column_label(c, configs)) for c in spec.columns]
+    labels = {c.name: configs.benchmark_label(c.name) for c in columns}
+    labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
     if spec.open("columns"):
         # a table of design choices has the columns that a design choice was run on
         own = [row for row in rows if row.options and spec.columns] or rows
         ran = configs.benchmarks_of(r for row in own for r in row.of(records))
-        labels |= {b: configs.benchmark_label(b) for b in ran if b not in labels}
+        more = {b: configs.benchmark_label(b) for b in ran if b not in labels}
+        columns += [ColumnSpec(name=b, label=label) for b, label in more.items()]
+        labels |= more
     found = {r.run: r for row in rows for r in row.of(records) if r.benchmark.name in labels}
     shown = list(found.values())
     if not shown:
@@ -79,11 +86,15 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 continue
             without += [f"{row.label} on {labels[b]}" for b in labels if chosen[b] and not full[b]]
             cells = []
-            for b, label in labels.items():
+            for c in columns:
+                b = c.name
                 apart += [why for r in chosen[b] for f in full[b][:1] if (why := why_apart(r, f))]
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
-                reason = "" if block.settings else f"{row.label} on {label}: {_why(store, row, block, b)}"
-                cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
+                reason = "" if block.settings else f"{row.label} on {labels[b]}: {_why(store, row, block, b)}"
+                if c.show == "flips":
+                    cells.append(flips_cell(store, chosen[b], full[b], reason))
+                else:
+                    cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
             body.append(TableRow(block.label, with_seeds(row.label, used), token_share(used), cells))
         uneven += [f"{labels[b]} ({_sizes(block, rows, b)})" for b in labels if _sizes(block, rows, b)]
         if block.settings and without:
@@ -91,9 +102,10 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 f"Without a difference, since full execution was not run with {block.settings}: "
                 f"{', '.join(without)}."
             )
+    body = adjusted(body)
     cells = [cell for row in body for cell in row.cells]
     models = sorted({r.model for r in shown})
-    notes = _score_notes(cells)
+    notes = _score_notes(cells) + [FLIPS_NOTE] * any(c.show == "flips" for c in columns)
     if any(cell.published for cell in cells):
         stand_for = spec.stand_for
         notes += _source(
@@ -122,7 +134,12 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         known = spec.name in configs.files("experiment")
         notes.append(f"A dash: {'; '.join(missing)}.{sweep * known}")
     notes += spec.notes_on(models)
-    return Table(spec.name, spec.title, list(labels.values()), body, notes, provenance(shown))
+    return Table(spec.name, spec.title, [str(c.label) for c in columns], body, notes, provenance(shown))
+
+
+def _column_label(column: ColumnSpec, configs: Configs) -> str:
+    """What stands above a column that has no label of its own."""
+    return configs.benchmark_label(column.name) + ", flips in %" * (column.show == "flips")
 
 
 def of_models(spec: TableSpec, store: Store, records: Iterable[Record]) -> list[Record]:

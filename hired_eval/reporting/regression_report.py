@@ -62,13 +62,13 @@ def _changes(sample: pd.Series) -> list[tuple[str, str, str]]:
     """What changed in a sample, as (what, before, after)."""
     pairs = [(name, sample[f"{name}_before"], sample[f"{name}_after"]) for name in COMPARED]
     return [
-        (name, _shown(before), _shown(after))
+        (name, quote_value(before), quote_value(after))
         for name, before, after in pairs
         if not (pd.isna(before) and pd.isna(after)) and before is not pd.NA and before != after
     ]
 
 
-def _shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """A value on one line, text in quotes, as code that Markdown does not read."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=True)

@@ -12,7 +12,7 @@ from hired_eval.reporting.tables import DIFFERENCE_NOTE, SCORE_NOTE, TEST, Cell,
 DIFFERENCE, PUBLISHED = "  vs Full", "  published"
 CSV_COLUMNS = (
     "table block row column value low high n pictures documents seeds marks difference_to_full "
-    "difference_low difference_high p published reason run options"
+    "difference_low difference_high p p_adjusted published reason run options"
 ).split()
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -128,7 +128,8 @@ def _latex_notes(table: Table) -> str:
     return "".join(
         [
             "$\\pm$: the larger half of the 95\\,\\% interval, bootstrap over images. " * spread,
-            f"Bold: beyond noise against full execution on the same documents {escaped(TEST)}. " * compared,
+            f"Bold: beyond noise against full execution on the same documents {escaped(TEST)}, not adjusted. "
+            * compared,
             escaped(" ".join([*notes, *table.provenance])),
         ]
     )
@@ -151,5 +152,7 @@ def comma_separated(table: Table) -> str:
             size = [c.n, c.pictures, c.documents, " ".join(str(seed) for seed, _ in c.seeds)]
             measured = [c.text if c.value is None else c.value, c.low, c.high, *size, c.marks]
             where = [table.name, row.block, row.label, column]
-            writer.writerow([*where, *measured, *difference, c.published, c.reason, c.run, c.options])
+            writer.writerow(
+                [*where, *measured, *difference, c.p_adjusted, c.published, c.reason, c.run, c.options]
+            )
     return stream.getvalue()

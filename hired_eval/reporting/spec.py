@@ -41,6 +41,7 @@ class ColumnSpec:
 
     Attributes:
         name: of the benchmark or the quantity.
+        show: of a benchmark: the score, or flips: how many answers turned, compared with full execution.
         label: as printed; None for the benchmark's own, or the name.
         digits: behind the point, of a quantity.
     """
@@ -48,6 +49,7 @@ class ColumnSpec:
     name: str
     label: str | None = None
     digits: Natural = 2
+    show: Literal["score", "flips"] = "score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class PublishedSpec:
     """The published numbers beside the measured ones.
 
     Attributes:
-        file: CSV with one number a row, beside the table's own file or in `results/paper/`; see there.
+        file: CSV with one number a row, beside the table's own file or in the folders of `published_folder`.
         source: a note on them.
         models: model -> the one of the published numbers that it stands beside.
     """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from hired_eval.records.flips import KINDS
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
-from hired_eval.records.statistics import FEWEST, Difference
+from hired_eval.records.statistics import FEWEST, Difference, adjust_for_many
 from hired_eval.records.store import Store, best, scorer_of_run, why_apart
 from hired_eval.reporting.rows import SEED, budget_of, seed_of
 
@@ -43,6 +44,7 @@ class Cell:
         published: the published number as printed.
         difference: to full execution, paired.
         settled: what the difference settles of what the run was asked to decide.
+        p_adjusted: of its test, for how many differences the table has; None where it has no other.
         seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
         text: instead of a number, e.g. OOM.
@@ -62,6 +64,7 @@ class Cell:
     published: str | None = None
     difference: Difference | None = None
     settled: str = ""
+    p_adjusted: float | None = None
     seeds: Sequence[tuple[int, float]] = ()
     marks: str = ""
     text: str | None = None
@@ -104,7 +107,8 @@ class Cell:
         if d is None:
             return ""
         known = d.clusters >= FEWEST
-        mark = (" !" if d.beyond_noise else " ~") * known
+        surely = self.p_adjusted is not None and self.p_adjusted < 0.05
+        mark = (" !" + "!" * surely if d.beyond_noise else " ~") * known
         # where full execution answered another part of the benchmark, the difference stands on what both did
         shared = "" if d.n == self.n else n_text(d.n, d.clusters)
         interval = interval_text(d.shown_low, d.shown_high, self.digits, d.clusters, "+")
@@ -122,17 +126,20 @@ class TableRow:
     cells: Sequence[Cell]
 
 
-TEST = (
-    "(paired test over images at 5 %, not adjusted for the number of cells; over few images it asks for more "
-    "than the interval does)"
-)
+TEST = "(paired test over images at 5 %; over few images it asks for more than the interval does)"
 SCORE_NOTE = (
     "Score [95 % interval, bootstrap over images; exact bounds where all images have one score; none below "
     f"{FEWEST} images]."
 )
 DIFFERENCE_NOTE = (
-    'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, ~ '
-    f"not resolved at this n {TEST}."
+    'Line "vs Full": difference to full execution on the same documents [95 % interval]; ! beyond noise, !! '
+    f"adjusted for all differences of the table too (Holm), ~ not resolved at this n {TEST}."
+)
+
+
+FLIPS_NOTE = (
+    "Flips: documents in % whose answer turned from right to wrong (a lower score) / from wrong to right (a "
+    "higher one) / into other text of the same score, compared with full execution."
 )
 
 
@@ -226,6 +233,50 @@ def accuracy_cell(
         run=" ".join(r.run for r in runs),
         options=_options_text(runs),
     )
+
+
+def flips_cell(store: Store, runs: Sequence[Record], full: Sequence[Record], reason: str = "") -> Cell:
+    """The cell of a method on a benchmark that says how many answers turned, compared with full execution.
+
+    Args:
+        store: has the samples.
+        runs: see `repetitions`.
+        full: those of full execution, likewise.
+        reason: why there are no runs.
+    """
+    if not runs:
+        return Cell(reason=reason)
+    if not full or {r.run for r in full} & {r.run for r in runs}:
+        return Cell()
+    of_seed = {seed_of(r): r for r in full}
+    found = [store.flips(r, of_seed.get(seed_of(r), full[0])) for r in runs]
+    shares = [sum(flips.percent(kind) for flips in found) / len(found) for kind in KINDS]
+    return Cell(text=" / ".join(f"{share:.1f}" for share in shares), run=" ".join(r.run for r in runs))
+
+
+def adjusted(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Rows whose differences have p-values adjusted for how many there are in all of the table."""
+    tested = [
+        cell.difference.p
+        for row in rows
+        for cell in row.cells
+        if cell.difference and cell.difference.clusters >= FEWEST
+    ]
+    if len(tested) < 2:
+        return list(rows)
+    of_cells = iter(adjust_for_many(tested))
+    return [
+        replace(
+            row,
+            cells=[
+                replace(cell, p_adjusted=next(of_cells))
+                if cell.difference and cell.difference.clusters >= FEWEST
+                else cell
+                for cell in row.cells
+            ],
+        )
+        for row in rows
+    ]
 
 
 def _options_text(runs: Sequence[Record]) -> str:

@@ -56,11 +56,12 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         config.model.prompt,
         share_prefix=config.share_prefix,
         encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
+        pictures_per_pass=config.reading.pictures_per_pass,
     )
     numbers = sorted(plan.chosen) if plan.chosen else None
     grows = read_goal(asdict(config)) is not None
     if plan.limit is not None and plan.limit != config.limit and not grows:
-        cut = "the questions about a picture" if numbers else "a pair of questions"
+        cut = "the questions about a picture" if numbers else "questions that count together"
         say(f"limit={config.limit} would cut {cut}: answering {plan.limit}")
     if numbers:
         say(f"answering {len(numbers)} of {len(task.eval_docs)} documents, random ones (order=random)")
@@ -74,6 +75,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         log=log,
         seed=config.seed,
         numbers=numbers,
+        workers=config.reading.workers,
     )
     documents = len(task.eval_docs)
     answered_before = {key for key in log.known if log.get(key) is not None}
@@ -123,7 +125,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             seconds=seconds,
             questions_timed=answered,
             questions_per_second=answered / seconds,
-            batch_size=config.batch_size,
+            batch_size=model.largest_batch if config.batch_size == "auto" else config.batch_size,
             out_of_memory=[asdict(time) for time in model.out_of_memory],
             encodings=asdict(llava.cache.use) if llava.cache else None,
             processes=processes.count,

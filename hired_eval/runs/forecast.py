@@ -192,7 +192,7 @@ def _is_llava(shapes: Any) -> bool:
 
 def _most(scorer: Scorer) -> float:
     """Points of all answers right; of MME as the paper has it, 200 for each of ten categories."""
-    return 2000.0 if scorer.pairs else scorer.of_part().scale
+    return 2000.0 if scorer.together == "pairs" else scorer.of_part().scale
 
 
 def _tokens(config: RunConfig, own: Record | None, full: Record | None) -> tuple[float | None, float | None]:

@@ -36,6 +36,7 @@ NOT_PART_OF_THE_RUN = (
     "encoding_cache",
     "encoding_cache_gib",
     "share_prefix",
+    "reading",
     "device",
 )
 """Where and how a run is done. Every other option counts, also one that is added later."""
@@ -135,7 +136,7 @@ def identify_run(
         settings |= {
             "prompt": model.prompt,
             "task": asdict(benchmark),
-            "data": data.source if data.path is None else "local copy",
+            "data": data.label,
             "limit": limit,
         }
         if order_seed is not None:

@@ -76,6 +76,20 @@ class DataOptions:
 
     source: Literal["auto", "bundled", "hub"]
     path: Path | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """The group `reading`.
+
+    Attributes:
+        workers: threads that read pictures ahead.
+        pictures_per_pass: pictures that go through the vision tower together.
+    """
+
+    workers: Natural | Literal["auto"]
+    pictures_per_pass: Count | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -120,8 +134,9 @@ class RunConfig:
     decide: str | None
     order: Literal["random", "dataset"]
     order_seed: Seed
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     share_prefix: bool
+    reading: ReadingOptions
     encoding_cache: Path | None
     encoding_cache_gib: Positive
     device: str
@@ -137,7 +152,13 @@ class RunConfig:
         return self.measure.startswith("efficiency")
 
 
-GROUPS = {"model": ModelOptions, "task": Benchmark, "data": DataOptions, "efficiency": Workload}
+GROUPS = {
+    "model": ModelOptions,
+    "task": Benchmark,
+    "data": DataOptions,
+    "reading": ReadingOptions,
+    "efficiency": Workload,
+}
 """The groups whose options are the same in every run; those of `method` are its class's."""
 
 
@@ -166,6 +187,7 @@ def read_config(resolved: dict[str, Any]) -> RunConfig:
         method=read_method(resolved["method"]),
         task=read_task(resolved["task"]),
         data=_read_group("data", resolved["data"]),
+        reading=_read_group("reading", resolved["reading"]),
         profile=resolved["profile"],
         efficiency=_read_group("efficiency", resolved["efficiency"]),
     )

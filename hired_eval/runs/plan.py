@@ -107,7 +107,7 @@ def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
         # the only backend that gives the weights of the language model's attention out
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
-    data = find_data_source(config.data.source, config.data.path, model.path)
+    data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
     dropper = build_dropper(config.method, config.budget)
     if dropper.inside and (config.timed or config.measure == "generation_attention"):
         raise UserError(
@@ -141,7 +141,7 @@ def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
         method_version=type(dropper).VERSION,
         model=model.name,
         weights=model.weights,
-        data=data.source if data.path is None else "local copy",
+        data=data.label,
         seed=config.seed,
         identity=identity,
         config=asked,
@@ -179,7 +179,7 @@ def count_documents(
     if counted.order is not None:
         limit = len(counted.order.part(limit))
     else:
-        limit = round_to_whole_units(task, limit, scorer_for(config.task).unit_columns)
+        limit = round_to_whole_units(task, limit, scorer_for(config.task))
     return limit if limit < len(task.eval_docs_no_media) else None, counted
 
 

@@ -1,6 +1,6 @@
 """Every registered method, with its options, through the checks that methods of other packages share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ class Broken(SelectingDropper):
             indices = indices + 1
         if self.fault == "dtype":
             features = features.double()
-        return KeptTokens(indices, features, kept.counts)
+        return replace(kept, indices=indices, features=features)
 
 
 @pytest.mark.parametrize(

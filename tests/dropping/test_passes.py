@@ -126,3 +126,36 @@ def test_a_gpu_does_not_wait(name: str, options: dict[str, Any]) -> None:
         assert found.partition.tolist() == wanted.partition.tolist()
         assert found.index.tolist() == wanted.index.tolist()
         torch.testing.assert_close(found.features.cpu(), wanted.features)
+
+
+def test_the_geometry_of_a_pass() -> None:
+    """Two images, the second with its full-image behind the tiles, whose tokens are wide."""
+    layouts = Layouts(
+        (
+            PartitionLayout(1, 2, (2, 3), (20, 60)),
+            PartitionLayout(2, 1, (3, 2), (60, 20), full_image_last=True),
+        )
+    )
+    assert layouts.image.tolist() == [0, 0, 0, 1, 1, 1]
+    assert layouts.place.tolist() == [0, 1, 2, 0, 1, 2]
+    assert layouts.sub_image.tolist() == [-1, 0, 1, 0, 1, -1]
+    assert layouts.full_image.tolist() == [0, 0, 0, 5, 5, 5]
+    assert layouts.total(torch.tensor([1, 2, 3, 4, 5, 6])).tolist() == [6, 6, 6, 15, 15, 15]
+    rows, columns, _ = layouts.places_in_grid(torch.full((6, 1), 5))
+    assert (rows[2].item(), columns[2].item()) == (1, 5)
+    assert (rows[4].item(), columns[4].item()) == (5, 1)
+    regions = layouts.regions.view(6, -1)
+    assert regions[0].sum() == regions[5].sum() == 0
+    assert regions[1].view(2, 3).tolist() == [[1, 0.5, 0], [1, 0.5, 0]]
+    assert regions[4].view(3, 2).tolist() == [[0, 0], [0.5, 0.5], [1, 1]]
+    with pytest.raises(ValueError, match=r"one number of tokens, got \[4, 6\]"):
+        Layouts((PartitionLayout(0, 0, (2, 3), (2, 3)), PartitionLayout(0, 0, (2, 2), (2, 2))))
+
+
+def test_tiles_in_front_of_the_full_image_keep_their_order_and_have_no_newline_tokens() -> None:
+    layout = PartitionLayout(1, 2, (2, 2), (20, 40), full_image_last=True, newlines=False)
+    method = build("full").vision
+    packed = select(method, synthetic_encoding(method, layout), layout)
+    assert packed.partition.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert packed.index.tolist() == [0, 1, 2, 3] * 3
+    assert packed.length == layout.stock_tokens == layout.total_tokens == 12

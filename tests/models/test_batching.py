@@ -49,9 +49,9 @@ def test_every_question_is_in_one_batch_and_only_shared_prefixes_are_shared(
         for i, (image, own, with_image) in enumerate(wanted)
     ]
     seen: list[int] = []
-    for window in windows(iter(questions), batch_size):
+    for window in windows(iter(questions), batch_size, 2**29):
         shared: list[str] = []
-        for batch in batches(window, batch_size):
+        for batch in batches(window, lambda longest: batch_size):
             assert 1 <= len(batch) <= batch_size
             assert len({bool(p.shared) for _, p in batch}) == 1, "a batch shares or it does not"
             sizes = [p.shared or len(p.input_ids) for _, p in batch]
@@ -67,9 +67,9 @@ def test_every_question_is_in_one_batch_and_only_shared_prefixes_are_shared(
 def test_a_window_does_not_end_between_questions_about_one_image() -> None:
     size = BATCHES_A_WINDOW * 2
     questions = [(i, about("a" if i < size - 3 else "b", 5, 2)) for i in range(size + 6)]
-    assert [len(w) for w in windows(iter(questions), 2)] == [size + 6]
+    assert [len(w) for w in windows(iter(questions), 2, 2**29)] == [size + 6]
     endless = [(i, about("a", 5, 2)) for i in range(10 * size)]
-    assert max(len(w) for w in windows(iter(endless), 2)) == 4 * size
+    assert max(len(w) for w in windows(iter(endless), 2, 2**29)) == 4 * size
 
 
 def requests_for(documents: list[dict[str, Any]]) -> tuple[list[Instance], dict[str, Any]]:

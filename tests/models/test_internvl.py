@@ -177,8 +177,9 @@ def test_kept_tokens_and_answers_do_not_depend_on_the_batch(internvl: tuple[Any,
 def test_the_grid_must_be_known_where_a_method_reads_it(internvl: tuple[Any, Any]) -> None:
     model, processor = internvl
     inputs = inputs_of(processor, [[(130, 120)], [(56, 56)]])
-    with HiRED(budget=0.5)(model), pytest.raises(UserError, match="image_sizes"):
-        generate(model, inputs)
+    for dropper in (HiRED(budget=0.5), build("downsample", budget=0.5)):
+        with dropper(model), pytest.raises(UserError, match="image_sizes"):
+            generate(model, inputs)
     with HiRED(budget=0.5, distribute="even")(model):
         without = generate(model, inputs)
         assert generate(model, inputs, image_sizes=[(120, 130), (56, 56)]).equal(without)

@@ -33,7 +33,7 @@ WITHOUT_CLS: list[tuple[str, dict[str, Any]]] = [
     ("downsample", {}),
     ("divprune", {}),
     ("topk_cls", {"signal": "received"}),
-    ("hired", {"signal": "auto"}),
+    ("hired", {"signal": "auto", "initial_layer": 1}),
 ]
 TEMPLATE = "a:{images}{question}"
 

@@ -51,13 +51,12 @@ MUTANTS = [
     ),
     Mutant(
         "tokens are packed as if the grid's columns were its rows",
-        "hired_eval/dropping/packing.py",
-        "x = sub_image % layout.cols * layout.side", "x = sub_image % layout.rows * layout.side",
+        "hired_eval/dropping/layouts.py", "max(layout.cols, 1)", "max(layout.rows, 1)",
     ),
     Mutant(
         "the visual content score is read from the final layer",
         "hired_eval/dropping/hired.py",
-        "attention_at(self.initial_layer)[0]", "attention_at(self.final_layer)[0]",
+        "attention_at(self.initial_layer)", "attention_at(self.final_layer)",
     ),
     Mutant(
         "features come from the layer before the feature layer",
@@ -67,8 +66,8 @@ MUTANTS = [
     Mutant(
         "the visual content score is a mean over the region, not a sum",
         "hired_eval/dropping/hired.py",
-        "return torch.mv(layout.regions(), mass)",
-        "return torch.mv(layout.regions(), mass) / layout.regions().sum(dim=1)",
+        "mass[layouts.full_image]).sum(dim=1)",
+        "mass[layouts.full_image]).sum(dim=1) / layouts.regions.sum(dim=1).clamp(min=1e-9)",
     ),
     Mutant(
         "CLS-attention is shifted by one token",
@@ -81,7 +80,7 @@ MUTANTS = [
     Mutant(
         "the last kept token of each partition is dropped",
         "hired_eval/dropping/selection.py",
-        "ranked[i, :n].sort().values for", "ranked[i, :n].sort().values[:-1] for",
+        "column < counts[:, None], ranked", "column < counts[:, None] - 1, ranked",
     ),
     Mutant(
         "batches are padded on the right",
@@ -134,8 +133,8 @@ MUTANTS = [
     Mutant(
         "None as a layer is the first one recorded",
         "hired_eval/dropping/types.py",
-        "layer = max(self.cls_attention) if self.feature_layer is None else self.feature_layer",
-        "layer = min(self.cls_attention)",
+        "layer = max(recorded) if self.feature_layer is None else self.feature_layer",
+        "layer = min(recorded)",
         tests=("tests/models/test_cache.py",),
     ),
     Mutant(
@@ -331,7 +330,7 @@ MUTANTS = [
     ),
     Mutant(
         "a picture among several has no newline token",
-        "hired_eval/dropping/packing.py", "newlines_after[-1] = 1", "newlines_after[-1] = 0",
+        "hired_eval/dropping/packing.py", "(newline_behind & last)", "(newline_behind & (place < 0))",
         tests=("tests/models/test_onevision.py",),
     ),
     Mutant(

@@ -101,6 +101,28 @@ def test_the_oddities_are_in_the_numbers() -> None:
     assert all(PACKAGED.spec(name).notes for name in CELLS)
 
 
+def test_rows_of_other_papers_name_their_lineage_and_what_is_copied() -> None:
+    rows = numbers("published_next")
+    found = frame("published_next")
+    assert (found != "").all(axis=None)
+    assert not found.duplicated().any()
+    assert pd.to_numeric(found["value"]).between(20, 1900).all()
+    assert set(found["tokens"]) == {"2880", "1440", "720", "640", "320", "288", "160"}
+
+    def printed(method: str, tokens: str, benchmark: str) -> str | None:
+        row = Row("", "", published={"method": method, "tokens": tokens})
+        return value(rows, row, model="LLaVA-NeXT-7B", benchmark=benchmark)
+
+    assert printed("full", "2880", "gqa") == "64.2 (A, C: copied); 62.5 (B)"
+    assert printed("full", "2880", "vizwiz") == "57.6 (A); 55.2 (B); 60.9 (B)"
+    assert printed("hired", "320", "pope") == "83.3 (A)"
+    assert printed("hired", "640", "pope") is None
+    assert printed("fastervlm", "320", "textvqa") == "56.5 (A: copied)"
+    assert printed("fastervlm", "320", "vqav2") == "74.0 (A)"
+    assert printed("globalcom2", "288", "gqa") == "57.1 (GlobalCom2: copied)"
+    assert printed("sparsevlm", "640", "scienceqa") == "67.3 (B); 67.7 (C)", "one number may be chance"
+
+
 def test_a_number_the_paper_lacks_is_none() -> None:
     row = Row("", "", published={"method": "full", "budget": ""})
     assert value(numbers("table3"), row, model="mini", benchmark="docvqa") is None

@@ -24,12 +24,14 @@ def measure_efficiency(plan: Plan, say: Say, models: Models) -> tuple[Record, pd
     """Time one method at one batch size; where memory runs out, the record says so, as the paper's Table 4.
 
     Raises:
-        UserError: the checkpoint; or the stock model is to run another method than Full.
+        UserError: the checkpoint; batch_size=auto; or the stock model is to run another method than Full.
     """
     config, workload = plan.config, plan.config.efficiency
     stock = config.measure == STOCK
     if stock and not has_full_execution([plan.record.method.target]):
         raise UserError(f"measure={STOCK} times the stock model, which drops nothing; set method=full")
+    if config.batch_size == "auto":
+        raise UserError("batch_size=auto is for answers; name the number of pictures whose speed is measured")
     checkpoint = plan.load_checkpoint(models, say)
     dropper = None if stock else plan.dropper
     say("measuring what the machine can do at best")
