@@ -11,6 +11,7 @@ from typing import Any
 from hired_eval.cli import help as help_text
 from hired_eval.cli.arguments import expand_flags, translate_for_hydra
 from hired_eval.errors import UserError
+from hired_eval.method_configs import register_compositions
 from hired_eval.paths import config_folder
 
 
@@ -69,7 +70,8 @@ def _command(arguments: list[str]) -> list[str]:
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
     if show_only and "--resolve" not in arguments:
         sys.argv.append("--resolve")
-    one_method = any(re.fullmatch(r"method=[\w-]+", a) for a in arguments)
+    one_method = any(re.fullmatch(r"method=[\w+-]+", a) for a in arguments)
+    register_compositions(arguments)
     return _hydra_app(show_only, one_method)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +11,14 @@ from typing import Any
 
 import yaml
 
+from hired_eval.errors import UserError
 from hired_eval.paths import PACKAGE, config_folder
 
 ABOUT = ("_target_", "label", "place")
 """What the config of a method says beside the options of its class: which class it is, the name that tables
 show, and where they list it; a method without a place follows those that have one."""
+JOIN = " + "
+"""Between the classes of a composition."""
 FULL = "full"
 """The method that the others are compared with."""
 
@@ -68,10 +72,56 @@ def class_modules() -> dict[str, str]:
 
 
 def class_name_of(target: str) -> str:
-    """A class by the one name that reports know it by: of this package its own, of others with its module."""
-    return target.rpartition(".")[2] if target.startswith(f"{PACKAGE.name}.") else target
+    """A class by the one name that reports know it by: of this package its own, of others with its module;
+    of a composition all of them."""
+    names = [
+        one.rpartition(".")[2] if one.startswith(f"{PACKAGE.name}.") else one for one in target.split(JOIN)
+    ]
+    return JOIN.join(names)
 
 
 def has_full_execution(targets: Iterable[str]) -> bool:
     """Whether one of some classes is the one that drops nothing."""
     return method_configs()[FULL].class_name in map(class_name_of, targets)
+
+
+def split_name(name: str) -> list[str]:
+    """The methods that 'hired+fastv' names.
+
+    Raises:
+        UserError: one of them twice.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if parts.count(part) > 1:
+            raise UserError(f"{name} names {part} twice; name each method once")
+    return parts
+
+
+def register_compositions(arguments: Iterable[str]) -> None:
+    """Let Hydra find a config for each composition that is asked for, as method=hired+fastv.
+
+    It has the config of each method under its name: `method.fastv.keep=0.3` sets an option.
+
+    Args:
+        arguments: as typed.
+
+    Raises:
+        UserError: a composition names a method twice.
+    """
+    asked = [value for a in arguments for value in re.findall(r"^method=(.*)", a)]
+    names = {name for value in asked for name in re.findall(r"[\w-]+(?:\+[\w-]+)+", value)}
+    if not names:
+        return
+    from hydra.core.config_store import ConfigStore  # half a second, not for --help
+
+    for name in names:
+        ConfigStore.instance().store(
+            group="method",
+            name=name,
+            node={
+                "defaults": [*({f"/method@{part}": part} for part in split_name(name)), "_self_"],
+                "_target_": "hired_eval.dropping.composed.Composed",
+                "label": None,
+            },
+        )

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from hired_eval.__main__ import main
+from hired_eval.method_configs import register_compositions
 from hired_eval.paths import config_folder
 from hired_eval.runs.loading import Models
 from hired_eval.runs.measuring import Outcome, measure
@@ -20,6 +21,7 @@ from hired_eval.runs.options import RunConfig, read_config
 
 def config(*overrides: str) -> dict[str, Any]:
     """The resolved config that `python -m hired_eval OVERRIDES` runs."""
+    register_compositions(overrides)
     with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         resolved: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     return resolved

@@ -1,6 +1,7 @@
 """Counted FLOPs are PyTorch's own count; measured times and memory make sense; the record holds them."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {},
     "hired": {"budget": 0.3},
     "prumerge": {},
+    "fastv": {"layer": 1, "keep": 0.4},
+    "pyramiddrop": {"budget": 0.7},
+    "sparsevlm": {},
+    "dart": {"layer": 1},
+    "hired+fastv": {"hired.budget": 0.6, "fastv.layer": 1},
 }
+SELECTION_NOT_COUNTED = ("prumerge", "sparsevlm", "dart")
+"""Methods whose choice itself takes products of matrices."""
 
 
 @pytest.fixture
@@ -49,14 +57,19 @@ def counted(timed: Efficiency) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("eager", ["llava_next", "llava", "internvl"], indirect=True)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    ("eager", "method", "batch_size"),
+    [
+        *product(("llava_next", "llava", "internvl"), ("full", "hired", "prumerge"), (1, 3)),
+        *product(("llava_next",), ("fastv", "pyramiddrop", "sparsevlm", "dart", "hired+fastv"), (3,)),
+    ],
+    indirect=["eager"],
+)
 def test_counted_flops_are_those_of_torch(eager: Any, method: str, batch_size: int) -> None:
     timed = Efficiency(eager, build(method, **METHODS[method]), WORK, batch_size)
     total = counted(timed)
     mine = sum(work.flops for work in timed.phases().values())
-    if method == "prumerge":
+    if method in SELECTION_NOT_COUNTED:
         # the selection's own products are not counted; on such small partitions they are up to a tenth
         assert 0.9 * total <= mine <= total
     else:
@@ -102,11 +115,32 @@ def test_dropping_saves_what_the_formulas_say(llava_next: tuple[Any, Any]) -> No
         timed.run()
         flops[method] = timed.phases()
         assert timed.kv_cache_bytes() == count_kv_bytes(
-            llava_next[0].config, 7 + timed.kept[0] + 3, torch.float32
+            llava_next[0].config, 7 + timed.by_layer[0][0] + 3, torch.float32
         )
     assert flops["hired"]["prefill"].flops < flops["full"]["prefill"].flops
     assert flops["hired"]["decode"].flops < flops["full"]["decode"].flops
     assert flops["hired"]["vision"].flops < flops["full"]["vision"].flops
+
+
+def test_what_leaves_inside_the_language_model_is_in_neither_cache_nor_selection_time(
+    llava_next: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Efficiency(Checkpoint(*llava_next), build("hired+fastv", **METHODS["hired+fastv"]), WORK, 2)
+    held: list[int] = []
+    generate = llava_next[0].generate
+
+    def note(**arguments: Any) -> Any:
+        output = generate(**arguments, return_dict_in_generate=True)
+        held.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers))
+        return output.sequences
+
+    monkeypatch.setattr(llava_next[0], "generate", note)
+    timed.run()
+    assert timed.kv_cache_bytes() == held[0]
+    given, left = timed.by_layer[0]
+    assert left == given // 2
+    assert timed.kept == [(given + left) / 2] * 2
+    assert 0 < timed.time_selection() < timed.run().total
 
 
 def test_kv_bytes_are_those_of_the_cache(llava_next: tuple[Any, Any]) -> None:
@@ -121,10 +155,10 @@ def test_the_7b_model_needs_what_is_known_of_it() -> None:
     """LLaVA-Next 7B at 672 x 672: 5 partitions; 6.6 billion weights in the layers and the output."""
     tower = Tower(channels=1024, inner=4096, patches=576, patch_values=588, layers=24, output=4096)
     decoder = Decoder(4096, 11008, 32, 32, 32, 128, 32064)
-    assert decoder.prefill(1, 1, 2).weight_bytes == pytest.approx(2 * 6.607e9, rel=1e-3)
+    assert decoder.prefill(1, [1] * 32, 2).weight_bytes == pytest.approx(2 * 6.607e9, rel=1e-3)
     # 303 million weights of CLIP-L, of which the layers are nearly all
     assert tower.encode(1, 24, 1).weight_bytes == pytest.approx(303e6, rel=0.01)
-    assert decoder.forward(1, 1, 1000, 2).cache_bytes == 1000 * 524288
+    assert decoder.forward(1, [1] * 32, [1000] * 32, 2).cache_bytes == 1000 * 524288
 
 
 def test_the_vision_side_is_timed_before_the_first_token_and_that_before_the_last(

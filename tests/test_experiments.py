@@ -59,7 +59,7 @@ def test_an_experiment_runs_every_row_of_its_table_and_nothing_else(name: str, p
         record = replace(
             unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
             method=effective_method(dropper),
-            method_defaults=default_options(type(dropper)),
+            method_defaults=default_options(dropper),
         )
         labels = [row.label for row in rows if row.of([record])]
         assert len(labels) == (3 if variant == "hired_20" and name == "table5" else 1), variant

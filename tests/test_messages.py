@@ -60,7 +60,16 @@ ELSEWHERE = {
     ],
     "runs/plan.py": [
         "measure=… does not look at tokens that leave inside the language model, as those of … do; "
-        "measure=accuracy and measure=gallery do",
+        "measure=accuracy, gallery and efficiency do",
+    ],
+    "dropping/registry.py": [
+        "… has no option … of its own; put a method's name in front, e.g. ….…",
+    ],
+    "method_configs.py": [
+        "… names … twice; name each method once",
+    ],
+    "cli/help.py": [
+        "…: … has the options of its methods; write method.NAME.OPTION=VALUE with NAME one of …",
     ],
     # in tests/test_local_data.py
     "lmms/local_data.py": [
@@ -191,16 +200,23 @@ ELSEWHERE = {
     ],
     # in tests/dropping/test_fastv.py
     "dropping/layer_stage.py": [
-        "….score must give one number for each column, (B, n) = …; it gave …",
         "… acts at layer …, before any layer has read the prompt; choose a layer from 1",
         "… and … both act at layer …; give them different layers",
+        "… acts at layer …, and the language model has …; choose one from 1 to …",
+        "… has … ratios for … layers; give one for each",
+        "… cannot keep to … visual tokens, the mean over layers that budget=… allows: the layers in front "
+        "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
+        "a stage that uses the signal … must name it in `reads`",
     ],
     # in tests/models/test_inside.py
     "models/inside.py": [
+        "….score must give one number for each column, (B, n) = …; it gave …",
+        "the score of … holds NaN; try another dtype, e.g. model.dtype=float32",
+        "… numbers positions anew, which the rotary embedding of this … does not allow; set "
+        "positions=original",
         "visual tokens cannot leave inside …, whose layers are …; known are …",
         "visual tokens cannot leave inside this …, which attends within a window; take a model of full "
         "attention (no sliding_window)",
-        "… acts at layer …, and the language model has …; choose one from 1 to …",
         "attention_mask must be (rows, columns) where visual tokens leave inside the language model",
         "visual tokens cannot leave a KV cache of fixed size; take the default one (no cache_implementation)",
         "this KV cache is not of the prompts that the language model read last in this `with` block; start "

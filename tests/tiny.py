@@ -49,6 +49,15 @@ QWEN = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attentio
 WORDS = [chr(c) for c in range(33, 127)] + ["Ġ"]
 
 
+INSIDE: dict[str, dict[str, Any]] = {
+    "fastv": {"layer": 1},
+    "pyramiddrop": {},
+    "sparsevlm": {},
+    "dart": {"layer": 1},
+}
+"""The methods inside the language model, with options for the two layers that it has here."""
+
+
 def tokenizer(*more: str, **names: str) -> PreTrainedTokenizerFast:
     """A token a character, and special ones: those of LLaVA, more, and what a processor calls them."""
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *more]

@@ -19,6 +19,7 @@ Evaluate visual-token dropping in LLaVA models.
 
   python -m hired_eval method=hired budget=0.4 task=docvqa      one run
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
+  python -m hired_eval method=hired+fastv task=docvqa           two methods, one behind the other
   python -m hired_eval -m +experiment=table3                    a table or figure of the paper (a sweep)
   python -m hired_eval method=hired --cfg job                   show the resolved config
   python -m hired_eval --config-dir FOLDER method=mine          with your own method, model or task
@@ -182,13 +183,14 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(f"{argument}: an option cannot be taken away; set it to null instead")
         if "=" in argument and not argument.startswith("-"):
             _require_grammar(argument)
-        if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./-]+(,[\w./-]+)+", argument):
+        if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./+-]+(,[\w./+-]+)+", argument):
             raise UserError(f"{argument} names several values; add -m to run them all")
     chosen = defaults()
     assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a, re.DOTALL))]
     for name, value in (m.groups() for m in assignments):
         if name in known:
-            for option in re.findall(r"^[\w-]+$", value.replace(",", "\n"), re.MULTILINE):
+            apart = r"[,+]" if name == "method" else ","
+            for option in re.findall(r"^[\w-]+$", re.sub(apart, "\n", value), re.MULTILINE):
                 if option not in known[name]:
                     raise UserError(unknown(f"{name} {option!r}", option, list(known[name])))
             chosen[name] = value
@@ -196,7 +198,16 @@ def check_names(arguments: list[str]) -> None:
         chosen.pop("method")  # theirs, whose options Hydra checks
     for match in assignments:
         name, _, option = match[1].partition(".")
-        file = config_folder() / name / f"{chosen.get(name)}.yaml"
+        choice = chosen.get(name)
+        if name == "method" and "+" in str(choice):
+            part, _, own_option = option.partition(".")
+            if option and part not in str(choice).split("+"):
+                raise UserError(
+                    f"{match[1]}: {choice} has the options of its methods; write "
+                    f"method.NAME.OPTION=VALUE with NAME one of {', '.join(str(choice).split('+'))}"
+                )
+            choice, option = part, own_option
+        file = config_folder() / name / f"{choice}.yaml"
         if own and (own / name / file.name).is_file():
             file = own / name / file.name
         # a method of another package may have options that no config here names
@@ -210,7 +221,7 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(unknown(f"option {name!r}", name, [*known, *single]))
         if option and file.is_file() and option not in _keys(file):
             options = [k for k in _keys(file) if not k.startswith("_")]
-            raise UserError(unknown(f"option {option!r} of {name} {chosen[name]}", option, options))
+            raise UserError(unknown(f"option {option!r} of {name} {choice}", option, options))
 
 
 def _require_grammar(argument: str) -> None:

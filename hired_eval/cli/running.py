@@ -43,7 +43,7 @@ class Job:
             UserError: it cannot be.
         """
         config = read_config(self.config)
-        needless = config.budget is not None and "budget" not in config.method.options
+        needless = config.budget is not None and not config.method.has_budget
         return replace(config, budget=None) if needless and not self.budget_for_all else config
 
 

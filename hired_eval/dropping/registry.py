@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError, unknown
-from hired_eval.method_configs import MethodConfig, method_configs
+from hired_eval.method_configs import MethodConfig, method_configs, split_name
 from hired_eval.typed import check_value, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
@@ -41,12 +41,15 @@ def build(name: str, **options: Any) -> TokenDropper:
     """A dropping method with its options.
 
     Args:
-        name: as in the configs, e.g. "hired".
+        name: as in the configs, e.g. "hired"; "hired+fastv" composes two.
         options: fields of the method's dataclass, e.g. budget=0.2; others are as in the method's config.
+            Those of a composition have the method's name in front, e.g. "fastv.keep".
 
     Raises:
         UserError: no such method, an option that the method does not have, or a value out of range.
     """
+    if "+" in name:
+        return _compose(name, options, build)
     method, known = _named(name, options)
     given = {option: check_value(option, known[option], value) for option, value in options.items()}
     return method(**_configured(name) | given)
@@ -62,8 +65,35 @@ def build_as_typed(name: str, options: dict[str, Any]) -> TokenDropper:
     Raises:
         UserError: see `build`.
     """
+    if "+" in name:
+        return _compose(name, options, lambda part, **own: build_as_typed(part, own))
     _, known = _named(name, options)
     return build(name, **{option: read(known[option], value) for option, value in options.items()})
+
+
+def _compose(name: str, options: dict[str, Any], make: Callable[..., TokenDropper]) -> TokenDropper:
+    """The composition of the methods that a name joins with '+'.
+
+    Raises:
+        UserError: an option that names none of them, or see `Composed`.
+    """
+    from hired_eval.dropping.composed import Composed, takes_budget  # they build Full by its name
+
+    parts = split_name(name)
+    of_part: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    with_budget = takes_budget({part: _named(part, ())[0] for part in parts})
+    for option, value in options.items():
+        part, dot, own = option.partition(".")
+        if option == "budget" and with_budget:
+            of_part[with_budget]["budget"] = value
+        elif dot and part in of_part:
+            of_part[part][own] = value
+        else:
+            raise UserError(
+                f"{name} has no option {option!r} of its own; put a method's name in front, e.g. "
+                f"{parts[0]}.{own or option}"
+            )
+    return Composed(tuple(make(part, **own) for part, own in of_part.items()))
 
 
 def _named(name: str, options: Iterable[str]) -> tuple[type[TokenDropper], dict[str, Any]]:

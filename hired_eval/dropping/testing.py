@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import VisionStage, floor_share
+from hired_eval.dropping.base import TokenDropper, VisionStage, floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedTokens
+from hired_eval.dropping.stage_testing import check_stage
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
 from hired_eval.dropping.waits import note_waits
 
@@ -94,8 +95,10 @@ def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None
     )
 
 
-def check_dropper(dropper: VisionStage, layouts: Sequence[PartitionLayout] = LAYOUTS) -> None:
+def check_dropper(dropper: TokenDropper, layouts: Sequence[PartitionLayout] = LAYOUTS) -> None:
     """Run a method through the contracts of every method.
+
+    Stages inside the language model go through `check_stage`.
 
     Over all layouts, float32 and bfloat16, with and without newline tokens, and, where it has a budget, over
     budgets from next to nothing to all: the budget is kept; positions are in range, unique in their
@@ -110,6 +113,10 @@ def check_dropper(dropper: VisionStage, layouts: Sequence[PartitionLayout] = LAY
     Raises:
         AssertionError: naming the contract that is broken, the method and the geometry.
     """
+    for stage in dropper.inside:
+        check_stage(stage)
+    if not isinstance(dropper, VisionStage):
+        return
     for variant in _variants(dropper):
         alone = []
         for layout in layouts:

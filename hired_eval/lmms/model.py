@@ -218,7 +218,13 @@ class HiredLlava(lmms):  # type: ignore[misc]
             seeds = [_seed(self.seed, key) for key in prepared]
             answers = self.llava.answer(list(prepared.values()), generation, seeds)
             return [
-                Reply(text=a.text, counts=_tokens(a.counts), images=a.images, by_layer=a.by_layer)
+                Reply(
+                    text=a.text,
+                    counts=_tokens(a.counts),
+                    images=a.images,
+                    by_layer=a.by_layer,
+                    allowed=a.allowed,
+                )
                 for a in answers
             ]
 
@@ -240,6 +246,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
                     counts=_tokens(s.counts),
                     images=s.images,
                     by_layer=s.by_layer,
+                    allowed=s.allowed,
                 )
                 for s in scored
             ]

@@ -62,8 +62,8 @@ def make_sample_table(
     """One row a document: question, prediction, target, score, token counts.
 
     kept, allowed and full are summed over a document's images; allowed is null for a method without a budget.
-    Where tokens leave inside the language model, by_layer has the number that each layer sees, and kept is
-    their mean.
+    Where tokens leave inside the language model, by_layer has the number that each layer sees, and kept and
+    allowed are their mean.
 
     Args:
         logged: lmms-eval's samples.
@@ -92,7 +92,8 @@ def make_sample_table(
                 f"document {sample['doc_id']}, not a number; choose another metric (the replies are kept in "
                 f"{folder})"
             )
-        allowed = [c.allowed for c in first.counts if c.allowed is not None]
+        limits = [c.allowed for c in first.counts if c.allowed is not None]
+        allowed = first.allowed if first.by_layer else sum(limits) if limits else None
         rows.append(
             {
                 "doc_id": sample["doc_id"],
@@ -103,7 +104,7 @@ def make_sample_table(
                 "target": json.dumps(sample["target"], ensure_ascii=False, default=str),
                 "score": None if errors else parts["score"],
                 "kept": fmean(first.by_layer) if first.by_layer else sum(c.kept for c in first.counts),
-                "allowed": sum(allowed) if allowed else None,
+                "allowed": allowed,
                 "full": sum(c.full for c in first.counts),
                 "by_layer": json.dumps(list(first.by_layer)) if first.by_layer else None,
                 "images": len(first.counts),
@@ -113,10 +114,11 @@ def make_sample_table(
                 "error": "; ".join(errors) or None,
             }
         )
+    whole = all(float(row["allowed"]).is_integer() for row in rows if row["allowed"] is not None)
     columns = {
         "score": "float64",
         "by_layer": "string",
-        "allowed": "Int64",
+        "allowed": "Int64" if whole else "Float64",
         "image": "string",
         "pair": "string",
     }

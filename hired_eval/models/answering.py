@@ -7,6 +7,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.dropping import TokenDropper
-from hired_eval.dropping.layer_stage import counts_by_layer
+from hired_eval.dropping.layer_stage import acting, counts_by_layer, mean_allowed
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
@@ -64,12 +65,14 @@ class Answer:
         counts: visual tokens of each image.
         images: digest of each image.
         by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
+        allowed: their mean that a budget allows; None for a method without one.
     """
 
     text: str
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Likelihood:
         greedy: whether greedy decoding would produce the continuation.
         counts: visual tokens of each image.
         images: digest of each image.
-        by_layer: as of an answer.
+        by_layer, allowed: as of an answer.
     """
 
     loss: float
@@ -89,6 +92,7 @@ class Likelihood:
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Prepared:
         shared: length of the prompt up to and including the last image, whose KV cache questions about the
             same images can share; 0: nothing to share.
         positions: (planes, tokens) of a family whose positions are not those of a count.
+        by_layer, allowed: as of an answer.
     """
 
     input_ids: list[int]
@@ -111,6 +116,13 @@ class Prepared:
     digests: tuple[str, ...]
     shared: int = 0
     positions: Tensor | None = None
+    by_layer: tuple[int, ...] = ()
+    allowed: float | None = None
+
+    @property
+    def total(self) -> int:
+        """P * N, summed over the images."""
+        return sum(image.layout.total_tokens for image in self.images)
 
     @property
     def prefix(self) -> Prefix:
@@ -138,7 +150,8 @@ class DroppingLlava:
             the CPU, whose sums differ with it in the last digits. With `encodings` always 1.
 
     Raises:
-        UserError: the model cannot be used with token dropping, or the prompt lacks a place.
+        UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
+            the prompt lacks a place.
     """
 
     def __init__(
@@ -167,6 +180,8 @@ class DroppingLlava:
         if self.cache:
             self.pictures_per_pass = 1
         config = checkpoint.model.config
+        self._depth = int(config.get_text_config(decoder=True).num_hidden_layers)
+        acting(dropper.inside, self._depth)
         # what stays inside the language model depends on the question
         self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
         self._together = can_answer_together(config)
@@ -319,7 +334,8 @@ class DroppingLlava:
             )
         placed = self.family.find_positions(ids, images)
         digests = tuple(picture.digest for picture in read.pictures)
-        return Prepared(expanded, scored, images, digests, shared, placed)
+        prepared = Prepared(expanded, scored, images, digests, shared, placed)
+        return self._planned(prepared) if self.dropper.inside else prepared
 
     def _check_text(self, question: str, images: int, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
@@ -390,28 +406,38 @@ class DroppingLlava:
         placed = positions(inputs["attention_mask"], [p.positions for p in prepared])
         return {name: value.to(device) for name, value in (inputs | {"position_ids": placed}).items()}
 
-    def _by_layer(self, prepared: Prepared) -> tuple[int, ...]:
-        """Visual tokens of a prompt that each layer of the language model sees; () where all see the same."""
-        if not self.dropper.inside:
-            return ()
+    def _planned(self, prepared: Prepared) -> Prepared:
+        """With the visual tokens that each layer of the language model sees.
+
+        Raises:
+            UserError: a budget is too small for its method.
+            RuntimeError: the layers see more in the mean than the budget allows.
+        """
+        stages, total = self.dropper.inside, prepared.total
         given = sum(count.kept for count in prepared.counts)
-        layers = self.family.config.get_text_config(decoder=True).num_hidden_layers
-        return tuple(counts_by_layer(self.dropper.inside, given, layers))
+        limits = [count.allowed for count in prepared.counts]
+        limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
+        by_layer = counts_by_layer(stages, given, self._depth, total)
+        allowed = mean_allowed(stages, limit, self._depth, total)
+        if allowed is not None and fmean(by_layer) > allowed:
+            raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
+        return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
 
     @contextmanager
-    def _dropping_inside(self, input_ids: Tensor, scored: Sequence[int] | None = None) -> Iterator[None]:
+    def _dropping_inside(self, input_ids: Tensor, batch: Sequence[Prepared]) -> Iterator[None]:
         """The stages inside the language model, for one batch.
 
         Args:
             input_ids: (B, L) left-padded.
-            scored: how many tokens at the end of each row are behind the prompt; None for none.
+            batch: the questions, what is scored behind them included.
         """
         if not self.dropper.inside:
             yield
             return
-        last = input_ids.shape[1] - 1 - torch.tensor(scored or [0] * len(input_ids), device=input_ids.device)
+        last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
-            stages.expect(input_ids == self.family.config.image_token_id, last)
+            places = input_ids == self.family.config.image_token_id
+            stages.expect(places, last, [p.total for p in batch])
             yield
 
     @torch.inference_mode()
@@ -454,12 +480,12 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
-        with self._dropping_inside(inputs["input_ids"]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Answer(_cut(text, asked.until), p.counts, p.digests, self._by_layer(p))
+            Answer(_cut(text, asked.until), p.counts, p.digests, p.by_layer, p.allowed)
             for text, p in zip(texts, batch, strict=True)
         ]
 
@@ -479,7 +505,7 @@ class DroppingLlava:
             cached = inputs["past_key_values"].get_seq_length()
             inputs.update({name: inputs[name][..., cached:] for name in ("input_ids", "position_ids")})
         longest = max(p.scored for p in batch)
-        with self._dropping_inside(inputs["input_ids"], [p.scored for p in batch]):
+        with self._dropping_inside(inputs["input_ids"], batch):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
         results = []
         for row, p in zip(logits, batch, strict=True):
@@ -487,7 +513,7 @@ class DroppingLlava:
             target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
             loss = -log_probabilities.gather(1, target[:, None]).mean().item()
             greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss, greedy, p.counts, p.digests, self._by_layer(p)))
+            results.append(Likelihood(loss, greedy, p.counts, p.digests, p.by_layer, p.allowed))
         return results
 
 

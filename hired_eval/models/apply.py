@@ -71,6 +71,8 @@ class ShortenedInputs(dict[str, Any]):
     shortening: Shortening | None = None
     visual: Tensor | None = None
     """(B, columns) bool, which columns of the shortened inputs are visual tokens; None for none."""
+    totals: list[int] | None = None
+    """P * N of each row's images."""
 
 
 class Applied(AbstractContextManager[nn.Module]):
@@ -200,7 +202,7 @@ class Applied(AbstractContextManager[nn.Module]):
         call = Call(input_ids, fresh, cache, arguments.get("attention_mask"), arguments.get("position_ids"))
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
-            ready.shortening, short = call.shortened(family, images, batch)
+            ready.shortening, ready.totals, short = call.shortened(family, images, batch)
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             if images and ready.shortening.changes and call.padded_behind():
                 raise UserError("generate goes on behind the last column; pad the prompts on the left")
@@ -221,9 +223,9 @@ class Applied(AbstractContextManager[nn.Module]):
         elif ready or has_images(arguments) or isinstance(cache, ShortenedCache):
             ready = self._make_ready(arguments)
         else:
-            with self._dropping_inside(arguments, None):
+            with self._dropping_inside(arguments, ShortenedInputs()):
                 return stock(**arguments)
-        with allow_adding_to(cache), self._dropping_inside(arguments, ready.visual):
+        with allow_adding_to(cache), self._dropping_inside(arguments, ready):
             output = stock(**arguments)
         if ready.shortening is not None and ready.shortening.changes:
             for value in output if isinstance(output, tuple) else output.values():
@@ -232,7 +234,7 @@ class Applied(AbstractContextManager[nn.Module]):
         return output
 
     @contextmanager
-    def _dropping_inside(self, arguments: Mapping[str, Any], visual: Tensor | None) -> Iterator[None]:
+    def _dropping_inside(self, arguments: Mapping[str, Any], ready: ShortenedInputs) -> Iterator[None]:
         """The stages inside the language model, for one forward pass: of prompts, or of what follows them.
 
         Raises:
@@ -247,8 +249,9 @@ class Applied(AbstractContextManager[nn.Module]):
             nothing = torch.zeros_like(arguments["inputs_embeds"][..., 0] if ids is None else ids)
             shown = nothing == 0 if mask is None else mask.to(nothing.device) != 0
             # of several equal numbers the first counts: the last column that is shown
-            self._stages.expect(nothing if visual is None else visual, shown.cumsum(1).argmax(1))
-        elif visual is not None:
+            visual = nothing if ready.visual is None else ready.visual
+            self._stages.expect(visual, shown.cumsum(1).argmax(1), ready.totals)
+        elif ready.visual is not None:
             raise UserError(
                 f"{type(self.dropper).__name__} drops tokens inside the language model, and this prompt with "
                 "images continues a KV cache; give the whole conversation without it"
@@ -290,7 +293,7 @@ class Applied(AbstractContextManager[nn.Module]):
                 call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:
                 arguments.pop(name, None)
-            ready.shortening, short = call.shortened(family, visual, len(input_ids))
+            ready.shortening, ready.totals, short = call.shortened(family, visual, len(input_ids))
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             ready.update(short.pop("mm_encoder_outputs", {}))
             mask = short.pop("attention_mask")

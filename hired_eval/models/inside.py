@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +13,16 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
-from hired_eval.dropping.layer_stage import LayerSignals, LayerStage, acting
+from hired_eval.dropping.layer_stage import (
+    LayerSignal,
+    LayerSignals,
+    LayerStage,
+    Step,
+    acting,
+    plan_steps,
+)
 from hired_eval.errors import UserError
+from hired_eval.models.layer_signals import attention_of, keys_of, take
 
 LAYERS = (
     "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer",
@@ -36,11 +43,30 @@ def inside(model: Any, stages: Sequence[LayerStage]) -> Iterator[Stages]:
         stages: what leaves where; several act together where one block is given all of them.
 
     Raises:
-        UserError: the language model's layers are not known, too few, or attend within a window; or two
-            stages act at the same layer.
+        UserError: the language model's layers are not known, too few, or attend within a window; its
+            positions cannot be numbered anew as a stage asks; or two stages act at the same layer.
     """
     with Stages(model.get_decoder(), stages).hook_layers() as found:
         yield found
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """A batch of B prompts in front of the first layer, L columns each.
+
+    Attributes:
+        asking: (B,) column of the last token.
+        behind: (B,) column of the last visual token; -1 for none.
+        texts: how many tokens of each are no visual tokens.
+        steps: what happens to each before which layer.
+        raters: by stage, the columns (B, m) of the words that may be asked, and (B, m) 1 for those that are.
+    """
+
+    asking: Tensor
+    behind: Tensor
+    texts: list[int]
+    steps: list[dict[int, Step]]
+    raters: Mapping[int, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,47 +74,62 @@ class _Segment:
     """What the layers from one stage to the next see of a batch of R rows: n columns.
 
     Attributes:
-        taken: (R, n) where each column stands in the segment before.
-        columns: (R, n) where it stands in the prompt.
+        taken: (R, n) where each column was in the segment before, the merged ones behind all of that.
+        columns: (R, n) where it is in the prompt; of a merged token, its centre, which left.
         shown: (R, n) bool; False for padding.
         visual: (R, n) bool.
+        given: (R, n) bool; False for padding and for merged tokens.
         counts: visual tokens of each prompt.
+        positions: (R, n) where they are numbered anew; None: those of the prompt.
+        merged: (R, m, C) hidden states of merged tokens; None for none.
     """
 
     taken: Tensor
     columns: Tensor
     shown: Tensor
     visual: Tensor
+    given: Tensor
     counts: tuple[int, ...]
+    positions: Tensor | None = None
+    merged: Tensor | None = None
 
 
 class Stages:
     """The stages inside a language model, between `expect` and the end of an answer.
 
     Outputs keep the columns of the input: after the last layer a column that left is one of zeros. So the
-    logits of a text token stand where they do without stages, and mean nothing for a token that left.
+    logits of a text token are where they are without stages, and mean nothing for a token that left.
 
     Args:
         decoder: the language model without its head.
         stages: what leaves where.
+        selecting: entered around each part of the selection, e.g. to time it.
 
     Raises:
         UserError: see `inside`.
     """
 
-    def __init__(self, decoder: Any, stages: Sequence[LayerStage]) -> None:
-        self.decoder, self.at = decoder, acting(stages)
-        self._expected: tuple[Tensor, Tensor] | None = None
+    def __init__(
+        self,
+        decoder: Any,
+        stages: Sequence[LayerStage],
+        selecting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.decoder, self.stages, self.selecting = decoder, tuple(stages), selecting
+        self._check()
+        self.at = acting(stages, len(decoder.layers))
+        self._expected: tuple[Tensor, Tensor, Sequence[int] | None] | None = None
         self._group = 1
         """Rows of the model for each prompt, as beams are."""
-        self._asking = self._behind = torch.empty(0)
-        self._texts: list[int] = []
+        self._prompts: _Prompts
+        self._behind = self._last_position = torch.empty(0)
         self._segments: list[_Segment] = []
         self._prefill = False
         self._replaced: dict[int, dict[str, Any]] = {}
         """Arguments of the layers of each segment in the forward pass that runs."""
+        self._noted: dict[LayerSignal, Tensor] = {}
+        self._not_numbers: list[tuple[str, Tensor]] = []
         self._names = list(inspect.signature(decoder.forward).parameters)
-        self._check()
 
     def _check(self) -> None:
         """Refuse what is not known to come out right."""
@@ -106,11 +147,13 @@ class Stages:
                 f"visual tokens cannot leave inside this {kind}, which attends within a window; take a model "
                 "of full attention (no sliding_window)"
             )
-        for layer, stage in self.at.items():
-            if layer >= len(layers):
+        rotary = getattr(config, "rope_parameters", None) or {}
+        fixed = "mrope_section" not in rotary and rotary.get("rope_type") not in ("dynamic", "longrope")
+        for stage in self.stages:
+            if stage.positions == "compact" and not fixed:
                 raise UserError(
-                    f"{type(stage).__name__} acts at layer {layer}, and the language model has "
-                    f"{len(layers)}; choose one from 1 to {len(layers) - 1}"
+                    f"{type(stage).__name__} numbers positions anew, which the rotary embedding of this "
+                    f"{kind} does not allow; set positions=original"
                 )
 
     @contextmanager
@@ -127,12 +170,14 @@ class Stages:
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in self.at:
             before = layers[layer - 1].self_attn
-            yield before.register_forward_pre_hook(partial(self._choose, layer), with_kwargs=True)
+            yield before.register_forward_pre_hook(partial(self._note, layer), with_kwargs=True)
         for layer in range(min(self.at, default=len(layers)), len(layers)):
             yield layers[layer].register_forward_pre_hook(partial(self._enter, layer), with_kwargs=True)
         yield self.decoder.norm.register_forward_hook(self._spread)
 
-    def expect(self, visual: Tensor, asking: Tensor | None = None) -> None:
+    def expect(
+        self, visual: Tensor, asking: Tensor | None = None, totals: Sequence[int] | None = None
+    ) -> None:
         """Tell of the next batch of prompts, each time before the language model reads one.
 
         It may get several rows for each prompt, one after another, as beams are: they keep the same tokens.
@@ -140,10 +185,12 @@ class Stages:
         Args:
             visual: (B, L) bool, which columns of the batch, padding included, are visual tokens.
             asking: (B,) the column of each prompt's last token, whose attention is read; by default the last
-                column, which is right where prompts are padded on the left and no answer stands behind them.
+                column, which is right where prompts are padded on the left and no answer is behind them.
+            totals: P * N of each prompt, summed over its pictures, of which a budget is a share; by default
+                its visual tokens.
         """
         last = torch.full((len(visual),), visual.shape[1] - 1) if asking is None else asking
-        self._expected = visual.bool(), last
+        self._expected = visual.bool(), last, totals
 
     @property
     def counts(self) -> list[list[int]]:
@@ -152,7 +199,7 @@ class Stages:
         return [list(row) for row in zip(*by_layer, strict=True)]
 
     def _index(self, layer: int) -> int:
-        """In which segment a layer lies."""
+        """In which segment a layer is."""
         return sum(layer >= at for at in self.at)
 
     def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -171,12 +218,15 @@ class Stages:
                 "cache_implementation)"
             )
         self._replaced.clear()
+        self._noted.clear()
+        self._not_numbers.clear()
         seen = 0 if cache is None else cache.get_seq_length()
         if mask is None:
             mask = torch.ones(len(inputs), seen + inputs.shape[1], device=inputs.device)
         self._prefill = cache is None or seen == 0
         if self._prefill:
-            self._start(mask.to(inputs.device).bool(), len(given.get("deepstack_visual_embeds") or ()))
+            additions = len(given.get("deepstack_visual_embeds") or ())
+            self._start(mask.to(inputs.device).bool(), inputs, additions)
             return
         sizes = [segment.columns.shape for segment in self._segments]
         behind = seen - sizes[0][1] if sizes else -1
@@ -188,18 +238,19 @@ class Stages:
             )
         self._behind = mask[:, sizes[0][1] :].bool()
 
-    def _start(self, shown: Tensor, additions: int) -> None:
+    def _start(self, shown: Tensor, inputs: Tensor, additions: int) -> None:
         """Prompts begin.
 
         Args:
             shown: (R, n) bool, False for padding.
+            inputs: (R, n) ids or (R, n, C) embeddings.
             additions: how many of the first layers DeepStack adds to the visual tokens behind.
         """
         told, self._expected = self._expected, None
         self._segments.clear()
         if told is None:
             raise UserError("where visual tokens are is not known; call expect(visual) before each batch")
-        visual, asking = (tensor.to(shown.device) for tensor in told)
+        visual, asking = (tensor.to(shown.device) for tensor in told[:2])
         if len(shown) % len(visual) or visual.shape[1] != shown.shape[1]:
             raise UserError(
                 f"expect was told of a batch of {_size(visual)}, and the language model got {_size(shown)}; "
@@ -210,127 +261,276 @@ class Stages:
                 f"this language model adds to its visual tokens behind each of the first {additions} layers; "
                 f"let them leave at layer {additions} or later"
             )
-        self._asking, self._group = asking, len(shown) // len(visual)
+        self._group = len(shown) // len(visual)
         rows = shown[:: self._group]
         visual = visual & rows
-        numbers = [visual.sum(1), rows.sum(1), visual.gather(1, asking[:, None]).squeeze(1)]
-        counts, lengths, wrong = torch.stack([n.long() for n in numbers]).tolist()
+        columns = torch.arange(shown.shape[1], device=shown.device).expand(len(shown), -1)
+        places = columns[: len(rows)]
+        behind = places.masked_fill(~visual, -1).amax(dim=1)
+        text = rows & (places > behind[:, None]) & (places <= asking[:, None]) & (behind[:, None] >= 0)
+        numbers = [visual.sum(1), rows.sum(1), visual.gather(1, asking[:, None]).squeeze(1), text.sum(1)]
+        # the one time that a batch waits for the device before its first layer
+        counts, lengths, wrong, words = torch.stack([n.long() for n in numbers]).tolist()
         if any(wrong):
             raise UserError(
                 "a prompt ends with a visual token, so that nothing asks for what stays; put the question "
                 "behind the image"
             )
-        self._texts = [length - count for length, count in zip(lengths, counts, strict=True)]
-        columns = torch.arange(shown.shape[1], device=shown.device).expand(len(shown), -1)
+        totals = counts if told[2] is None else told[2]
+        depth = len(self.decoder.layers)
+        self._prompts = _Prompts(
+            asking,
+            behind,
+            [length - count for length, count in zip(lengths, counts, strict=True)],
+            [plan_steps(self.stages, n, depth, total) for n, total in zip(counts, totals, strict=True)],
+            self._raters(inputs[:: self._group], visual, text, max(words)),
+        )
         visual = visual.repeat_interleave(self._group, dim=0)
-        self._segments.append(_Segment(columns, columns, shown, visual, tuple(counts)))
+        self._segments.append(_Segment(columns, columns, shown, visual, shown, tuple(counts)))
 
     @torch.no_grad()
-    def _choose(self, layer: int, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The layer before a stage attends: choose what stays from what it sees."""
-        if not self._prefill:
-            return
-        segment, stage, hidden = self._segments[-1], self.at[layer], kwargs["hidden_states"]
-        # rows of one prompt are alike, and must stay so
-        columns, shown, visual, hidden, cos, sin = (
-            tensor.expand(len(hidden), *tensor.shape[1:])[:: self._group].to(hidden.device)
-            for tensor in (
-                segment.columns,
-                segment.shown,
-                segment.visual,
-                hidden,
-                *kwargs["position_embeddings"],
+    def _raters(
+        self, inputs: Tensor, visual: Tensor, text: Tensor, words: int
+    ) -> Mapping[int, tuple[Tensor, Tensor]]:
+        """Which words each stage asks; see `_Prompts`.
+
+        Args:
+            inputs: (B, L) ids or (B, L, C) embeddings.
+            visual: (B, L) bool.
+            text: (B, L) bool, the words behind the pictures.
+            words: the most that a row has of them.
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        choosing = [stage for stage in self.stages if type(stage).raters is not LayerStage.raters]
+        if not choosing or not words:
+            return found
+        embeddings = self.decoder.embed_tokens(inputs) if inputs.dim() == 2 else inputs
+        columns = text.int().argsort(dim=1, descending=True, stable=True)[:, :words]
+        shown = text.gather(1, columns)
+        for stage in choosing:
+            asked = stage.raters(embeddings, visual, columns, shown)
+            if asked is not None:
+                found[id(stage)] = columns, (asked & shown).float()
+        return found
+
+    def _rows_asked(self, stage: LayerStage, segment: _Segment) -> tuple[Tensor, Tensor]:
+        """Columns (B, m) of the segment whose attention a stage reads, and (B, m) which of them count."""
+        asking = self._prompts.asking[:, None]
+        columns, weights = asking, torch.ones_like(asking, dtype=torch.float32)
+        if id(stage) in self._prompts.raters:
+            words, weights = self._prompts.raters[id(stage)]
+            # the last token asks where no picture is, and in place of words that a row does not have
+            weights = weights.to(asking.device)
+            none = (weights.sum(dim=1, keepdim=True) == 0) & (
+                torch.arange(words.shape[1], device=words.device) == 0
             )
+            columns = torch.where(weights > 0, words, asking)
+            weights = torch.where(none, torch.ones_like(weights), weights)
+        here = segment.columns[:: self._group]
+        place = torch.zeros(
+            len(here), self._segments[0].columns.shape[1], dtype=torch.long, device=here.device
         )
-        asking = self._asking.to(hidden.device)[:, None]
-        here = (columns == asking).int().argmax(dim=1)
-        attended = attention_of(attention, hidden, (cos, sin), here, shown & (columns <= asking))
-        given = self._segments[0].counts
-        counts = [min(stage.left(layer, n), there) for n, there in zip(given, segment.counts, strict=True)]
-        kept = stage.kept(LayerSignals(attended, visual), torch.tensor(counts, device=hidden.device))
-        stays = (kept | (shown & ~visual)).repeat_interleave(self._group, dim=0).to(segment.shown.device)
-        length = max(text + count for text, count in zip(self._texts, counts, strict=True))
-        taken = stays.int().argsort(dim=1, stable=True)[:, -length:]
-        columns, visual, shown = (
-            t.gather(1, taken) for t in (segment.columns, segment.visual & stays, stays)
+        place = place.scatter(1, here, torch.arange(here.shape[1], device=here.device).expand_as(here))
+        return place.gather(1, columns), weights
+
+    def _attention(
+        self, stage: LayerStage, attention: Any, hidden: Tensor, positions: Sequence[Tensor]
+    ) -> Tensor:
+        """(B, heads, n) attention of the tokens that a stage asks, in the segment that came last."""
+        segment = self._segments[-1]
+        asked, weights = self._rows_asked(stage, segment)
+        columns, shown = (t[:: self._group] for t in (segment.columns, segment.shown))
+        of_prompts = (t.to(hidden.device) for t in (asked, weights, columns, shown))
+        return attention_of(attention, hidden, positions, *of_prompts)
+
+    def _of_prompts(self, hidden: Tensor, positions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states and position embeddings with one row for each prompt: its rows are alike."""
+        rotary = [t.expand(len(hidden), *t.shape[1:])[:: self._group].to(hidden.device) for t in positions]
+        return hidden[:: self._group], rotary
+
+    @torch.no_grad()
+    def _note(self, layer: int, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The layer before a stage attends: note what the stage reads of that."""
+        stage = self.at[layer]
+        if not self._prefill or not stage.reads & {"attention", "key_norms"}:
+            return
+        with self.selecting():
+            hidden, rotary = self._of_prompts(kwargs["hidden_states"], kwargs["position_embeddings"])
+            if "attention" in stage.reads:
+                self._noted["attention"] = self._attention(stage, attention, hidden, rotary)
+            if "key_norms" in stage.reads:
+                keys = keys_of(attention, hidden, rotary)
+                self._noted["key_norms"] = keys.float().abs().sum(dim=(1, 3))
+
+    @torch.no_grad()
+    def _choose(self, layer: int, module: Any, hidden: Tensor, kwargs: dict[str, Any]) -> _Segment:
+        """A layer at which tokens leave begins: choose what stays."""
+        segment, stage = self._segments[-1], self.at[layer]
+        positions = kwargs["position_embeddings"]
+        index = len(self._segments) - 1
+        if index:
+            positions = self._replaced[index]["position_embeddings"]
+        states, rotary = self._of_prompts(hidden, positions)
+        values, self._noted = self._noted, {}
+        if "own_attention" in stage.reads:
+            normed = module.input_layernorm(states)
+            values["own_attention"] = self._attention(stage, module.self_attn, normed, rotary)
+        if "states" in stage.reads:
+            values["states"] = states
+        if "normed_states" in stage.reads:
+            # not called as a module, behind which `_spread` would act
+            values["normed_states"] = self.decoder.norm.forward(states)
+        columns, shown, visual = (
+            t[:: self._group].to(states.device) for t in (segment.columns, segment.shown, segment.visual)
         )
-        self._segments.append(_Segment(taken, columns, shown, visual, tuple(counts)))
+        behind, asking = (t[:, None].to(states.device) for t in (self._prompts.behind, self._prompts.asking))
+        text = shown & ~visual & (columns > behind) & (columns <= asking)
+        values = {name: value.to(states.device) for name, value in values.items()}
+        signals = LayerSignals(visual, text, values)
+        name, steps = type(stage).__name__, [steps[layer] for steps in self._prompts.steps]
+        scores = stage.score(signals)
+        if scores.shape != visual.shape:
+            raise UserError(
+                f"{name}.score must give one number for each column, (B, n) = "
+                f"{tuple(visual.shape)}; it gave {tuple(scores.shape)}"
+            )
+        self._not_numbers.append((name, (scores.isnan() & visual).any()))
+        kept = stage.kept(scores, signals, torch.tensor([s.stays for s in steps], device=states.device))
+        merged = self._merge(stage, steps, scores, states, visual & ~kept)
+        return self._next(segment, stage, steps, kept | (shown & ~visual), merged, kwargs["position_ids"])
+
+    def _merge(
+        self, stage: LayerStage, steps: Sequence[Step], scores: Tensor, states: Tensor, leaving: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Merged tokens of each prompt: centres (B, m), which are there (B, m), and states (B, m, C)."""
+        most = max(step.merged for step in steps)
+        if not most:
+            return None
+        centres = torch.zeros(len(steps), most, dtype=torch.long, device=states.device)
+        there = torch.zeros(len(steps), most, dtype=torch.bool, device=states.device)
+        made = states.new_zeros(len(steps), most, states.shape[-1])
+        for row, step in enumerate(steps):
+            if step.merged:
+                of_row = stage.merge(scores[row], states[row], leaving[row], step.leaves)
+                centres[row, : step.merged], made[row, : step.merged] = of_row
+                there[row, : step.merged] = True
+        return centres, there, made
+
+    def _next(
+        self,
+        segment: _Segment,
+        stage: LayerStage,
+        steps: Sequence[Step],
+        stays: Tensor,
+        merged: tuple[Tensor, Tensor, Tensor] | None,
+        position_ids: Tensor | None,
+    ) -> _Segment:
+        """The segment behind a stage.
+
+        Args:
+            segment: in front of it.
+            stage: that acts.
+            steps: of each prompt.
+            stays: (B, n) bool, text included.
+            merged: of `_merge`.
+            position_ids: (R, L) or (1, L) of the prompts; read where positions are numbered anew.
+        """
+        device, rows = segment.shown.device, len(segment.shown)
+        stays = stays.repeat_interleave(self._group, dim=0).to(device)
+        columns, visual, given, positions = (
+            segment.columns,
+            segment.visual & stays,
+            segment.given & stays,
+            None,
+        )
+        if segment.positions is not None or stage.positions == "compact":
+            assert position_ids is not None
+            of_prompt = position_ids.to(device).expand(rows, -1)
+            positions = of_prompt.gather(1, columns) if segment.positions is None else segment.positions
+        states, key = None, torch.arange(stays.shape[1], device=device).expand(rows, -1)
+        if merged is not None:
+            centres, there, states = (t.repeat_interleave(self._group, dim=0).to(device) for t in merged)
+            last = key.masked_fill(~segment.visual, -1).amax(dim=1, keepdim=True)
+            behind = torch.arange(1, 1 + there.shape[1], device=device)
+            step = 1 + there.shape[1]
+            key = torch.cat([key * step, last * step + behind], dim=1)
+            columns = torch.cat([columns, columns.gather(1, centres)], dim=1)
+            if positions is not None:
+                positions = torch.cat([positions, positions.gather(1, centres)], dim=1)
+            visual, stays = torch.cat([visual, there], dim=1), torch.cat([stays, there], dim=1)
+            given = torch.cat([given, torch.zeros_like(there)], dim=1)
+        counts = tuple(step.stays + step.merged for step in steps)
+        length = max(text + count for text, count in zip(self._prompts.texts, counts, strict=True))
+        taken = key.masked_fill(~stays, -1).argsort(dim=1, stable=True)[:, -length:]
+        columns, visual, shown, given = (t.gather(1, taken) for t in (columns, visual, stays, given))
+        if positions is not None:
+            positions = positions.gather(1, taken)
+            if stage.positions == "compact":
+                start = self._segments[0].shown.int().argmax(dim=1, keepdim=True)
+                positions = of_prompt.gather(1, start) + (shown.cumsum(dim=1) - 1).clamp(min=0)
+        return _Segment(taken, columns, shown, visual, given, counts, positions, states)
 
     def _enter(self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A layer behind a stage begins: it gets the columns that are left, and what belongs to them."""
         index, hidden = self._index(layer), args[0]
-        segment = self._segments[index]
         if self._prefill and layer in self.at:
-            hidden = _columns(hidden, segment.taken)
+            with self.selecting():
+                segment = self._choose(layer, module, hidden, kwargs)
+                self._segments.append(segment)
+                if segment.merged is not None:
+                    hidden = torch.cat([hidden, segment.merged.to(hidden)], dim=1)
+                hidden = take(hidden, segment.taken)
+        segment = self._segments[index]
         if index not in self._replaced:
-            shown = segment.shown
-            replaced: dict[str, Any] = {}
-            if self._prefill:
-                cos_and_sin = (t.expand(len(shown), -1, -1) for t in kwargs["position_embeddings"])
-                replaced["position_embeddings"] = tuple(_columns(t, segment.columns) for t in cos_and_sin)
-                # read by flash attention alone, which would take gaps for the seams of packed sequences
-                replaced["position_ids"] = None
-            else:
-                shown = torch.cat([shown, self._behind.to(shown.device)], dim=1)
-            replaced["attention_mask"] = create_causal_mask(
-                config=self.decoder.config,
-                inputs_embeds=hidden,
-                attention_mask=shown,
-                past_key_values=kwargs.get("past_key_values"),
-                layer_idx=layer,
-            )
-            self._replaced[index] = replaced
+            self._replaced[index] = self._arguments(segment, layer, hidden, kwargs)
         return (hidden, *args[1:]), kwargs | self._replaced[index]
 
+    def _arguments(
+        self, segment: _Segment, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the layers of a segment get in place of what the language model gives them."""
+        shown, replaced, ids = segment.shown, dict[str, Any](), segment.positions
+        if not self._prefill:
+            shown = torch.cat([shown, self._behind.to(shown.device)], dim=1)
+            if ids is not None:
+                # as many fewer as the prompt's last token has
+                ids = kwargs["position_ids"].to(ids.device) + ids[:, -1:] - self._last_position
+        else:
+            if ids is not None:
+                self._last_position = kwargs["position_ids"][:, -1:].to(ids.device)
+            cos_and_sin = (t.expand(len(shown), -1, -1) for t in kwargs["position_embeddings"])
+            replaced["position_embeddings"] = tuple(take(t, segment.columns) for t in cos_and_sin)
+            # read by flash attention alone, which would take gaps for the seams of packed sequences
+            replaced["position_ids"] = None
+        if ids is not None:
+            replaced["position_embeddings"] = self.decoder.rotary_emb(hidden, ids.to(hidden.device))
+        replaced["attention_mask"] = create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden,
+            attention_mask=shown,
+            past_key_values=kwargs.get("past_key_values"),
+            layer_idx=layer,
+        )
+        return replaced
+
     def _spread(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """The last layer is done: put its columns where they stand in the prompt."""
+        """The last layer is done: put its columns where they are in the prompt.
+
+        Raises:
+            UserError: the score of a visual token was not a number.
+        """
         if not self._prefill or len(self._segments) == 1:
             return None
+        # looked at here, where the language model waits for its first answer anyway
+        flags = torch.stack([flag.to(output.device) for _, flag in self._not_numbers]).tolist()
+        for (name, _), is_nan in zip(self._not_numbers, flags, strict=True):
+            if is_nan:
+                raise UserError(f"the score of {name} holds NaN; try another dtype, e.g. model.dtype=float32")
         whole, last = self._segments[0], self._segments[-1]
-        output = output.masked_fill(~last.shown[..., None].to(output.device), 0)
+        output = output.masked_fill(~last.given[..., None].to(output.device), 0)
         columns = last.columns[..., None].to(output.device).expand_as(output)
         spread = output.new_zeros(*whole.columns.shape, output.shape[-1])
         return spread.scatter(1, columns, output)
-
-
-def attention_of(
-    attention: Any, hidden: Tensor, position_embeddings: Sequence[Tensor], asking: Tensor, seen: Tensor
-) -> Tensor:
-    """Attention of one token of each row to all of them, made of the layer's own projections.
-
-    Args:
-        attention: the attention module of a layer.
-        hidden: (B, n, C) what it gets.
-        position_embeddings: cosines and sines, (B, n, d) each.
-        asking: (B,) column of the token whose attention it is.
-        seen: (B, n) bool, the columns it attends to.
-
-    Returns:
-        (B, heads, n), float32; a row sums to 1.
-    """
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-
-    def project(name: str, states: Tensor, positions: Sequence[Tensor]) -> Tensor:
-        heads = getattr(attention, f"{name}_proj")(states).unflatten(-1, (-1, attention.head_dim))
-        norm = getattr(attention, f"{name}_norm", None)
-        heads = (heads if norm is None else norm(heads)).transpose(1, 2)
-        rotated: Tensor = rotate(heads, heads, *positions)[0]
-        return rotated
-
-    one = asking[:, None]
-    query = project("q", _columns(hidden, one), [_columns(t, one) for t in position_embeddings])
-    keys = project("k", hidden, position_embeddings)
-    # heads that share a key are neighbours
-    query = query.reshape(len(query), keys.shape[1], -1, query.shape[-1])
-    logits = (query @ keys.transpose(2, 3)).float() * attention.scaling
-    row: Tensor = logits.masked_fill(~seen[:, None, None], -torch.inf).softmax(dim=-1).flatten(1, 2)
-    return row
-
-
-def _columns(values: Tensor, columns: Tensor) -> Tensor:
-    """Some columns (B, m, C) of values (B, n, C), told by their index (B, m)."""
-    columns = columns.to(values.device)
-    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def _size(batch: Tensor) -> str:

@@ -143,8 +143,8 @@ class Call:
 
     def shortened(
         self, family: Family, images: Sequence[VisualTokens], batch: int
-    ) -> tuple[Shortening, dict[str, Any]]:
-        """How all columns are shortened, and the model's inputs for them.
+    ) -> tuple[Shortening, list[int], dict[str, Any]]:
+        """How all columns are shortened, P * N of each row's images, and the model's inputs for them.
 
         Args:
             family: of the model.
@@ -155,7 +155,7 @@ class Call:
             UserError: see `images_by_row`, `shorten` and `refuse_positions`.
         """
         image_token = family.config.image_token_id
-        shortening, embeddings = self.before, []
+        shortening, embeddings, totals = self.before, [], [0] * len(self.input_ids)
         if images:
             placeholders = self.input_ids[:, -self.fresh :] == image_token
             times = len(placeholders) // batch
@@ -168,6 +168,7 @@ class Call:
                 refuse_positions(self.positions, placeholders, mask)
             shortening = self.before.append(new, self.cached)
             embeddings = [image.embeddings for row in rows for image in row]
+            totals = [sum(image.layout.total_tokens for image in row) for row in rows]
         inputs: dict[str, Any] = {
             # padding is whatever is no placeholder
             "input_ids": shortening.take(self.widen(self.input_ids), fill=int(image_token == 0)),
@@ -175,7 +176,7 @@ class Call:
         }
         if self.positions is not None:
             inputs["position_ids"] = shortening.positions(self.widen(self.positions))
-        return shortening, inputs | family.inputs(embeddings)
+        return shortening, totals, inputs | family.inputs(embeddings)
 
     def padded_behind(self) -> bool:
         """Whether a row ends with padding."""

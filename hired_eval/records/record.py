@@ -190,6 +190,8 @@ class Speed:
         share_of_roofline: their sum over the measured latency.
         machine: the best that was measured here.
         workload: what was timed.
+        selection_seconds: of choosing the tokens, before the language model and inside it, in runs apart that
+            wait for the device around it; None in records from before it was measured.
     """
 
     throughput_tokens_per_second: Spread
@@ -204,6 +206,7 @@ class Speed:
     share_of_roofline: float
     machine: dict[str, float]
     workload: dict[str, int]
+    selection_seconds: Spread | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class Reply:
         counts: visual tokens of each image.
         images: digest of each image.
         by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
+        allowed: their mean that a budget allows.
         error: why the sample failed.
     """
 
@@ -45,6 +46,7 @@ class Reply:
     counts: Sequence[ImageTokens] = field(default_factory=tuple)
     images: Sequence[str] = field(default_factory=tuple)
     by_layer: Sequence[int] = field(default_factory=tuple)
+    allowed: float | None = None
     error: str | None = None
 
 

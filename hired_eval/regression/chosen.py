@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hired_eval.cli import help as help_text
 from hired_eval.errors import UserError
-from hired_eval.method_configs import method_configs
+from hired_eval.method_configs import method_configs, register_compositions
 from hired_eval.paths import config_folder
 from hired_eval.reporting.regression import Tolerance
 
@@ -84,6 +84,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
         UserError: an override names nothing that is there.
     """
     help_text.check_names([*overrides])
+    register_compositions(overrides)
     try:
         with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
             config: Any = OmegaConf.to_container(compose("config", [*overrides]), resolve=True)

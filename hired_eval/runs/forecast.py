@@ -149,7 +149,7 @@ def needed(
 
 
 def _data_of(config: RunConfig) -> str:
-    data = find_data_source(config.data.source, config.data.path, config.model.path)
+    data = find_data_source(config.data.source, config.data.path, config.model.path, config.data.name)
     return data.source if data.path is None else "local copy"
 
 
@@ -159,7 +159,7 @@ def _count(config: RunConfig) -> int:
     Raises:
         UserError: nobody knows.
     """
-    data = find_data_source(config.data.source, config.data.path, config.model.path)
+    data = find_data_source(config.data.source, config.data.path, config.model.path, config.data.name)
     if data.source == "hub" and data.path is None and config.task.name in DOCUMENTS:
         return DOCUMENTS[config.task.name]
     return len(load_task(config.task, data).eval_docs)

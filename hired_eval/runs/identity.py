@@ -20,9 +20,11 @@ from typing import Any, Literal, get_origin, get_type_hints
 from hired_eval import dropping
 from hired_eval.code import content_hash, find_code_reached, public
 from hired_eval.dropping import TokenDropper
+from hired_eval.dropping.composed import Composed, takes_budget
 from hired_eval.hub import commit
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import hub_dataset, list_files_read
+from hired_eval.method_configs import JOIN
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE, write_tilde
 from hired_eval.records.record import FORMAT, Identity, Method
@@ -121,7 +123,7 @@ def identify_run(
     left_out = (*NOT_PART_OF_THE_RUN, *RESOLVED, *(() if timed else TIMED))
     settings = {
         **{k: v for k, v in asdict(config).items() if k not in left_out},
-        "method_version": type(dropper).VERSION,
+        "method_version": version_of(dropper),
         "model": {k: v for k, v in asdict(model).items() if k not in NOT_PART_OF_THE_MODEL}
         | {
             "weights": "dummy" if model.weights == "dummy" else "trained",
@@ -179,11 +181,11 @@ def name_run(identity: Identity) -> str:
         "python": ".".join(full_versions["python"].split(".")[:2]),
     }
     subject = settings["measure"] if timed else settings["task"]["name"]
-    method = settings["method"]["_target_"].rsplit(".", 1)[-1].lower()
+    method = "+".join(t.rsplit(".", 1)[-1] for t in settings["method"]["_target_"].split(JOIN)).lower()
     budget = settings["method"].get("budget")
     share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget)] if budget else []
     parts = [subject, settings["model"]["name"], method, *share, _sha256(same)[:10]]
-    return re.sub(r"[^\w.-]", "_", "-".join(map(str, parts)))
+    return re.sub(r"[^\w.+-]", "_", "-".join(map(str, parts)))
 
 
 def name_otherwise(identity: Identity, order_seed: int) -> str:
@@ -195,20 +197,48 @@ def name_otherwise(identity: Identity, order_seed: int) -> str:
 
 
 def effective_method(dropper: TokenDropper) -> Method:
-    """The class of a method and every option with the value that runs, for JSON."""
-    options = {f.name: plain(getattr(dropper, f.name)) for f in fields(dropper) if f.init}
-    return Method(target_of(type(dropper)), options)
+    """The class of a method and every option with the value that runs, for JSON.
+
+    A composition has the classes of all its methods, and their names in front of their options; its budget is
+    that of the last one inside the language model that has one.
+    """
+    if not isinstance(dropper, Composed):
+        options = {f.name: plain(getattr(dropper, f.name)) for f in fields(dropper) if f.init}
+        return Method(target_of(type(dropper)), options)
+    parts = [effective_method(stage) for stage in dropper.stages]
+    options = _joined(dropper, [part.options for part in parts])
+    with_budget = takes_budget({type(stage).__name__: type(stage) for stage in dropper.stages})
+    if with_budget and options[f"{with_budget}.budget"] is not None:
+        options["budget"] = options.pop(f"{with_budget}.budget")
+    return Method(JOIN.join(part.target for part in parts), options)
 
 
-def default_options(method: type[TokenDropper]) -> dict[str, Any]:
-    """The default of every option of a method that has one, for JSON."""
+def default_options(dropper: TokenDropper) -> dict[str, Any]:
+    """The default of every option of a method that has one, for JSON; names as of `effective_method`."""
+    if isinstance(dropper, Composed):
+        return _joined(dropper, [default_options(stage) for stage in dropper.stages])
     defaults = {}
-    for f in fields(method):
+    for f in fields(dropper):
         if f.init and f.default is not MISSING:
             defaults[f.name] = plain(f.default)
         elif f.init and f.default_factory is not MISSING:
             defaults[f.name] = plain(f.default_factory())
     return defaults
+
+
+def version_of(dropper: TokenDropper) -> int:
+    """The version of a method; of a composition the sum, so that it changes with each of them."""
+    stages = dropper.stages if isinstance(dropper, Composed) else (dropper,)
+    return sum(type(stage).VERSION for stage in stages)
+
+
+def _joined(dropper: Composed, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The options of several methods, each with the name of its class in front."""
+    return {
+        f"{type(stage).__name__}.{name}": value
+        for stage, own in zip(dropper.stages, options, strict=True)
+        for name, value in own.items()
+    }
 
 
 def target_of(method: type) -> str:
@@ -251,6 +281,9 @@ def normal(value: Any) -> Any:
 
 def _with_contents(dropper: TokenDropper, options: dict[str, Any]) -> dict[str, Any]:
     """The options, files and folders that those of somebody else's method name replaced by their content."""
+    if isinstance(dropper, Composed):
+        parts = [_with_contents(stage, effective_method(stage).options) for stage in dropper.stages]
+        return options | {k: v for k, v in _joined(dropper, parts).items() if k in options}
     if type(dropper).__module__.partition(".")[0] == PACKAGE.name:
         return options
     try:
@@ -286,16 +319,17 @@ def code_of(dropper: TokenDropper, measure: str) -> dict[str, str]:
         dropper: the method; objects among its options are code too.
         measure: as in the config.
     """
-    values = [getattr(dropper, f.name) for f in fields(dropper)]
+    stages = dropper.stages if isinstance(dropper, Composed) else (dropper,)
+    values = [getattr(stage, f.name) for stage in stages for f in fields(stage)]
     parts = {str(value.__module__) for value in values if hasattr(value, "__module__")}
-    return _code_of(type(dropper), tuple(sorted(parts)), measure)
+    return _code_of(tuple(map(type, stages)), tuple(sorted(parts)), measure)
 
 
 @cache
-def _code_of(method: type, parts: tuple[str, ...], measure: str) -> dict[str, str]:
+def _code_of(methods: tuple[type, ...], parts: tuple[str, ...], measure: str) -> dict[str, str]:
     """Once a process: what is edited while a sweep runs is not what the sweep runs."""
     engine = {"accuracy": "accuracy", "efficiency": "efficiency", "efficiency_stock": "efficiency"}
-    modules = [*dict.fromkeys(base.__module__ for base in method.__mro__), *parts]
+    modules = [*dict.fromkeys(base.__module__ for method in methods for base in method.__mro__), *parts]
     found = find_code_reached([f"{PACKAGE.name}.runs.{engine.get(measure, 'probes')}", *modules])
     return {name: digest[:16] for name, digest in found.items()}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from hired_eval.dropping import TokenDropper
 
 POINTS = Range(f"above 0 and at most {MOST_POINTS}", 0, MOST_POINTS, open=True)
+COMPOSED = "Composed"
+"""The class of a composition, whose config has a method's config under each name."""
 TWO_AT_LEAST = Range("of at least 2", 2)
 
 
@@ -63,11 +66,20 @@ class MethodOptions:
         target: the method's class.
         label: its name in tables.
         options: those of the class that are given, of the types that it declares.
+        parts: of a composition, its methods by name; they have the options.
     """
 
     target: str
     label: str
     options: dict[str, Any]
+    parts: dict[str, MethodOptions] = field(default_factory=dict)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the top-level budget means something to it."""
+        if not self.parts:
+            return "budget" in self.options
+        return _part_with_budget(self) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +288,10 @@ def read_method(method: dict[str, Any]) -> MethodOptions:
     """
     target = method_class(method["_target_"])
     options = {name: value for name, value in method.items() if name not in ABOUT}
+    if target.__name__ == COMPOSED:
+        parts = {name: read_method(part) for name, part in options.items()}
+        label = method.get("label") or " + ".join(part.label for part in parts.values())
+        return MethodOptions(target=method["_target_"], label=label, options={}, parts=parts)
     known = types_of(target)
     for option in ABOUT:
         if option in known:
@@ -297,9 +313,16 @@ def build_dropper(method: MethodOptions, budget: float | None) -> TokenDropper:
         UserError: an option that the method does not have, or a value out of range.
     """
     options, target = method.options, method_class(method.target)
+    if budget is not None and not method.has_budget:
+        name = method.label if method.parts else target.__name__
+        raise UserError(f"{name} has no token budget of its own; leave budget={budget} out")
+    if method.parts:
+        with_budget = _part_with_budget(method)
+        return _composed(
+            build_dropper(part, budget if name == with_budget else None)
+            for name, part in method.parts.items()
+        )
     if budget is not None:
-        if "budget" not in options:
-            raise UserError(f"{target.__name__} has no token budget of its own; leave budget={budget} out")
         options = {**options, "budget": budget}
     try:
         return target(**options)
@@ -307,13 +330,27 @@ def build_dropper(method: MethodOptions, budget: float | None) -> TokenDropper:
         raise UserError(f"{target.__name__} cannot be made: {first_line(error)}") from error
 
 
+def _part_with_budget(method: MethodOptions) -> str | None:
+    from hired_eval.dropping.composed import takes_budget
+
+    return takes_budget({name: method_class(part.target) for name, part in method.parts.items()})
+
+
+def _composed(parts: Iterable[TokenDropper]) -> TokenDropper:
+    from hired_eval.dropping.composed import Composed
+
+    return Composed(tuple(parts))
+
+
 def dump_config(config: RunConfig) -> dict[str, Any]:
     """A config for JSON, with the user's home folder written as ~ where it begins a path."""
-    content = asdict(config)
-    method = content["method"]
-    named = {"_target_": method["target"], "label": method["label"]}
-    hidden: dict[str, Any] = _hidden({**content, "method": named | method["options"]})
+    hidden: dict[str, Any] = _hidden({**asdict(config), "method": _as_typed(config.method)})
     return hidden
+
+
+def _as_typed(method: MethodOptions) -> dict[str, Any]:
+    parts = {name: _as_typed(part) for name, part in method.parts.items()}
+    return {"_target_": method.target, "label": method.label, **method.options, **parts}
 
 
 def _hidden(part: Any) -> Any:

@@ -19,7 +19,14 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint, device_type, feature_layer_of
 from hired_eval.records.record import Record, RunFolder, Timings
 from hired_eval.records.scores import scorer_for
-from hired_eval.runs.identity import default_options, effective_method, identify_run, name_otherwise, name_run
+from hired_eval.runs.identity import (
+    default_options,
+    effective_method,
+    identify_run,
+    name_otherwise,
+    name_run,
+    version_of,
+)
 from hired_eval.runs.loading import Models
 from hired_eval.runs.options import ModelOptions, RunConfig, build_dropper, dump_config
 
@@ -109,10 +116,10 @@ def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
     model = config.model
     data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
     dropper = build_dropper(config.method, config.budget)
-    if dropper.inside and (config.timed or config.measure == "generation_attention"):
+    if dropper.inside and config.measure == "generation_attention":
         raise UserError(
             f"measure={config.measure} does not look at tokens that leave inside the language model, as "
-            f"those of {type(dropper).__name__} do; measure=accuracy and measure=gallery do"
+            f"those of {config.method.label} do; measure=accuracy, gallery and efficiency do"
         )
     source = find_checkpoint(model)
     limit, counted = count_documents(config, data, counted)
@@ -137,8 +144,8 @@ def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
         benchmark=config.task,
         method=effective_method(dropper),
         method_label=config.method.label,
-        method_defaults=default_options(type(dropper)),
-        method_version=type(dropper).VERSION,
+        method_defaults=default_options(dropper),
+        method_version=version_of(dropper),
         model=model.name,
         weights=model.weights,
         data=data.label,

@@ -27,6 +27,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hired_released", {"alpha": 0.0}),
     ("random", {"seed": 7}),
     ("visionzip", {"contextual": 1.0}),
+    ("pyramiddrop", {"at": [1, 3], "ratios": [0.3, 0.6]}),
+    ("sparsevlm", {"recycle": False}),
+    ("dart", {"order": "ascending", "pivot_text": 0}),
     ("visionzip", {"contextual": 0.0}),
 ]
 

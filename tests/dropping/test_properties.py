@@ -15,7 +15,9 @@ from hired_eval.dropping.testing import check_dropper, synthetic_encoding
 from hired_eval.method_configs import method_configs
 from tests.selected import drop, select
 
-BUDGETED = sorted(name for name, config in method_configs().items() if "budget" in config.options)
+BUDGETED = sorted(
+    name for name, config in method_configs().items() if {"budget", "newline"} <= {*config.options}
+)
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 grids = st.sampled_from([(0, 0), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3)])
 layouts = st.builds(
@@ -47,7 +49,7 @@ LAYER_OPTIONS = [
     (name, option)
     for name, config in method_configs().items()
     for option in config.options
-    if option.endswith("layer")
+    if option.endswith("_layer")
 ]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from hired_eval.dropping import PartitionLayout
+from hired_eval.dropping import PartitionLayout, VisionStage
+from hired_eval.dropping.layer_stage import counts_by_layer, plan_steps
 from hired_eval.dropping.registry import build
+from hired_eval.dropping.stage_testing import synthetic_signals
 from hired_eval.dropping.testing import synthetic_encoding
 from hired_eval.method_configs import method_configs
 from tests.selected import select
@@ -32,10 +34,43 @@ VARIANTS: list[dict[str, Any]] = [
     {"contextual": 0.5},
     {"seed": 1},
 ]
+INSIDE_VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"budget": 0.5},
+    {"keep": 0.3},
+    {"ratios": [0.6, 0.5, 0.4], "positions": "original"},
+    {"recycle": False},
+    {"order": "ascending", "pivot_text": 2},
+]
+
+
+def kept_inside(name: str) -> dict[str, Any]:
+    """What stays before each layer as a hash, and of the merged tokens some numbers."""
+    positions: list[Any] = []
+    features: list[float] = []
+    for variant in INSIDE_VARIANTS:
+        if not variant.keys() <= {f.name for f in fields(build(name))}:
+            continue
+        for stage in build(name, **variant).inside:
+            positions += [sorted(plan_steps([stage], n, 32)) for n in (64, 576)]
+            positions += [counts_by_layer([stage], n, 32) for n in (64, 576)]
+            signals = synthetic_signals(stage)
+            scores = stage.score(signals)
+            kept = stage.kept(scores, signals, torch.tensor([10, 3, 0]))
+            positions.append(kept.nonzero().tolist())
+            if stage.merged(14):
+                leaving = (signals.visual & ~kept)[0]
+                centres, made = stage.merge(scores[0], signals["states"][0], leaving, 14)
+                positions.append(centres.tolist())
+                features.append(round(made.double().sum().item(), 4))
+    digest = hashlib.sha256(json.dumps(positions).encode()).hexdigest()[:16]
+    return {"positions": digest, "features": features}
 
 
 def kept_by(name: str) -> dict[str, Any]:
     """Positions as a hash, and of the features, which machines may round differently, some numbers."""
+    if not isinstance(build(name), VisionStage):
+        return kept_inside(name)
     positions: list[list[int]] = []
     features: list[float] = []
     for variant in VARIANTS:

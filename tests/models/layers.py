@@ -74,15 +74,14 @@ class Steps(LayerStage):
     shares: tuple[float, ...] = (0.6, 0.3)
     ties: bool = False
 
-    @property
-    def layers(self) -> tuple[int, ...]:
+    def layers(self, depth: int) -> tuple[int, ...]:
         return self.at
 
-    def left(self, layer: int, visual: int) -> int:
-        return int(self.shares[self.at.index(layer)] * visual)
+    def left(self, visual: int, depth: int, total: int) -> dict[int, int]:
+        return {layer: int(share * visual) for layer, share in zip(self.at, self.shares, strict=True)}
 
     def score(self, signals: LayerSignals) -> Tensor:
-        scores = signals.attention.amax(dim=1)
+        scores = signals["attention"].amax(dim=1)
         return scores * 0 if self.ties else scores
 
 
@@ -106,8 +105,8 @@ def slow(
     stages: Sequence[LayerStage],
     asking: int,
     positions: Tensor | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """One prompt without a cache, its dropped tokens hidden by masks, and nothing left out.
+) -> tuple[Tensor, Tensor, list[int]]:
+    """One prompt without a cache, its dropped tokens hidden by masks; only merged tokens change its length.
 
     Args:
         decoder: language model that attends by 'eager'.
@@ -118,38 +117,96 @@ def slow(
         positions: as the decoder's rotary embedding takes them; by default 0, 1, 2 ...
 
     Returns:
-        (L, C) normalised hidden states, (L,) bool which are there behind the last layer, and the same in
-        front of each layer.
+        (L, C) normalised hidden states, (L,) bool which are there behind the last layer, and the number of
+        visual tokens that each layer sees.
     """
-    length = len(embeddings)
-    hidden, there, by_layer = embeddings[None], torch.ones(length, dtype=torch.bool), []
-    if positions is None:
-        positions = torch.arange(length)[None]
-    rotary = decoder.rotary_emb(hidden, positions)
+    given, depth = len(embeddings), len(decoder.layers)
+    hidden, there = embeddings[None], torch.ones(given, dtype=torch.bool)
+    origin, counts = torch.arange(given), []
+    places_of = torch.arange(given)[None] if positions is None else positions
+    rotary = decoder.rotary_emb(hidden, places_of)
+    before, total = visual, int(visual.sum())
     weights: list[Tensor] = []
-    hooks = [
-        layer.self_attn.register_forward_hook(lambda module, args, output: weights.append(output[1]))
-        for layer in decoder.layers
-    ]
+    keys: list[Tensor] = []
+
+    def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        weights.append(output[1][0].float())
+        cos, sin = kwargs["position_embeddings"]
+        heads = module.k_proj(kwargs["hidden_states"]).unflatten(-1, (-1, module.head_dim))
+        heads = (module.k_norm(heads) if hasattr(module, "k_norm") else heads)[0].transpose(0, 1)
+        first, second = heads.chunk(2, dim=-1)
+        keys.append(heads * cos[0] + torch.cat([-second, first], dim=-1) * sin[0])
+
+    def mask() -> Tensor:
+        seen = torch.ones(len(there), len(there), dtype=torch.bool).tril() & there
+        seen |= torch.eye(len(there), dtype=torch.bool)
+        return torch.zeros(1, 1, *seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+    hooks = [layer.self_attn.register_forward_hook(note, with_kwargs=True) for layer in decoder.layers]
     for i, layer in enumerate(decoder.layers):
         for stage in stages:
-            if i in stage.layers:
-                row = weights[-1][0, :, asking].float()
-                columns = (visual & there).nonzero()[:, 0].tolist()
-                count = stage.left(i, int(visual.sum()))
-                score = stage.score(LayerSignals(row[None], (visual & there)[None]))[0]
-                leaving = sorted(columns, key=lambda c: (-float(score[c]), c))[count:]
-                there = there.clone()
-                there[leaving] = False
-        by_layer.append(there)
-        seen = torch.ones(length, length, dtype=torch.bool).tril() & there
-        seen |= torch.eye(length, dtype=torch.bool)
-        mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
-        hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
+            if i not in stage.layers(depth):
+                continue
+            end = int((origin == asking).nonzero()[0, 0])
+            places = (visual & there).nonzero()[:, 0].tolist()
+            text = [c for c in range(places[-1] + 1, end + 1) if not visual[c] and there[c]] if places else []
+            rows = [end]
+            words = [int(origin[c]) for c in text]
+            if words:
+                asked = stage.raters(
+                    embeddings[None], before[None], torch.tensor([words]), torch.ones(1, len(words)).bool()
+                )
+                rows = rows if asked is None else [c for c, yes in zip(text, asked[0], strict=True) if yes]
+            signals: dict[Any, Tensor] = {
+                "attention": weights[-1][:, rows].mean(1)[None],
+                "key_norms": keys[-1].abs().sum(dim=(0, 2))[None],
+                "states": hidden,
+                "normed_states": decoder.norm(hidden),
+            }
+            if "own_attention" in stage.reads:
+                normed = layer.input_layernorm(hidden)
+                own = layer.self_attn(hidden_states=normed, position_embeddings=rotary, attention_mask=mask())
+                signals["own_attention"] = own[1][0].float()[:, rows].mean(1)[None]
+                del weights[-1], keys[-1]
+            is_text = torch.zeros_like(there).index_fill(0, torch.tensor(text, dtype=torch.long), True)
+            here = LayerSignals((visual & there)[None], is_text[None], signals)
+            scores = stage.score(here)
+            stays = min(stage.left(total, depth, total)[i], len(places))
+            if type(stage).kept is LayerStage.kept:
+                staying = sorted(places, key=lambda c: (-float(scores[0, c]), c))[:stays]
+            else:
+                staying = stage.kept(scores, here, torch.tensor([stays]))[0].nonzero()[:, 0].tolist()
+            assert len(staying) == stays
+            leaving = [c for c in places if c not in staying]
+            merged = stage.merged(len(leaving)) if leaving else 0
+            moved = torch.arange(len(there))
+            if merged:
+                gone = torch.zeros_like(there).index_fill(0, torch.tensor(leaving), True)
+                centres, made = stage.merge(scores[0], hidden[0], gone, len(leaving))
+                hidden = torch.cat([hidden, made[None]], dim=1)
+                last = max(places) + 1
+                places_of = torch.cat([places_of, places_of[:, centres]], dim=1)
+                moved = torch.cat([moved[:last], len(there) + torch.arange(merged), moved[last:]])
+                there = torch.cat([there, torch.ones(merged).bool()])
+                visual = torch.cat([visual, torch.ones(merged).bool()])
+                origin = torch.cat([origin, torch.full((merged,), -1)])
+            there = there.index_fill(0, torch.tensor(leaving, dtype=torch.long), False)
+            hidden, there, visual, origin = hidden[:, moved], there[moved], visual[moved], origin[moved]
+            if stage.positions == "compact":
+                places_of = (there.cumsum(0) - 1).clamp(min=0)[None]
+            elif merged:
+                places_of = places_of[:, moved]
+            if merged or stage.positions == "compact":
+                rotary = decoder.rotary_emb(hidden, places_of)
+        counts.append(int((visual & there).sum()))
+        hidden = layer(hidden, attention_mask=mask(), position_embeddings=rotary)
     for hook in hooks:
         hook.remove()
-    normed: Tensor = decoder.norm(hidden)[0]
-    return normed, there, by_layer
+    kept = torch.zeros(given, dtype=torch.bool)
+    kept[origin[there & (origin >= 0)]] = True
+    order = origin.masked_fill(origin < 0, given).argsort()[:given]
+    output: Tensor = decoder.norm(hidden)[0][order]
+    return output, kept, counts
 
 
 @torch.no_grad()

@@ -160,7 +160,8 @@ def test_the_chain_on_a_second_device(
 ) -> None:
     model, processor = eager[architecture]
     has_budget = "budget" in method_configs()[method].options
-    dropper = build(method, **({"budget": 0.4} if has_budget else {}))
+    options = {"budget": 0.4} if has_budget else {}
+    dropper = build(method, **tiny.INSIDE.get(method, options))
     answers, losses = chain(model, processor, dropper)
     with moved(model):
         there, losses_there = chain(model, processor, dropper)

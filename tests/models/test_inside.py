@@ -1,6 +1,8 @@
 """Stages inside a language model, against a slow way that hides tokens instead of leaving them out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,8 +20,11 @@ from transformers import (
     Qwen3VLTextModel,
 )
 
+from hired_eval.dropping.dart import DART
 from hired_eval.dropping.fastv import FastV
-from hired_eval.dropping.layer_stage import LayerStage
+from hired_eval.dropping.layer_stage import LayerSignals, LayerStage
+from hired_eval.dropping.pyramiddrop import PyramidDrop
+from hired_eval.dropping.sparsevlm import SparseVLM
 from hired_eval.errors import UserError
 from hired_eval.models.inside import inside
 from tests import tiny
@@ -49,8 +54,27 @@ STAGES: dict[str, list[LayerStage]] = {
     "ties": [Steps(at=(1, 3), shares=(0.7, 0.4), ties=True)],
     "more than are there": [Steps(at=(1, 3), shares=(0.3, 0.9))],
 }
+PUBLISHED: dict[str, list[LayerStage]] = {
+    "pyramiddrop": [PyramidDrop()],
+    "pyramiddrop, early": [PyramidDrop(at=(1, 2, 3), ratios=(0.9, 0.6, 0.2), positions="original")],
+    "sparsevlm": [SparseVLM(at=(1, 3, 4), ratios=(0.6, 0.4, 0.2))],
+    "sparsevlm, original": [SparseVLM(at=(1, 4), ratios=(0.5, 0.2), positions="original")],
+    "sparsevlm, no merging": [SparseVLM(at=(2,), ratios=(0.4,), recycle=False)],
+    "dart": [DART(keep=0.4, pivot_image=2, pivot_text=1)],
+    "dart, by position": [DART(layer=1, keep=0.6, order="ascending", positions="compact")],
+    "one of each": [
+        FastV(layer=1, keep=0.8),
+        SparseVLM(at=(2,), ratios=(0.7,)),
+        PyramidDrop(at=(4,), ratios=(0.3,)),
+    ],
+}
 FEW = ("fastv", "steps", "all leave")
-NONE_DROPPED = [FastV(keep=1.0)]
+NONE_DROPPED: list[LayerStage] = [
+    FastV(layer=1, keep=1.0),
+    DART(layer=2, keep=1.0),
+    SparseVLM(at=(3,), ratios=(1.0,)),
+    PyramidDrop(at=(4,), ratios=(1.0,)),
+]
 
 
 def generated(
@@ -76,13 +100,17 @@ def unpadded(ids: Tensor) -> list[Tensor]:
     return [row[row > 0] for row in ids]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [(name, "llama") for name in STAGES] + [("steps", kind) for kind in KINDS if kind != "llama"],
+    ("name", "kind", "attention"),
+    [
+        *((name, "llama", attention) for name in STAGES for attention in ("eager", "sdpa")),
+        *(("steps", kind, attention) for kind in KINDS if kind != "llama" for attention in ("eager", "sdpa")),
+        *((name, "llama", "sdpa") for name in PUBLISHED),
+        *(("one of each", kind, "eager") for kind in ("llama", "qwen3")),
+    ],
 )
 def test_answers_are_those_of_the_slow_way(name: str, kind: str, attention: str) -> None:
-    model, stages = language_model(kind, attention), STAGES[name]
+    model, stages = language_model(kind, attention), (STAGES | PUBLISHED)[name]
     ids, mask = batch(ROWS)
     expected = [slow_answer(model, row, stages, NEW) for row in unpadded(ids)]
     assert generated(model, ids, mask, stages) == expected
@@ -110,13 +138,17 @@ def test_where_nothing_is_dropped_answers_and_logits_are_the_stock_model_s(atten
         assert found.counts == [[row[1]] * DEPTH for row in ROWS]
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("attention", "name", "use_cache"),
+    [
+        *product(("eager", "sdpa"), FEW, (True, False)),
+        *product(("sdpa",), ("pyramiddrop", "sparsevlm", "dart"), (True,)),
+    ],
+)
 @torch.no_grad()
 def test_logits_stand_in_the_columns_of_the_input(attention: str, name: str, use_cache: bool) -> None:
     """Prompts with answers of different lengths behind them, as where a likelihood is asked for."""
-    model, stages = language_model(attention=attention), STAGES[name]
+    model, stages = language_model(attention=attention), (STAGES | PUBLISHED)[name]
     ids, mask = batch(ROWS)
     behind = torch.tensor([0, 2, 1, 3])
     asking = ids.shape[1] - 1 - behind
@@ -136,7 +168,7 @@ def test_logits_stand_in_the_columns_of_the_input(attention: str, name: str, use
         mine = logits[i, -len(row) :]
         torch.testing.assert_close(mine[there], model.lm_head(hidden[there]), rtol=1e-4, atol=1e-4)
         assert not mine[~there].any()
-        assert counts[i] == [int((row >= VISUAL)[left].sum()) for left in by_layer]
+        assert counts[i] == by_layer
 
 
 @torch.no_grad()
@@ -189,14 +221,16 @@ def test_rows_padded_on_the_right_too() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["fastv", "steps"])
+@pytest.mark.parametrize("name", ["fastv", "steps", "sparsevlm"])
 def test_generation_with_a_cache_equals_one_without(name: str, options: dict[str, Any]) -> None:
     model = language_model()
     ids, mask = batch(ROWS)
     answers = []
     for use_cache in (True, False):
         torch.manual_seed(3)
-        answers.append(generated(model, ids, mask, STAGES[name], use_cache=use_cache, **options))
+        answers.append(
+            generated(model, ids, mask, (STAGES | PUBLISHED)[name], use_cache=use_cache, **options)
+        )
     assert answers[0] == answers[1]
     torch.manual_seed(3)
     stock = model.generate(
@@ -501,3 +535,42 @@ def test_features_added_behind_a_stage_are_refused() -> None:
         found.expect(visual)
         decoder(**given)
         assert found.counts == [[4, 4, 4, 2, 2, 2]]
+
+
+@torch.no_grad()
+def test_scores_that_say_nothing_are_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Steps):
+        wrong: bool = False
+
+        def score(self, signals: LayerSignals) -> Tensor:
+            scores = super().score(signals)
+            return scores[:, :1] if self.wrong else scores * torch.nan
+
+    model = language_model()
+    ids, mask = batch(ROWS[:1])
+    width = ids.shape[1]
+    for stage, text in (
+        (Plain(), "the score of Plain holds NaN; try another dtype, e.g. model.dtype=float32"),
+        (
+            Plain(wrong=True),
+            f"Plain.score must give one number for each column, (B, n) = (1, {width}); it gave (1, 1)",
+        ),
+    ):
+        with inside(model, [stage]) as found:
+            found.expect(ids >= VISUAL)
+            with pytest.raises(UserError) as refused:
+                model(input_ids=ids, attention_mask=mask)
+        assert str(refused.value) == text
+
+
+def test_positions_of_several_dimensions_are_not_numbered_anew() -> None:
+    decoder = Qwen2VLTextModel(Qwen2VLTextConfig(**SIZES, **HEADS, rope_parameters=rotary(1, 1, 2)))
+    with pytest.raises(UserError) as refused, inside(decoder, [PyramidDrop()]):
+        pass
+    assert str(refused.value) == (
+        "PyramidDrop numbers positions anew, which the rotary embedding of this Qwen2VLTextModel does not "
+        "allow; set positions=original"
+    )
+    with inside(decoder, [PyramidDrop(positions="original")]):
+        pass

@@ -13,18 +13,27 @@ from hired_eval.dropping.composed import Composed
 from hired_eval.dropping.fastv import FastV
 from hired_eval.dropping.full import Full
 from hired_eval.dropping.hired import HiRED
+from hired_eval.dropping.registry import build, build_as_typed
+from hired_eval.dropping.sparsevlm import SparseVLM
 from hired_eval.dropping.spatial import Spatial
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.inside import inside
+from hired_eval.reporting.rows import label_of
+from hired_eval.runs.loading import Models
 from tests import tiny
-from tests.spine import run_quietly
+from tests.spine import command_line, run_quietly
 
 SIZES = [(112, 112), (60, 200), (31, 500), (100, 75)]
 PROMPT = "{images}a:{question}"
 EARLY = FastV(layer=1, keep=0.3)
-METHODS: list[TokenDropper] = [EARLY, Composed((HiRED(budget=0.4), EARLY)), FastV(layer=1, keep=0.05)]
+METHODS: list[TokenDropper] = [
+    EARLY,
+    Composed((HiRED(budget=0.4), EARLY)),
+    FastV(layer=1, keep=0.05),
+    SparseVLM(budget=0.7),
+]
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +121,7 @@ def test_a_likelihood_is_that_of_the_answer_token_by_token(parts: tuple[Any, Any
 
 
 def test_records_hold_the_counts_of_each_layer(tiny_run: list[str], tmp_path: Path) -> None:
-    method = ["method=full", "~method.newline", "method._target_=hired_eval.dropping.fastv.FastV"]
-    options = [*method, "+method.layer=1", "+method.keep=0.25", f"runs_dir={tmp_path}", "limit=3"]
+    options = ["method=fastv", "method.layer=1", "method.keep=0.25", f"runs_dir={tmp_path}", "limit=3"]
     outcome = run_quietly(*tiny_run, *options)
     samples = pd.read_parquet(outcome.folder / "samples.parquet")
     given = samples["full"]
@@ -124,8 +132,84 @@ def test_records_hold_the_counts_of_each_layer(tiny_run: list[str], tmp_path: Pa
     assert tokens.kept.mean == pytest.approx(samples["kept"].mean())
     again = run_quietly(*tiny_run, *options)
     assert again.reused
-    with pytest.raises(UserError, match="measure=efficiency does not look at tokens that leave inside"):
-        run_quietly(*tiny_run, *options, "measure=efficiency")
+    with pytest.raises(UserError) as refused:
+        run_quietly(*tiny_run, *options, "measure=generation_attention")
+    assert str(refused.value) == (
+        "measure=generation_attention does not look at tokens that leave inside the language model, as those "
+        "of FastV do; measure=accuracy, gallery and efficiency do"
+    )
+
+
+def test_a_composition_is_a_method_of_both_names(tiny_run: list[str], tmp_path: Path) -> None:
+    both = ["method=hired+fastv", "method.fastv.layer=1", "method.hired.budget=0.4", f"runs_dir={tmp_path}"]
+    options = [*both, "method.fastv.keep=0.25", "limit=3"]
+    models = Models()
+    outcome = run_quietly(*tiny_run, *options, models=models)
+    record = outcome.record
+    assert record.run.startswith("docvqa-mini-hired+fastv-")
+    assert record.method.target == "hired_eval.dropping.HiRED + hired_eval.dropping.FastV"
+    assert (record.method.options["HiRED.budget"], record.method.options["FastV.keep"]) == (0.4, 0.25)
+    assert record.budget is None
+    assert label_of(record) == "HiRED + FastV, FastV.keep=0.25, FastV.layer=1, HiRED.budget=0.4"
+    samples = pd.read_parquet(outcome.folder / "samples.parquet")
+    for row, kept, allowed in zip(samples["by_layer"], samples["kept"], samples["allowed"], strict=True):
+        given, left = json.loads(row)
+        assert left == given // 4
+        assert (given + left) / 2 == kept <= allowed
+    assert run_quietly(*tiny_run, *options, models=models).reused
+    other = run_quietly(*tiny_run, *both, "budget=0.3", "limit=3", models=models)
+    assert other.record.run != record.run
+    assert other.record.run.startswith("docvqa-mini-hired+fastv-0.3-")
+    assert label_of(other.record) == "HiRED + FastV 30 %, FastV.layer=1, HiRED.budget=0.4"
+    samples = pd.read_parquet(other.folder / "samples.parquet")
+    assert (samples["kept"] <= samples["allowed"]).all()
+    assert other.record.tokens.kept is not None
+    assert other.record.tokens.allowed is not None
+    assert other.record.tokens.allowed.mean - other.record.tokens.kept.mean < 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (["method=hired+fastw"], "there is no method 'fastw'; did you mean fastv"),
+        (["method=hired+fastv", "method.fastv.kep=0.1"], "there is no option 'kep' of method fastv"),
+        (
+            ["method=hired+fastv", "method.keep=0.1"],
+            "method.keep: hired+fastv has the options of its methods; write method.NAME.OPTION=VALUE with "
+            "NAME one of hired, fastv",
+        ),
+        (["method=hired+hired"], "hired+hired names hired twice; name each method once"),
+        (
+            ["method=hired+spatial"],
+            "HiRED and Spatial both choose tokens before the language model; combine one of them with stages "
+            "inside it",
+        ),
+        (
+            ["method=fastv+dart", "limit=1", "task=docvqa"],
+            "FastV and DART both act at layer 2; give them different layers",
+        ),
+        (
+            ["method=prumerge+full", "budget=0.2"],
+            "PruMerge + Full has no token budget of its own; leave budget=0.2 out",
+        ),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_compositions_that_make_no_sense_are_one_line(
+    typed: list[str], text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, *typed) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_a_composition_by_name_in_python() -> None:
+    method = build_as_typed("hired+fastv", {"hired.budget": "0.4", "fastv.layer": "1", "budget": "0.3"})
+    assert method == Composed((HiRED(budget=0.4), FastV(layer=1, budget=0.3)))
+    with pytest.raises(UserError) as refused:
+        build("hired+fastv", keep=0.2)
+    assert str(refused.value) == (
+        "hired+fastv has no option 'keep' of its own; put a method's name in front, e.g. hired.keep"
+    )
 
 
 def test_everything_is_undone(parts: tuple[Any, Any]) -> None:

@@ -15,7 +15,8 @@ from tests import tiny
 
 SIZES = [(112, 112), (60, 200), (100, 75)]
 VARIANTS = [
-    *((name, {}) for name in method_configs()),
+    *((name, tiny.INSIDE.get(name, {})) for name in method_configs()),
+    ("hired+fastv", {"hired.budget": 0.4, "fastv.layer": 1}),
     ("hired", {"spend_leftover": True, "newline": "rows", "budget": 0.4}),
     ("prumerge", {"newline": "rows"}),
 ]
@@ -92,7 +93,9 @@ def test_method_on_model(
     assert answers(model, processor, [0, 1, 2]).equal(stock)
 
 
-@pytest.mark.parametrize("name", [n for n, c in method_configs().items() if "budget" in c.options])
+@pytest.mark.parametrize(
+    "name", [n for n, c in method_configs().items() if "budget" in c.options and n not in tiny.INSIDE]
+)
 def test_a_budget_of_no_token_still_answers(name: str, llava_next: tuple[Any, Any]) -> None:
     model, processor = llava_next
     with build(name, budget=0.001)(model):

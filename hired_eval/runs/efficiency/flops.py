@@ -184,31 +184,47 @@ class Decoder:
         attention = 2 * self.hidden * self.heads * self.head + 2 * self.hidden * self.kv_heads * self.head
         return attention + 3 * self.hidden * self.inner
 
-    def forward(self, batch: int, new: int, length: int, bytes_a_number: int) -> Work:
-        """One pass over `new` tokens a row that attend to `length` tokens, logits of the last one alone.
+    def forward(self, batch: int, new: Sequence[int], lengths: Sequence[int], bytes_a_number: int) -> Work:
+        """One pass over new tokens of each row that attend to all there are, logits of the last one alone.
 
         2 S W + 4 S K H d a layer and row for S new tokens and K attended ones, and 2 D V for the logits.
+
+        Args:
+            batch: rows.
+            new: S of each layer.
+            lengths: K of each layer.
+            bytes_a_number: of weights and cache.
         """
-        layer = 2 * new * self.layer_weights() + 4 * new * length * self.heads * self.head
+        layers = sum(
+            2 * some * self.layer_weights() + 4 * some * length * self.heads * self.head
+            for some, length in zip(new, lengths, strict=True)
+        )
         logits = 2 * self.hidden * self.vocabulary
         weights = self.layers * self.layer_weights() + self.hidden * self.vocabulary
-        cached = 2 * self.layers * self.kv_heads * self.head * length
-        return Work(
-            batch * (self.layers * layer + logits),
-            weights * bytes_a_number,
-            batch * cached * bytes_a_number,
-        )
+        cached = 2 * self.kv_heads * self.head * sum(lengths)
+        return Work(batch * (layers + logits), weights * bytes_a_number, batch * cached * bytes_a_number)
 
-    def prefill(self, batch: int, length: int, bytes_a_number: int) -> Work:
-        """The prompt, up to the first new token."""
-        return self.forward(batch, length, length, bytes_a_number)
+    def prefill(self, batch: int, lengths: Sequence[int], bytes_a_number: int) -> Work:
+        """The prompt, up to the first new token; `lengths` of each layer."""
+        return self.forward(batch, lengths, lengths, bytes_a_number)
 
-    def decode(self, batch: int, length: int, new_tokens: int, bytes_a_number: int) -> Work:
-        """All new tokens but the first, one pass each."""
+    def decode(self, batch: int, lengths: Sequence[int], new_tokens: int, bytes_a_number: int) -> Work:
+        """All new tokens but the first, one pass each; `lengths` of the prompt in each layer."""
         work = Work(0, 0)
         for i in range(1, new_tokens):
-            work += self.forward(batch, 1, length + i, bytes_a_number)
+            attended = [length + i for length in lengths]
+            work += self.forward(batch, [1] * len(lengths), attended, bytes_a_number)
         return work
+
+    def rows(self, batch: int, asking: int, length: int) -> Work:
+        """The attention of some tokens, made again beside the layer's own: q of these, k of all, and q k."""
+        queries = asking * self.hidden * self.heads * self.head
+        keys = length * self.hidden * self.kv_heads * self.head
+        return Work(2 * batch * (queries + keys + asking * length * self.heads * self.head), 0)
+
+    def keys(self, batch: int, length: int) -> Work:
+        """The keys of a layer, made again beside its own."""
+        return Work(2 * batch * length * self.hidden * self.kv_heads * self.head, 0)
 
 
 def _pair(size: int | Sequence[int]) -> Sequence[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from hired_eval.dropping import TokenDropper
+from hired_eval.dropping import Layouts, TokenDropper
+from hired_eval.dropping.layer_stage import LayerStage, acting, counts_by_layer
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
+from hired_eval.models.inside import Stages
 from hired_eval.models.memory import count_kv_bytes, is_out_of_memory
 from hired_eval.models.prefix import pad_left, positions
-from hired_eval.models.visual_tokens import make_visual_tokens
+from hired_eval.models.visual_tokens import VisualTokens, make_visual_tokens
 from hired_eval.records.record import Speed, Spread
 from hired_eval.runs.efficiency.flops import Decoder, Tower, Work
 from hired_eval.runs.efficiency.machine import Machine, peak_memory, synchronize
@@ -46,6 +49,21 @@ class _Clock(StoppingCriteria):  # type: ignore[misc]
             synchronize(self.device)
             self.first.append(time.perf_counter())
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _Stopwatch:
+    """Seconds of several blocks together, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        synchronize(self.device)
+        start = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - start
 
 
 class Efficiency:
@@ -76,7 +94,9 @@ class Efficiency:
             images=pictures, return_tensors="pt", **self.family.processor_options
         )
         self.inputs: dict[str, Tensor] = {k: v for k, v in made.items() if k in self.family.vision_arguments}
-        self.kept: list[int] = []
+        self.depth: int = self.model.config.get_text_config(decoder=True).num_hidden_layers
+        self.by_layer: list[list[int]] = []
+        """Visual tokens of each picture that each layer of the language model sees."""
         self._projected = 0
         self._pictures = [self.family.read(one, processor.image_processor) for one in pictures]
 
@@ -96,34 +116,17 @@ class Efficiency:
         synchronize(self.device)
         start = time.perf_counter()
         if self.dropper is not None:
-            images = make_visual_tokens(self.family, self._pictures, self.dropper.vision)
-            self.kept = [image.counts.kept for image in images]
-            self._projected = sum(len(image.packed.features) for image in images)
-            inputs = self._prompt(self.kept)
-            places = [self.family.find_positions(self._question(1), [image]) for image in images]
-            inputs["position_ids"] = positions(inputs["attention_mask"].cpu(), places).to(self.device)
-            inputs |= self.family.inputs([image.embeddings for image in images])
+            inputs = self._inputs(make_visual_tokens(self.family, self._pictures, self.dropper.vision))
             synchronize(self.device)
             vision = time.perf_counter() - start
         else:
             vision = float("nan")
-            self.kept = [self.layout.stock_tokens] * self.batch_size
-            inputs = {**self._prompt(self.kept), **self._vision_inputs()}
+            self.by_layer = [[self.layout.stock_tokens] * self.depth] * self.batch_size
+            inputs = {**self._prompt([self.layout.stock_tokens] * self.batch_size), **self._vision_inputs()}
             if "mm_token_type_ids" in self.family.vision_arguments:
                 is_visual = inputs["input_ids"] == self.model.config.image_token_id
                 inputs["mm_token_type_ids"] = is_visual.int()
-        self.model.generate(
-            **inputs,
-            max_new_tokens=self.workload.new_tokens,
-            min_new_tokens=self.workload.new_tokens,
-            do_sample=False,
-            stopping_criteria=StoppingCriteriaList([clock]),
-            # what a checkpoint says about sampling does not matter here, and makes transformers warn
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=0,
-        )
+        self._generate(inputs, self.workload.new_tokens, clock)
         synchronize(self.device)
         end = time.perf_counter()
         if self.dropper is None:
@@ -132,6 +135,88 @@ class Efficiency:
             synchronize(self.device)
             vision = time.perf_counter() - before
         return Times(vision, clock.first[0] - start, end - start)
+
+    @torch.inference_mode()
+    def time_selection(self) -> float:
+        """Seconds in which the method chooses, before the language model and inside it."""
+        if self.dropper is None:
+            return 0.0
+        stage, watch = self.dropper.vision, _Stopwatch(self.device)
+        for picture in self._pictures:
+            encoding = self.family.encode(picture.pixels, stage)
+            layouts = Layouts((picture.layout,), encoding.features.device)
+            with watch.running():
+                stage.select(encoding, layouts)
+        if self.dropper.inside:
+            inputs = self._inputs(make_visual_tokens(self.family, self._pictures, stage))
+            self._generate(inputs, 1, _Clock(self.device), watch)
+        return watch.seconds
+
+    def _inputs(self, images: Sequence[VisualTokens]) -> dict[str, Any]:
+        """Inputs of the language model, and what is counted of them."""
+        kept = [image.counts.kept for image in images]
+        self._projected = sum(len(image.packed.features) for image in images)
+        stages: Sequence[LayerStage] = self.dropper.inside if self.dropper else ()
+        self.by_layer = [counts_by_layer(stages, n, self.depth, self.layout.total_tokens) for n in kept]
+        inputs = self._prompt(kept)
+        places = [self.family.find_positions(self._question(1), [image]) for image in images]
+        inputs["position_ids"] = positions(inputs["attention_mask"].cpu(), places).to(self.device)
+        return inputs | self.family.inputs([image.embeddings for image in images])
+
+    def _generate(
+        self, inputs: dict[str, Any], new_tokens: int, clock: _Clock, watch: _Stopwatch | None = None
+    ) -> None:
+        """Generate, with the stages inside the language model, if any.
+
+        Args:
+            inputs: of the model.
+            new_tokens: neither more nor fewer.
+            clock: notes the first of them.
+            watch: times the selection inside the language model.
+        """
+        with ExitStack() as stack:
+            if self.dropper is not None and self.dropper.inside:
+                selecting = nullcontext if watch is None else watch.running
+                stages = Stages(self.model.get_decoder(), self.dropper.inside, selecting)
+                stages.expect(
+                    inputs["input_ids"] == self.model.config.image_token_id,
+                    totals=[self.layout.total_tokens] * self.batch_size,
+                )
+                stack.enter_context(stages.hook_layers())
+            self.model.generate(
+                **inputs,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                stopping_criteria=StoppingCriteriaList([clock]),
+                # what a checkpoint says about sampling does not matter here, and makes transformers warn
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=0,
+            )
+
+    @property
+    def kept(self) -> list[float]:
+        """Visual tokens of each picture, the mean over the layers of the language model."""
+        return [fmean(counts) for counts in self.by_layer]
+
+    @property
+    def _lengths(self) -> list[int]:
+        """Tokens that each layer of the language model sees of the longest prompt, as padding goes."""
+        return [self.workload.text_tokens + max(counts) for counts in zip(*self.by_layer, strict=True)]
+
+    def _select_inside(self, decoder: Decoder) -> Work:
+        """What the stages inside the language model read of it, made again beside its own."""
+        work, lengths = Work(0, 0), self._lengths
+        for layer, stage in acting(self.dropper.inside if self.dropper else (), self.depth).items():
+            words = self.workload.text_tokens - self.workload.text_tokens // 2
+            asking = words if type(stage).raters is not LayerStage.raters else 1
+            if stage.reads & {"attention", "own_attention"}:
+                work += decoder.rows(self.batch_size, asking, lengths[layer - 1])
+            if "key_norms" in stage.reads:
+                work += decoder.keys(self.batch_size, lengths[layer - 1])
+        return work
 
     def phases(self) -> dict[str, Work]:
         """Arithmetic and memory traffic of the vision tower, prefill and decode, for the whole batch."""
@@ -151,18 +236,14 @@ class Efficiency:
             if "keys" in stage.reads and stage.key_layer == "last" and run < tower.layers:
                 vision += tower.keys(partitions, number)
             vision += tower.project(self._projected, number)
-        # a batch is padded to its longest prompt, which is computed like the others
-        length = self.workload.text_tokens + max(self.kept)
-        return {
-            "vision": vision,
-            "prefill": decoder.prefill(self.batch_size, length, number),
-            "decode": decoder.decode(self.batch_size, length, self.workload.new_tokens, number),
-        }
+        prefill = decoder.prefill(self.batch_size, self._lengths, number) + self._select_inside(decoder)
+        decode = decoder.decode(self.batch_size, self._lengths, self.workload.new_tokens, number)
+        return {"vision": vision, "prefill": prefill, "decode": decode}
 
     def kv_cache_bytes(self) -> int:
         """KV cache of the batch when the last token is there."""
-        length = self.workload.text_tokens + max(self.kept) + self.workload.new_tokens - 1
-        return self.batch_size * count_kv_bytes(self.model.config, length, self.model.dtype)
+        cached = sum(length + self.workload.new_tokens - 1 for length in self._lengths)
+        return self.batch_size * count_kv_bytes(self.model.config, cached, self.model.dtype) // self.depth
 
     def _vision_inputs(self) -> dict[str, Tensor]:
         """Arguments of the stock model's vision side, on the device."""
@@ -212,6 +293,7 @@ def measure_speed(efficiency: Efficiency, machine: Machine) -> Speed | None:
             times = [efficiency.run() for _ in range(workload.repeats)]
         with peak_memory(efficiency.device) as vision_peak:
             efficiency.visual_tokens()
+        selection = [efficiency.time_selection() for _ in range(workload.repeats)]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -224,6 +306,7 @@ def measure_speed(efficiency: Efficiency, machine: Machine) -> Speed | None:
         time_to_first_token_seconds=spread([t.first_token for t in times]),
         latency_seconds=spread([t.total for t in times]),
         vision_seconds=spread([t.vision for t in times]),
+        selection_seconds=spread(selection),
         memory_gigabytes=peak.bytes / 1e9,
         vision_memory_gigabytes=(vision_peak.bytes - vision_peak.start) / 1e9,
         kv_cache_bytes=efficiency.kv_cache_bytes(),

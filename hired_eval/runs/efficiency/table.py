@@ -11,11 +11,13 @@ from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, budget_of, name_of, percent, target_of
 
 HEAD = (
-    "model", "batch", "method", "visual tokens", "first token, s", "latency, s", "tokens/s", "peak GB",
-    "vision GB", "KV MiB", "TFLOPs vision + prefill + decode", "x faster", "FLOPs allow", "roofline allows",
-    "of roofline",
+    "model", "batch", "method", "visual tokens", "selection, s", "first token, s", "latency, s", "tokens/s",
+    "peak GB", "vision GB", "KV MiB", "TFLOPs vision + prefill + decode", "x faster", "FLOPs allow",
+    "roofline allows", "of roofline",
 )  # fmt: skip
 NOTE = (
+    "Visual tokens: the mean over pictures, and over the layers of the language model where some leave "
+    "inside it. Selection: choosing them, in runs apart. "
     "x faster: latency of Full over this one, at the same batch size. FLOPs allow: the same ratio of counted "
     "FLOPs. Roofline allows: the ratio of the least times, by the fastest matrix product and copy measured "
     "here. Vision GB: on a GPU only (make bench CASES=h for a CPU). "
@@ -95,6 +97,7 @@ def _row(record: Record, full: Record | None) -> list[str]:
     return [
         *start,
         f"{record.tokens_kept:.0f}",
+        _spread(measured.selection_seconds) if measured.selection_seconds else "-",
         _spread(measured.time_to_first_token_seconds),
         _spread(measured.latency_seconds),
         _spread(measured.throughput_tokens_per_second),
