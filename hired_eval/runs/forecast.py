@@ -231,7 +231,9 @@ def _tflop(config: RunConfig, questions: int, pictures: int, kept: float, whole:
     )
     partitions = max(1, round(whole / side**2))
     encode = tower.encode(partitions, vision.num_hidden_layers, 2).flops
-    prompt = Decoder.of(shapes).prefill(1, round(kept) + TEXT_TOKENS, 2).flops
+    decoder = Decoder.of(shapes)
+    lengths = [round(kept) + TEXT_TOKENS] * decoder.layers
+    prompt = decoder.prefill(1, lengths, 2).flops
     project = tower.project(round(kept), 2).flops
     return (pictures * encode + questions * (prompt + project)) / 1e12
 
