@@ -1,3 +1,4 @@
+# make try                Table 3 from ten questions a benchmark, into build/try, set-up included
 # make reproduce-table3   the paper's Table 3 on the bundled model and data, set-up included
 #                         likewise table2, 4, 5, 6, figure2, 3, 5, 6, baselines, gallery, all
 #                         PROFILE=paper: the paper's models and the hub; LAUNCHER=ray|submitit_slurm
@@ -97,6 +98,9 @@ reproduce-all: $(READY)
 precision: $(READY)
 	@$(BIN)/python -m tests.precision.campaign --write docs/precision.md
 
+try: $(READY)
+	@$(MAKE) --no-print-directory reproduce-table3 RUNS=build/try/runs REPORTS=build/try/reports OVERRIDES=limit=10
+
 # Speed side by side; CASES=ae picks comparisons (letters as in docs/speed.md)
 CASES ?= abcdefgh
 bench: $(READY)
@@ -131,6 +135,9 @@ measured: $(READY)
 	$(MEASURE) method=full method.newline=none
 	$(MEASURE) budget=0.2 method=hired method.newline=rows
 	$(MEASURE) budget=0.2 method=hired method.spend_leftover=true
+	$(MEASURE) budget=0.2 method=holov method.within=attention
+	$(MEASURE) budget=0.2 method=globalcom2 method.scores=logit
+	$(MEASURE) budget=0.2 method=hiprune method.wrap=true
 	$(BIN)/python scripts/fill_docs.py --runs $(RUNS)
 
 # What make reproduce-all wrote, to results/mini, which is committed; then the tables of README.md and docs/

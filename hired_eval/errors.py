@@ -17,16 +17,15 @@ class RefusedError(UserError):
 
 
 class HubError(UserError):
-    """What the hub has could not be fetched.
+    """What the hub has could not be fetched: a message, and whether the hub answers at all."""
 
-    Args:
-        message: as of every such error.
-        reachable: the hub answers, so that something else of it may be fetched.
-    """
+    def __str__(self) -> str:
+        return str(self.args[0])
 
-    def __init__(self, message: str, *, reachable: bool) -> None:
-        super().__init__(message)
-        self.reachable = reachable
+    @property
+    def reachable(self) -> bool:
+        """The hub answers, so that something else of it may be fetched."""
+        return bool(self.args[1])
 
 
 def first_line(error: BaseException | None) -> str:

@@ -37,6 +37,12 @@ COMPARISONS: dict[str, tuple[tuple[str, Options], tuple[str, Options]]] = {
     ),
     "Spatial by sampling, against pooling": (("spatial_sampling", {}), ("spatial", {})),
     "PruMerge held to the budget, against its own count": (("prumerge_budget", {}), ("prumerge", {})),
+    "HoloV: attention alone within a band, against the combined score": (
+        ("holov", {"within": "attention"}),
+        ("holov", {}),
+    ),
+    "GlobalCom2: logits, against attention": (("globalcom2", {"scores": "logit"}), ("globalcom2", {})),
+    "HiPrune: neighbours that wrap, against those on the map": (("hiprune", {"wrap": True}), ("hiprune", {})),
 }
 
 Row = dict[str, str]

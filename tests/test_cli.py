@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -61,7 +62,7 @@ MISTAKES = [
     (["task.lmms_task=docvqa_vl"], "lmms-eval has no task 'docvqa_vl' (task.lmms_task)"),
     (["task.metric=f1"], "task docvqa_val has no metric 'f1'; it has anls"),
     (["task.scale=x"], "task.scale must be a number, or null, got 'x'"),
-    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, ocrbench, got 'x'"),
+    (["task.scoring=x"], "task.scoring must be one of mean, category_mean, mme, mmbench, ocrbench, got 'x'"),
     (["runs_dir=/dev/null/runs"], "cannot write /dev/null/runs"),
 ]
 
@@ -277,6 +278,17 @@ def test_help_on_a_method_explains_its_options(
         assert re.search(rf"^  method\.{option}=.* \w", text, re.MULTILINE), f"{option} has a comment"
     assert command_line(monkeypatch, "--help", "method=hird") == 1
     assert "did you mean hired" in capsys.readouterr().err
+
+
+def test_threads_wait_passively_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert command_line(monkeypatch, "--version") == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert command_line(monkeypatch, "--version") == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    code = "import sys, hired_eval.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "it is set before torch reads it"
 
 
 def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_files_that_pandas_wrote_are_read_as_the_hub_s(
     table.to_parquet(tmp_path / "validation-0.parquet", index=index)
     documents = Documents(load_task(DOCVQA, DataSource("hub", tmp_path)).eval_docs)
     for number in range(3):
-        row = documents[number]
+        row = documents.read(number, {})
         assert row["image"].tobytes() == tiny.picture(40 + number, 50, seed=number).tobytes()
         assert row["answers"] == ["a", "b"]
         assert ("__index_level_0__" in row) == index

@@ -184,11 +184,15 @@ def test_commands_exist(page: str, command: str) -> None:
     "page", [p for p in PAGES if blocks(p, "python") and p.name != "extending.md"], ids=name_of
 )
 def test_python_runs(
-    page: Path, llava_next: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    llava_next: tuple[Any, Any],
+    internvl: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Blocks of a page run one after another, with a tiny model where they speak of one."""
     monkeypatch.chdir(tmp_path)
-    model, processor = llava_next
+    model, processor = internvl if page.name == "families.md" else llava_next
     names = {
         "model": model,
         "processor": processor,

@@ -127,7 +127,7 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
     ).record
     options = {
         "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
-        "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0,
+        "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0, "signal": "cls",
     }  # fmt: skip
     assert record.method == Method("hired_eval.dropping.HiRED", options)
     assert record.method_defaults == options | {"budget": 0.2}
@@ -300,6 +300,16 @@ def test_a_build_for_a_device_is_no_other_version(monkeypatch: pytest.MonkeyPatc
     assert with_version("hired-eval", "9.9") == with_version("python", "3.11.99") == name_run(identity)
     for package in identity.versions.keys() - {"hired-eval", "python"}:
         assert with_version(package, "0.0.1") != name_run(identity)
+
+
+def test_a_text_tower_is_known_by_its_content(tiny_run: list[str], tmp_path: Path) -> None:
+    names = []
+    for folder, content in (("one", "a"), ("copy", "a"), ("other", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(content)
+        names.append(name(*tiny_run, "method=cdpruner", f"method.text_tower={tmp_path / folder}"))
+    assert names[0] == names[1] != names[2]
+    assert name(*tiny_run, "method=cdpruner") not in names
 
 
 def test_documents_with_another_name_are_another_run_in_another_block(

@@ -137,8 +137,8 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
     content = file.read_text()
     # the first line speaks of the whole config
     comments |= {name: line for line, name in OPTION.findall(content.split("\n", 1)[1]) if line}
-    lines = []
-    for name, value in yaml.safe_load(content).items():
+    config, lines = yaml.safe_load(content), []
+    for name, value in config.items():
         if name == "defaults" or name.startswith("_") or name == "hydra":
             continue
         nested = value.items() if isinstance(value, dict) else []
@@ -147,8 +147,7 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
         lines += [
             f"  {prefix + option:<22} {'' if i else comment}".rstrip() for i, option in enumerate(single)
         ]
-    bases = _bases(file, yaml.safe_load(content))
-    return [*lines, *(line for base in bases for line in _explained(base, prefix))]
+    return [*lines, *(line for base in _bases(file, config) for line in _explained(base, prefix))]
 
 
 def _shown(value: Any) -> str:

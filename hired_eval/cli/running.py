@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def run_job(job: Job) -> list[str]:
             return []
         if outcome.reused:
             _say("this run is complete already (rerun=true repeats it):")
-        _print_table([outcome])
+        _print_table([outcome], {outcome.folder.parent: Store(outcome.folder.parent)})
         print(f"record: {outcome.folder}")
         problem = _explain_failed_samples(outcome)
     except UserError as error:
@@ -77,6 +77,7 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
     models, names, pace = Models(), name_jobs(jobs), Pace()
     problems: list[str] = []
     outcomes: dict[Path, Outcome] = {}
+    stores: dict[Path, Store] = {}
     number, unreachable = 0, False
     while number < len(jobs) and not unreachable:
         number += 1
@@ -84,10 +85,11 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
             outcome = measure(jobs[number - 1].read(), _hush, models)
             seen, problem = outcome.folder in outcomes, _explain_failed_samples(outcome)
             outcomes.setdefault(outcome.folder, outcome)
+            store = stores.setdefault(outcome.folder.parent, Store(outcome.folder.parent))
             if outcome.reused and not problem:
                 result = "the same run as one before" if seen else ""
             else:
-                result = f"{summarize(outcome)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
+                result = f"{summarize(outcome, store)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
         except UserError as error:
             problem, result = str(error), ""
             unreachable = isinstance(error, HubError) and not error.reachable
@@ -104,7 +106,7 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
         runs = "every run was" if complete == len(jobs) else f"{complete} of {len(jobs)} runs were"
         _say(f"{runs} complete already (rerun=true repeats them)")
     if Processes().main:
-        _print_table(list(outcomes.values()))
+        _print_table(list(outcomes.values()), stores)
     if number < len(jobs):
         _tell(f"{problems[-1]}; {len(jobs) - number} runs were not begun")
     elif problems:
@@ -112,12 +114,12 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
     return problems
 
 
-def summarize(outcome: Outcome) -> str:
-    """How a run went, in words."""
+def summarize(outcome: Outcome, store: Store) -> str:
+    """How a run went, in words; `store` has its samples, and keeps the score for the table in the end."""
     record = outcome.record
     if record.measure != "accuracy":
         return f"record: {outcome.folder}"
-    return f"{record.benchmark.metric} {show_score(Store(outcome.folder.parent), record)}"
+    return f"{record.benchmark.metric} {show_score(store, record)}"
 
 
 def name_jobs(jobs: Sequence[Job]) -> list[str]:
@@ -149,9 +151,13 @@ class Pace:
         return f" ({self.seconds[-1]:.0f} s{rest})"
 
 
-def _print_table(outcomes: Sequence[Outcome]) -> None:
-    """Runs of accuracy, and behind them full execution of the same, where there is a record of it."""
-    stores = {outcome.folder.parent: Store(outcome.folder.parent) for outcome in outcomes}
+def _print_table(outcomes: Sequence[Outcome], stores: Mapping[Path, Store]) -> None:
+    """Runs of accuracy, and behind them full execution of the same, where there is a record of it.
+
+    Args:
+        outcomes: the runs.
+        stores: by folder of runs; which records there are is read now, when all runs are done.
+    """
     for line in dict.fromkeys(line for store in stores.values() for line in store.damaged):
         _say(f"left out: {line}")
     runs: dict[Path, tuple[Store, Record]] = {}

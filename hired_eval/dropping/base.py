@@ -122,6 +122,11 @@ class VisionStage(TokenDropper):
         """
         return self.pack(self.drop(encoding, layouts), layouts).images(encoding)
 
+    @property
+    def question_tower(self) -> str | None:
+        """The CLIP that compares patches with the question for `drop`, a hub id or a folder; None: none."""
+        return None
+
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
         """Vision-tower layers whose CLS-attention `drop` reads, counted from 0; the feature layer by default.
 

@@ -34,6 +34,7 @@ class VisionEncoding:
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
+        relevance: (S, N) how like the question each patch is, from -1 to 1; only where a method asks for it.
         added: (S, N, k * D) what the language model adds to each token behind its first k layers, with which
             methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
         nan_flags: what must not hold NaN in this pass, and on the device whether it does.
@@ -45,6 +46,7 @@ class VisionEncoding:
     cls_query: Tensor | None = None
     feature_layer: int | None = None
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
+    relevance: Tensor | None = None
     added: Tensor | None = None
     nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -86,6 +88,20 @@ class VisionEncoding:
         if self.keys is None or self.cls_query is None:
             raise UserError("this dropping method needs keys and the CLS query, and the encoding lacks them")
         return self.keys, self.cls_query
+
+    def relevance_to_question(self) -> Tensor:
+        """How like the question each patch is, (S, N); it must not hold NaN.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.relevance is None:
+            raise UserError(
+                "this dropping method reads the question, and nothing here says what it is; set "
+                "text_tower=null"
+            )
+        self.forbid_nan("the similarity of patches to the question", self.relevance)
+        return self.relevance
 
     def forbid_nan(self, what: str, values: Tensor) -> None:
         """Have the pass end with an error if values that decide what is kept are not numbers.

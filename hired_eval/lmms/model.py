@@ -439,6 +439,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
             )
             refuse_deep_pictures(document)
             visuals = doc_to_visual(document)
+        except UserError as error:
+            return ReadRequest(key, error)
         except UNREADABLE as error:
             return ReadRequest(key, UserError(f"its image cannot be read: {first_line(error)}"))
         except SystemExit as error:  # how some tasks say that a file is missing

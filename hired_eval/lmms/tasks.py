@@ -233,13 +233,15 @@ def _from_the_hub(
             task = _task(benchmark, {**overrides, "dataset_kwargs": kwargs})
     except FAILURES as error:
         cause, _ = _cause(error)
+        if isinstance(cause, UserError):
+            raise cause from error
         if isinstance(cause, KeyError | UndefinedError):
             raise explain_misfit(benchmark.lmms_task, asked, reason_of(cause), ()) from error
         raise HubError(
             f"could not fetch the data set {asked.repository} of {benchmark.name} from the hub "
             f"({no_hub or first_line(cause)}); point to local copies with data.path=FOLDER and "
             "model.path=FOLDER, or use the bundled ones with data=bundled and model=mini",
-            reachable=no_hub is None,
+            no_hub is None,
         ) from error
     got = getattr(task.eval_docs, "config_name", None)
     if asked.config is None and got in known_data_sets().get(asked.name.casefold(), ()):

@@ -36,6 +36,7 @@ from hired_eval.models.prompt import (
     render,
     tokenize,
 )
+from hired_eval.models.question import QuestionTower
 from hired_eval.models.reading import ReadPicture, ReadQuestion
 from hired_eval.models.visual_tokens import (
     PICTURES_A_PASS,
@@ -147,7 +148,8 @@ class DroppingLlava:
             where the language model allows it.
         encodings: where vision encodings are kept for other runs.
         pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
-            the CPU, whose sums differ with it in the last digits. With `encodings` always 1.
+            the CPU, whose sums differ with it in the last digits. With `encodings`, and where a text tower
+            reads the question, always 1.
 
     Raises:
         UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
@@ -177,13 +179,16 @@ class DroppingLlava:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
         usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_A_PASS
         self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
-        if self.cache:
+        reader = dropper.vision.question_tower
+        self._question_tower = None if reader is None else QuestionTower(reader, self.family)
+        if self.cache or self._question_tower:
             self.pictures_per_pass = 1
         config = checkpoint.model.config
         self._depth = int(config.get_text_config(decoder=True).num_hidden_layers)
         acting(dropper.inside, self._depth)
-        # what stays inside the language model depends on the question
-        self.share_prefix = share_prefix and can_share_prefixes(config) and not dropper.inside
+        # what stays inside the language model depends on the question, as does what a text tower chooses
+        blind = not dropper.inside and reader is None
+        self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
         special = find_special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
@@ -270,18 +275,21 @@ class DroppingLlava:
                 self._remember(picture.key, kept)
             unknown = unknown[len(part) :]
 
-    def _visual_tokens(self, picture: ReadPicture) -> VisualTokens:
+    def _visual_tokens(self, picture: ReadPicture, question: str) -> VisualTokens:
         """Visual tokens of a picture; the last few are remembered, as questions about one come together."""
-        if picture.key in self._remembered:
-            self._remembered.move_to_end(picture.key)
-            return self._remembered[picture.key]
+        key = picture.key if self._question_tower is None else f"{picture.key} {question}"
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return self._remembered[key]
         stage = self.dropper.vision
         if self.cache is None:
             encoding = self.family.encode(picture.read().pixels, stage)
         else:
             encoding = self.cache.encode(picture.key, picture.read, stage)
+        if self._question_tower is not None:
+            encoding = self._question_tower.compare(encoding, question)
         (tokens,) = drop_tokens(self.family, encoding, [picture.layout], stage)
-        self._remember(picture.key, tokens)
+        self._remember(key, tokens)
         return tokens
 
     def _remember(self, key: str, tokens: VisualTokens) -> None:
@@ -302,7 +310,7 @@ class DroppingLlava:
                 the prompt is longer than the model's context.
         """
         read = self.read_question(question) if isinstance(question, Question) else question
-        images = tuple(self._visual_tokens(picture) for picture in read.pictures)
+        images = tuple(self._visual_tokens(picture, read.text) for picture in read.pictures)
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
         text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))

@@ -35,6 +35,11 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("none", "8bit", "4bit")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LOCAL_COPIES = (
+    "point to local copies with model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or "
+    "use the bundled ones with model=mini and data=bundled"
+)
+"""What to do where the hub cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def load_checkpoint(
     family = FAMILIES[config.model_type]
     where = _device(device)
     processor: Any = (
-        _explained(source, AutoProcessor.from_pretrained, source, revision=revision)
+        call_loader(source, AutoProcessor.from_pretrained, source, revision=revision)
         if published is None
         else dummy_processor(published)
     )
@@ -120,7 +125,7 @@ def load_checkpoint(
     else:
         if weights == "pretrained":
             _refuse_pickle(Path(source))
-        model, loading = _explained(
+        model, loading = call_loader(
             source,
             family.stock.from_pretrained,
             source,
@@ -323,7 +328,7 @@ def _config(source: str, revision: str | None) -> Any:
     Raises:
         UserError: nothing there, or a checkpoint in the original layout of LLaVA or InternVL.
     """
-    raw, _ = _explained(source, PreTrainedConfig.get_config_dict, source, revision=revision)
+    raw, _ = call_loader(source, PreTrainedConfig.get_config_dict, source, revision=revision)
     if "mm_vision_tower" in raw:
         raise UserError(
             f"{source} is in the original LLaVA layout; convert a local copy with python "
@@ -334,11 +339,21 @@ def _config(source: str, revision: str | None) -> Any:
             f"{source} brings code of its own, which is not run; take the same model in the layout of "
             "transformers, e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF"
         )
-    return _explained(source, AutoConfig.from_pretrained, source, revision=revision)
+    return call_loader(source, AutoConfig.from_pretrained, source, revision=revision)
 
 
-def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a loader of transformers; say in one line what could not be loaded and what to do."""
+def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, **kwargs: Any) -> Any:
+    """Call a loader of transformers, which must run no code of the checkpoint.
+
+    Args:
+        source: a folder, or an id on the hub.
+        load: of transformers.
+        args: of `load`, with `kwargs`.
+        remedy: what to do where the hub cannot be reached.
+
+    Raises:
+        UserError: one line that says what could not be loaded and what to do.
+    """
     local = Path(source).is_dir()
     # without this, transformers tries an unreachable hub for half a minute before it looks at its cache
     no_hub = None if local else explain_unreachable()
@@ -353,8 +368,5 @@ def _explained(source: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         if local:
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         raise HubError(
-            f"could not fetch {source} from the hub ({reason}); point to local copies with "
-            "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled "
-            "ones with model=mini and data=bundled",
-            reachable=no_hub is None,
+            f"could not fetch {source} from the hub ({reason}); {remedy}", no_hub is None
         ) from error

@@ -280,12 +280,19 @@ def normal(value: Any) -> Any:
 
 
 def _with_contents(dropper: TokenDropper, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, files and folders that those of somebody else's method name replaced by their content."""
+    """The options, what they name replaced by its content.
+
+    Of this package's methods that is a text tower; of somebody else's, any file or folder.
+    """
     if isinstance(dropper, Composed):
         parts = [_with_contents(stage, effective_method(stage).options) for stage in dropper.stages]
         return options | {k: v for k, v in _joined(dropper, parts).items() if k in options}
     if type(dropper).__module__.partition(".")[0] == PACKAGE.name:
-        return options
+        tower = dropper.vision.question_tower
+        if tower is None or "text_tower" not in options:
+            return options
+        fetched = tower if Path(tower).is_dir() else commit(tower, "model") or tower
+        return options | {"text_tower": _content_of(fetched)}
     try:
         kinds = get_type_hints(type(dropper))
     except NameError:  # an annotation that only a type checker can read

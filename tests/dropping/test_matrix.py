@@ -10,7 +10,7 @@ from torch import Tensor
 from hired_eval import KeptTokens, Layouts, VisionEncoding
 from hired_eval.dropping import SelectingDropper
 from hired_eval.dropping.registry import build
-from hired_eval.dropping.testing import check_dropper
+from hired_eval.dropping.testing import LAYOUTS, check_dropper
 from hired_eval.errors import UserError
 from hired_eval.method_configs import method_configs
 
@@ -32,13 +32,33 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dart", {"order": "ascending", "pivot_text": 0}),
     ("visionzip", {"contextual": 0.0}),
 ]
+OF_MANY_STEPS: dict[str, list[dict[str, Any]]] = {
+    "scope": [{"alpha": 0.0}, {"combined": "add"}],
+    "vispruner": [{"important": 0.0}],
+    "holov": [{"within": "attention"}, {"bands": 5}],
+    "globalcom2": [{"scores": "logit"}],
+    "hiprune": [{"wrap": True}, {"alpha": 1.0}],
+    "dart_embedding": [{"pivots": 9}],
+    "cdpruner": [],
+}
+"""Methods that take long, and other options of theirs."""
+SOME_LAYOUTS = [LAYOUTS[0], LAYOUTS[6]]
+"""One partition, and a grid with padding."""
+LAYOUTS_OF_OPTIONS = [LAYOUTS[0], LAYOUTS[4], *LAYOUTS[6:8]]
+"""One partition, a grid without padding, and one with padding on either axis."""
 
 
 @pytest.mark.parametrize(
     ("name", "options"), VARIANTS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
 )
 def test_every_method_keeps_the_contracts(name: str, options: dict[str, Any]) -> None:
-    check_dropper(build(name, **options))
+    layouts = SOME_LAYOUTS if name in OF_MANY_STEPS else LAYOUTS_OF_OPTIONS if options else LAYOUTS
+    check_dropper(build(name, **options), layouts)
+
+
+@pytest.mark.parametrize(("name", "options"), [(n, o) for n, given in OF_MANY_STEPS.items() for o in given])
+def test_other_options_of_methods_of_many_steps(name: str, options: dict[str, Any]) -> None:
+    check_dropper(build(name, **options, budget=0.3), SOME_LAYOUTS[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +102,9 @@ class Broken(SelectingDropper):
 def test_the_checks_find_faults(fault: str, contract: str) -> None:
     with pytest.raises(AssertionError, match=contract):
         check_dropper(Broken(fault=fault))
+
+
+def test_the_checks_find_no_fault_where_there_is_none() -> None:
     check_dropper(Broken(fault="none"))
 
 

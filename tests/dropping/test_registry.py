@@ -143,7 +143,7 @@ def test_a_file_and_a_config_make_a_method(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "  brightest              Tokens of highest norm" in said("-m", "hired_eval", "--help")
+    assert "  brightest              Tokens of highest norm" in said("-m", "hired_eval", "method", "--help")
     code = (
         "import sys\nfrom hired_eval import Brightest\n"
         "from hired_eval.dropping.testing import check_dropper\n"

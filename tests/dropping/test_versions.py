@@ -33,6 +33,12 @@ VARIANTS: list[dict[str, Any]] = [
     {"mode": "sampling"},
     {"contextual": 0.5},
     {"seed": 1},
+    {"combined": "add"},
+    {"important": 0.8},
+    {"within": "attention"},
+    {"scores": "logit"},
+    {"wrap": True},
+    {"pivots": 2},
 ]
 INSIDE_VARIANTS: list[dict[str, Any]] = [
     {},

@@ -14,17 +14,12 @@ from hired_eval.models.families import family_of
 from hired_eval.models.shortened_inputs import encode_images
 from hired_eval.runs.probes import partitions_of, places_of
 from tests import tiny
+from tests.models.stock import assert_full_is_stock, generate
 
 # one tile, a row, a column, a grid, the most tiles, extreme shapes
 SIZES = [(56, 56), (112, 56), (50, 120), (130, 120), (300, 230), (900, 40), (30, 700), (1, 1), (60, 40)]
 GRIDS = [(0, 0), (1, 2), (5, 2), (3, 3), (3, 4), (1, 12), (12, 1), (0, 0), (2, 3)]
 METHODS = ["hired", "topk_cls", "even_split", "random", "spatial", "prumerge", "visionzip", "divprune"]
-
-
-def generate(model: Any, inputs: Any, **options: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        answers: torch.Tensor = model.generate(**inputs, max_new_tokens=6, do_sample=False, **options)
-    return answers[:, -6:]
 
 
 def inputs_of(processor: Any, prompts: list[list[tuple[int, int]]]) -> dict[str, Any]:
@@ -57,14 +52,7 @@ def test_grids_are_those_of_the_stock_processor(internvl: tuple[Any, Any]) -> No
 def test_full_is_stock_for_each_shape(internvl: tuple[Any, Any], size: tuple[int, int]) -> None:
     model, processor = internvl
     inputs = inputs_of(processor, [[size]])
-    stock = generate(model, inputs)
-    with torch.inference_mode():
-        logits = model(**inputs).logits
-    with build("full")(model):
-        assert generate(model, inputs).equal(stock)
-        assert generate(model, inputs, image_sizes=sizes_of([[size]])).equal(stock)
-        with torch.inference_mode():
-            torch.testing.assert_close(model(**inputs).logits, logits)
+    assert_full_is_stock(model, inputs, image_sizes=sizes_of([[size]]))
 
 
 def test_full_is_stock_in_mixed_batches_with_several_pictures_and_none(internvl: tuple[Any, Any]) -> None:

@@ -12,16 +12,11 @@ from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from tests import tiny
+from tests.models.stock import assert_full_is_stock, generate
 
 SHRUNK = [(500, 500), (400, 300), (170, 160)]
 SIZES = [(56, 56), (112, 112), (60, 200), (200, 60), (31, 500), (1, 1), (2, 400), *SHRUNK]
 WITHOUT_CLS = ["random", "spatial", "downsample", "divprune"]
-
-
-def generate(model: Any, inputs: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        answers: torch.Tensor = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-    return answers[:, -6:]
 
 
 def inputs_of(processor: Any, prompts: list[list[tuple[int, int]]]) -> dict[str, torch.Tensor]:
@@ -42,13 +37,7 @@ def test_large_grids_are_shrunk(llava_onevision: tuple[Any, Any]) -> None:
 def test_full_is_stock_for_each_shape(llava_onevision: tuple[Any, Any], size: tuple[int, int]) -> None:
     model, processor = llava_onevision
     inputs = inputs_of(processor, [[size]])
-    stock = generate(model, inputs)
-    with torch.inference_mode():
-        logits = model(**inputs).logits
-    with build("full")(model):
-        assert generate(model, inputs).equal(stock)
-        with torch.inference_mode():
-            torch.testing.assert_close(model(**inputs).logits, logits)
+    assert_full_is_stock(model, inputs)
 
 
 def test_full_is_stock_in_a_mixed_batch(llava_onevision: tuple[Any, Any]) -> None:
@@ -139,6 +128,7 @@ def test_methods_that_need_cls_are_refused_by_name(llava_onevision: tuple[Any, A
     model, processor = llava_onevision
     inputs = inputs_of(processor, [[(112, 112)]])
     names = ", ".join(["full", "spatial", "spatial_sampling", "random", "downsample", "divprune"])
+    names += ", hiprune, dart_embedding, cdpruner"
     needs = "needs the CLS token, which SiglipVisionModel"
     with pytest.raises(UserError, match=needs) as refused, build(method)(model):
         generate(model, inputs)

@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant(
         "the visual content score is read from the final layer",
         "hired_eval/dropping/hired.py",
-        "attention_at(self.initial_layer)", "attention_at(self.final_layer)",
+        "attention(encoding, self.initial_layer)", "attention(encoding, self.final_layer)",
     ),
     Mutant(
         "features come from the layer before the feature layer",
@@ -288,7 +288,8 @@ MUTANTS = [
     ),
     Mutant(
         "another version of a method is the same run",
-        "hired_eval/runs/identity.py", "type(dropper).VERSION", "1", ("tests/test_identity.py",),
+        "hired_eval/runs/identity.py", "sum(type(stage).VERSION for stage in stages)", "1",
+        ("tests/test_identity.py",),
     ),
     Mutant(
         "a run that is asked for again is not repeated",
@@ -321,7 +322,7 @@ MUTANTS = [
     ),
     Mutant(
         "a limit cuts a pair of questions",
-        "hired_eval/lmms/tasks.py", "limit += 1", "break", ("tests/test_benchmarks.py",),
+        "hired_eval/lmms/tasks.py", "        limit = end", "        break", ("tests/test_benchmarks.py",),
     ),
     Mutant(
         "grids are shrunk later than the stock model shrinks them",
@@ -335,13 +336,13 @@ MUTANTS = [
     ),
     Mutant(
         "what stays inside the language model is chosen with a look at the answer",
-        "hired_eval/models/answering.py", "- torch.tensor(scored or", "- 0 * torch.tensor(scored or",
+        "hired_eval/models/answering.py", "- torch.tensor([p.scored", "- 0 * torch.tensor([p.scored",
         tests=("tests/models/test_layer_stages.py",),
     ),
     Mutant(
         "layers behind a stage see positions that were counted anew",
         "hired_eval/models/inside.py",
-        "_columns(t, segment.columns) for t in", "t[:, : segment.columns.shape[1]] for t in",
+        "take(t, segment.columns) for t in", "t[:, : segment.columns.shape[1]] for t in",
         tests=("tests/models/test_inside.py",),
     ),
 ]  # fmt: skip
