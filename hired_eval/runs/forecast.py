@@ -18,6 +18,7 @@ from hired_eval.records.record import Record
 from hired_eval.records.scores import Scorer, scorer_for
 from hired_eval.records.sequences import ALPHA, sizes
 from hired_eval.records.store import Store, why_apart
+from hired_eval.reporting.rows import FULL
 from hired_eval.runs.efficiency.flops import Decoder, Tower
 from hired_eval.runs.identity import effective_method
 from hired_eval.runs.options import RunConfig, build_dropper
@@ -95,9 +96,7 @@ def _of_run(config: RunConfig, store: Store) -> Forecast:
     alike = [r for r in store.accuracy() if r.benchmark.name == benchmark and r.data == _data_of(config)]
     of_model = [r for r in alike if r.model == config.model.name]
     own = max((r for r in of_model if r.method == method), key=lambda r: r.samples, default=None)
-    full = max(
-        (r for r in of_model if r.method.target.endswith(".Full")), key=lambda r: r.samples, default=None
-    )
+    full = max(FULL.of(of_model), key=lambda r: r.samples, default=None)
     documents = max((r.documents for r in alike), default=0) or _count(config)
     is_full = config.method.target == full_method().target
     spread = _spread(store, own, None if is_full else full, is_full)
