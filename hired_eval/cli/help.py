@@ -29,6 +29,7 @@ Evaluate visual-token dropping in LLaVA models.
   hired-eval rank budget=0.1 group=reading                      which method is best at 10 % on reading tasks
   hired-eval report table3 --against hired                      differences to HiRED instead of full execution
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
+  hired-eval plan -m +experiment=table3 precision=1             how many questions and GPU hours it will take
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
 
@@ -42,6 +43,7 @@ COMMANDS = {
     "report": "hired_eval.reporting.__main__",
     "rank": "hired_eval.reporting.rank",
     "show": "hired_eval.cli.show",
+    "plan": "hired_eval.cli.plan",
     "compare": "hired_eval.cli.compare",
     "regress": "hired_eval.regression.command",
 }

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from hired_eval.errors import UserError
 from hired_eval.records.context import Block, blocks_of, versions_note
 from hired_eval.records.record import Record, Speed, Spread
-from hired_eval.records.store import Store
+from hired_eval.records.store import Store, why_apart
 from hired_eval.reporting.choosing import (
     block_order,
     newest,
@@ -29,6 +29,7 @@ from hired_eval.reporting.tables import (
     BEST_NOTE,
     DASH,
     SCORE_NOTE,
+    SEQUENCE_NOTE,
     Cell,
     Table,
     TableRow,
@@ -88,7 +89,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     if not shown:
         raise nothing_yet(spec.name, configs)
     paper = published(spec)
-    body, without_other = [], []
+    body, without_other, apart, uneven = [], [], [], []
     references = [r for row in rows for r in reference_of(row).of(records) if r.benchmark.name in labels]
     compared = {r.run: r for r in references} | found
     # a block of nothing but runs to compare with has no rows
@@ -106,6 +107,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
             cells = []
             for c in columns:
                 b = c.name
+                apart += [why for r in chosen[b] for f in theirs[b][:1] if (why := why_apart(r, f))]
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
                 reason = (
                     "" if block.settings else f"{row.label} on {labels[b]}: {why_empty(store, row, block, b)}"
@@ -116,6 +118,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                     cells.append(accuracy_cell(store, chosen[b], theirs[b], printed, reason))
             label, competes = with_seeds(row.label, used), row.target != FULL.target
             body.append(TableRow(block.label, label, token_share(used), cells, competes))
+        uneven += [f"{labels[b]} ({sizes})" for b in labels if (sizes := _sizes(block, rows, b))]
         if block.settings and without:
             without_other.append(
                 f"Without a difference, since {in_words(against)} was not run with {block.settings}: "
@@ -134,6 +137,12 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
     if any(block.settings for block in blocks):
         notes.append("A block that names settings differs in them from the block above it.")
+    if uneven:
+        notes.append(
+            f"Stopped at different sizes, so that differences stand on what both runs answered: "
+            f"{', '.join(uneven)}."
+        )
+    notes += [f"No difference: {why}." for why in dict.fromkeys(apart)]
     notes += [*without_other, *store.superseded_lines("accuracy"), *versions_note(shown)]
     notes += _not_rows([r for r in records if r.run not in found])
     if reasons := list(dict.fromkeys(cell.reason for cell in cells if cell.reason)):
@@ -154,6 +163,15 @@ def _column_label(column: ColumnSpec, configs: Configs) -> str:
     return configs.benchmark_label(column.name) + ", flips in %" * (column.show == "flips")
 
 
+def _sizes(block: Block, rows: Sequence[Row], benchmark: str) -> str:
+    """'200 to 450 documents': how many the runs on random pictures answered; '' where all did as many."""
+    runs = [r for row in rows for r in repetitions(on_benchmark(row.of(block.records), benchmark))]
+    sizes = [r.samples for r in runs]
+    if not any(r.drawing for r in runs) or min(sizes) == max(sizes):
+        return ""
+    return f"{min(sizes)} to {max(sizes)} documents"
+
+
 def score_notes(cells: Sequence[Cell], against: str) -> list[str]:
     """How the numbers of a table of scores are to be read."""
     notes = [SCORE_NOTE]
@@ -161,7 +179,9 @@ def score_notes(cells: Sequence[Cell], against: str) -> list[str]:
         notes.append(BEST_NOTE)
     if any(cell.difference for cell in cells):
         notes.append(difference_note(against))
-    if any(cell.n_text() for cell in cells):
+    if any(cell.answered is not None for cell in cells):
+        notes.append(SEQUENCE_NOTE)
+    if any(cell.n_text() and cell.answered is None for cell in cells):
         notes.append(
             "n: scored questions, for MME pairs of them, and how many pictures they are about; of a "
             "difference, those that both runs answered."

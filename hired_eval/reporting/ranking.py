@@ -78,7 +78,7 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
         rows = [row for row in rows_of(block.records) if row.budget == spec.budget]
         found = {row.label: (row, _runs(row, block, benchmarks)) for row in rows}
         lacking = {
-            label: [configs.benchmark_label(b) for b in benchmarks if not (runs[b] and full[b])]
+            label: [configs.benchmark_label(b) for b in benchmarks if not paired(runs[b], full[b])]
             for label, (_, runs) in found.items()
         }
         shares = {

@@ -109,7 +109,7 @@ def test_a_ranking_compares_with_the_method_that_is_asked_for(
     below = {
         lines[i - 1].split("|")[1].strip()
         for i, line in enumerate(lines)
-        if "vs HiRED at the same" in line[:40]
+        if line.startswith("|   vs HiRED at the same budget")
     }
     assert below == {"Top-k CLS 10 %", "Spatial 10 %", "Random 10 %"}
 
