@@ -10,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 from PIL import Image
 
 from hired_eval.errors import UserError
@@ -28,6 +30,7 @@ from hired_eval.reporting.choosing import (
 )
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.rows import (
+    FULL,
     HIRED,
     Row,
     budget_of,
@@ -37,7 +40,7 @@ from hired_eval.reporting.rows import (
     target_of,
     without_budget,
 )
-from hired_eval.reporting.spec import TableSpec
+from hired_eval.reporting.spec import RowSpec, TableSpec
 from hired_eval.reporting.tables import provenance, repetitions, with_seeds
 
 matplotlib.use("Agg")
@@ -47,6 +50,8 @@ BARS = f"Bars: 95 % intervals; none below {FEWEST} pictures."
 # Okabe and Ito's colours, which stay apart for the colour-blind; markers and dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#bbbbbb"
+TICKS = (5, 10, 20, 40, 100)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 STYLE = {
     "font.size": 9,
@@ -86,8 +91,8 @@ def _line(i: int) -> dict[str, Any]:
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
         "linestyle": DASHES[(i + 2 * (i // len(COLOURS))) % len(DASHES)],
-        "markersize": 4.5,
-        "linewidth": 1.4,
+        "markersize": 3.5,
+        "linewidth": 1.2,
     }
 
 
@@ -279,77 +284,107 @@ def _alphas(records: Sequence[Record]) -> dict[float, list[Record]]:
     return {a: repetitions(r for r in records if r.method.options["alpha"] == a) for a in alphas}
 
 
-def _scores(
-    axis: Axes, points: Sequence[tuple[float, Estimate]], label: str, i: int, prominent: bool = True
-) -> None:
+def _scores(axis: Axes, points: Sequence[tuple[float, Estimate]], label: str, i: int) -> None:
     """A line of scores with their intervals, where they have one."""
     x = [p for p, _ in points]
     y = np.array([s.value for _, s in points])
     ends = np.array([(s.shown_low, s.shown_high) for _, s in points], dtype=float).T
     errors = np.nan_to_num(np.stack([y - ends[0], ends[1] - y]))
-    drawn = axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
-    if prominent:
-        drawn.lines[0].set(linewidth=2.2, zorder=5)
-    else:
-        for part in (*drawn.lines[1], *drawn.lines[2]):
-            part.set_alpha(0.35)
+    axis.errorbar(x, y, yerr=errors.clip(min=0), label=label, capsize=2, elinewidth=0.8, **_line(i))
 
 
 def baselines(store: Store, configs: Configs = PACKAGED) -> Drawing:
-    """The accuracy-token curve: every method over the tokens it kept."""
+    """The accuracy-token curve: every method over the tokens it kept, a few by name, others in grey."""
     records, left = one_block(r for r in store.accuracy() if r.kept_share is not None)
     curves = _curves(records)
     tasks = configs.benchmarks_of(r for runs in curves.values() if _budgets(runs) > 1 for r in runs)
     if not tasks:
         raise NothingYetError("the curve needs a method at two budgets; run it with -m budget=0.4,0.2")
-    columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(max(4.2, 2.7 * columns) + 1.4, 2.7 * lines))
-    axes = figure.subplots(lines, columns, squeeze=False)
+    full = {task: repetitions(FULL.of(_on(records, task))) for task in tasks}
+    wholes = {task: store.score(runs).value for task, runs in full.items() if runs}
+    drawable = [task for task in tasks if wholes.get(task, 0) > 0]
+    if not drawable:
+        raise NothingYetError("the curve needs full execution on its benchmarks; run method=full too")
+    columns = min(2, len(drawable))
+    lines = -(-len(drawable) // columns)
+    # as wide as a column of a paper
+    figure = Figure(figsize=(3.4, 1.35 * lines + 0.9))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey="row", sharex=True)
     usual = {target_of(runs[0]) for runs in curves.values() if not options_of(runs[0])}
     few = [
         label
         for label, runs in curves.items()
         if options_of(runs[0]) and target_of(runs[0]) in usual and _budgets(runs) < 3
     ]
-    drawn = {label: runs for label, runs in curves.items() if label not in few}
+    drawn = {
+        label: runs for label, runs in curves.items() if label not in few and runs[0] not in FULL.of(runs)
+    }
+    named = _named(drawn, configs)
     used = []
-    for axis, task in zip(axes.flat, tasks, strict=False):
-        for i, (label, runs) in enumerate(drawn.items()):
+    for axis, task in zip(axes.flat, drawable, strict=False):
+        axis.axhline(100, color="#888888", linewidth=0.8, zorder=1)
+        for label, runs in drawn.items():
             of_task = _on(runs, task)
             cells = [repetitions(row.of(of_task)) for row in rows_of(of_task)]
             used += [r for cell in cells for r in cell]
-            points = sorted(
-                ((100 * (cell[0].kept_share or 0), store.score(cell)) for cell in cells), key=lambda p: p[0]
-            )
-            if points:
-                # a dozen lines: HiRED's stands out, and only its bars are drawn dark
-                prominent = target_of(runs[0]) == HIRED and not options_of(runs[0])
-                _scores(axis, points, label, i, prominent)
-        axis.set_title(_plain(configs.benchmark_label(task)))
-        axis.set(xlim=(0, 104), xticks=range(0, 101, 20))
-    for axis in list(axes.flat)[len(tasks) :]:
+            shares = [(100 * (cell[0].kept_share or 0), cell) for cell in cells]
+            points = [
+                (share, store.score(cell).scaled(100 / wholes[task]))
+                for share, cell in sorted(shares, key=lambda p: p[0])
+            ]
+            if label in named and points:
+                _scores(axis, points, label, named.index(label))
+            elif points:
+                x, y = [p for p, _ in points], [score.value for _, score in points]
+                axis.plot(x, y, color=GREY, linewidth=0.7, marker=".", markersize=3, zorder=1)
+        axis.set_title(_plain(configs.benchmark_label(task)), fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlim(4, 110)
+        axis.set_xticks(TICKS, [str(tick) for tick in TICKS], minor=False)
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(labelsize=7)
+    for axis in list(axes.flat)[len(drawable) :]:
         axis.set_axis_off()
-    figure.supxlabel("visual tokens kept, % of full execution", fontsize="medium")
-    figure.supylabel("score", fontsize="medium")
+    for axis in axes[-1]:
+        axis.set_xlabel("visual tokens kept, %", fontsize=8)
+    figure.supylabel("score, % of full execution", fontsize=8)
     entries = {
         name: handle
         for axis in axes.flat
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    named = [label for label in drawn if label in entries]
-    figure.legend([entries[name] for name in named], list(map(_plain, named)), loc="outside right center")
+    known = [label for label in named if label in entries]
+    grey = [label for label in drawn if label not in named]
+    handles = [entries[name] for name in known] + [Line2D([], [], color=GREY)] * bool(grey)
+    names = [*map(_plain, known), *["others"] * bool(grey)]
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
     absent = [configs.benchmark_label(b) for b in configs.benchmarks_of(records) if b not in tasks]
+    without = [configs.benchmark_label(b) for b in tasks if b not in drawable]
     notes = [
-        f"{BARS} PruMerge and PruMerge+ choose their number of tokens themselves.",
+        f"{BARS} The line at 100 % is full execution. PruMerge and PruMerge+ choose their number of tokens themselves.",
+        *([f"In grey: {', '.join(grey)}."] if grey else []),
         *([f"Not drawn, options at fewer than three budgets: {'; '.join(few)}."] if few else []),
         *([f"Not drawn, no method at two budgets: {', '.join(absent)}."] if absent else []),
+        *([f"Not drawn, no full execution: {', '.join(without)}."] if without else []),
         *left,
         *versions_note(used),
-        *provenance(used),
+        *provenance([*used, *(r for task in drawable for r in full[task])]),
     ]
-    alternative = f"Score over the share of visual tokens kept: {', '.join(named)}."
+    alternative = f"Score over the share of visual tokens kept: {', '.join([*known, *grey])}."
     return Drawing("baselines", "Accuracy over visual tokens", figure, alternative, notes)
+
+
+def _named(drawn: dict[str, list[Record]], configs: Configs) -> list[str]:
+    """The curves with a name and a colour: all where the colours suffice, else those the report names."""
+    if len(drawn) <= len(COLOURS):
+        return list(drawn)
+    targets = [configs.row(RowSpec(method=name)).target for name in configs.spec("baselines").named]
+    return [
+        label
+        for target in targets
+        for label, runs in drawn.items()
+        if target_of(runs[0]) == target and not options_of(runs[0])
+    ][: len(COLOURS)]
 
 
 def _curves(records: Sequence[Record]) -> dict[str, list[Record]]:

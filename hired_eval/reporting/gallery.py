@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ class Shown:
         kept: visual tokens given to the LLM.
         full: of full execution.
         prediction: the model's answer.
+        verdict: 'right', 'wrong' or what share of a right answer it counts; '' where it is not scored.
         picture: the overlay as a file.
         kind: png or jpeg.
     """
@@ -39,6 +40,7 @@ class Shown:
     prediction: str
     picture: bytes
     kind: str
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,14 @@ def _add(
         counts = int(sample["kept"]), int(sample["full"])
         with Image.open(store.picture(record, f"{i}.png")) as picture:
             shown = show_kept(label, *counts, str(sample["prediction"]), picture.convert("RGB"), arrays, i)
-        entry.shown.append(shown)
+        entry.shown.append(replace(shown, verdict=verdict(sample.get("score"))))
+
+
+def verdict(score: float | None) -> str:
+    """What a score says of an answer in words; '' where there is none."""
+    if score is None or score != score:
+        return ""
+    return "right" if score >= 1 else "wrong" if score <= 0 else f"counts {score:.2f}"
 
 
 def show_kept(

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --quiet: #5c5c5c;
-  --line: #d4d4d4; --stripe: #f5f6f8; --worse: #9c3a00; --better: #00644a; --focus: #0058a3; }
+  --line: #d4d4d4; --stripe: #f5f6f8; --worse: #9c3a00; --better: #00644a; --focus: #0058a3; --shade: #0006; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #17191c; --quiet: #a9adb3;
-  --line: #3c4046; --stripe: #1f2226; --worse: #ffab7a; --better: #6fd6b4; --focus: #8cc8ff; } }
+  --line: #3c4046; --stripe: #1f2226; --worse: #ffab7a; --better: #6fd6b4; --focus: #8cc8ff; --shade: #fff5; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem; max-width: 120rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -20,7 +20,9 @@ a { color: var(--focus); }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-style: none; }
-.scroll { overflow-x: auto; margin-bottom: .5rem; }
+.scroll { overflow-x: auto; margin-bottom: .5rem; display: flex; }
+.scroll[data-more]::after { content: ""; flex: none; width: 0; position: sticky; right: 0;
+  box-shadow: 0 0 .7rem .5rem var(--shade); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding: .25rem 0; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
@@ -53,6 +55,14 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 """
 SCRIPT = """
 "use strict";
+// a table that goes on to the right has a shadow there
+for (const area of document.querySelectorAll(".scroll")) {
+  const look = () => {
+    area.toggleAttribute("data-more", area.scrollWidth - area.clientWidth - area.scrollLeft > 1);
+  };
+  area.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(area);
+}
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -101,16 +111,18 @@ def anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def page(title: str, parts: Sequence[str]) -> str:
+def page(title: str, parts: Sequence[str], summary: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
         title: of the page.
+        summary: lines below the title.
         parts: sections, each beginning with `<section id=... aria-label=...>`.
     """
     sections = re.findall(r'<section id="([^"]*)" aria-label="([^"]*)">', "".join(parts))
     links = "".join(f'<li><a href="#{name}">{label}</a></li>' for name, label in sections)
     navigation = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
+    about = "".join(f'<p class="note">{text(line)}</p>' for line in summary)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -121,7 +133,7 @@ def page(title: str, parts: Sequence[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header><h1>{text(title)}</h1>"
-        f"{navigation}</header>\n<main>\n{chr(10).join(parts)}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"{about}{navigation}</header>\n<main>\n{chr(10).join(parts)}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 

@@ -136,7 +136,7 @@ def gallery(entries: Sequence[Entry], title: str = "Gallery") -> str:
             f'<figure><img src="{picture_source(s.picture, s.kind)}" '
             f'alt="{text(s.label)}: kept visual tokens marked on the partitions">'
             f"<figcaption><strong>{text(s.label)}</strong>, {s.kept} of {s.full} tokens<br>"
-            f'answer: <span class="answer">{foreign(s.prediction)}</span></figcaption></figure>'
+            f'answer: <span class="answer">{foreign(s.prediction)}</span>{_verdict(s.verdict)}</figcaption></figure>'
             for s in entry.shown
         )
         parts.append(
@@ -146,6 +146,14 @@ def gallery(entries: Sequence[Entry], title: str = "Gallery") -> str:
             f'<div class="shown">{figures}</div></details>\n'
         )
     return _section(title, parts)
+
+
+def _verdict(word: str) -> str:
+    """Whether an answer is right, with a sign, so that it is not told by colour alone."""
+    if not word:
+        return ""
+    kind, sign = {"right": ("better", "\u2713 "), "wrong": ("worse", "\u2717 ")}.get(word, ("note", ""))
+    return f' <span class="{kind}">{sign}{text(word)}</span>'
 
 
 def failures(records: Sequence[Record], configs: Configs) -> list[str]:

@@ -110,9 +110,10 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             if missing
         ]
     if not body:
+        on = f"on all of {', '.join(benchmarks)} with full execution"
         raise UserError(
-            f"no method was run at budget={spec.budget:g} on all of {', '.join(benchmarks)} and by full "
-            "execution; run method=full too, or name fewer benchmarks with group=BENCHMARK,BENCHMARK"
+            f"no method was run at budget={spec.budget:g} {on}; run method=full too, or name fewer "
+            "benchmarks with group=BENCHMARK,BENCHMARK"
         )
     if free := [row.label for row in rows_of(records) if row.budget is None and row.target != FULL.target]:
         notes.append(f"Not ranked, since they have no budget: {', '.join(free)}.")

@@ -98,6 +98,7 @@ class TableSpec:
         partitions: many: models that cut a picture into partitions alone; one: the others alone.
         models, rows, columns: in order; () for all.
         others: what follows those that are listed, where there are runs.
+        named: methods that keep a name and a colour in a curve of more methods than there are colours.
         published: numbers beside the measured ones.
         against: the row that differences are to, full execution where it is None; without a budget its
             method is taken at the budget of each row.
@@ -113,6 +114,7 @@ class TableSpec:
     rows: tuple[RowSpec, ...] = ()
     columns: tuple[ColumnSpec, ...] = ()
     others: tuple[Literal["models", "rows", "columns"], ...] = ()
+    named: tuple[str, ...] = ()
     published: PublishedSpec | None = None
     against: RowSpec | None = None
     notes: tuple[NoteSpec, ...] = ()

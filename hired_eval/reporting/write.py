@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 
+from hired_eval.records.context import blocks_of
 from hired_eval.records.record import explained_disk_errors, replacing
 from hired_eval.records.store import Store
 from hired_eval.reporting.choosing import NothingYetError, nothing_yet
@@ -20,6 +21,7 @@ from hired_eval.reporting.html import page, picture_source
 from hired_eval.reporting.html_parts import failures, figure, gallery, table
 from hired_eval.reporting.kinds import KINDS
 from hired_eval.reporting.render import comma_separated, latex, markdown
+from hired_eval.reporting.rows import rows_of
 from hired_eval.reporting.spec import RowSpec, TableSpec
 from hired_eval.reporting.tables import Table
 
@@ -163,7 +165,22 @@ def _overview(
     parts += failures(store.failed(), configs)
     if not parts:
         raise nothing_yet("table3")
-    yield _page(out / "report.html", "Visual-token dropping: results", parts)
+    yield _page(out / "report.html", "Visual-token dropping: results", parts, _summary(store, configs))
+
+
+def _summary(store: Store, configs: Configs) -> list[str]:
+    """A line for each block of runs: when it was finished, of what model, and how much there is."""
+    lines = []
+    for block in blocks_of(store.accuracy()):
+        first, last = min(r.finished for r in block.records)[:10], max(r.finished for r in block.records)[:10]
+        when = first if first == last else f"{first} to {last}"
+        methods = {row.target for row in rows_of(block.records)}
+        names = ", ".join(map(configs.benchmark_label, configs.benchmarks_of(block.records)))
+        lines.append(
+            f"{block.label}: {len(block.records)} runs of {len(methods)} methods on {names}, {when}."
+        )
+    failed = store.failed()
+    return [*lines, *([f"{len(failed)} runs failed; they are listed at the end."] if failed else [])]
 
 
 def _gallery(store: Store, configs: Configs) -> str:
@@ -173,7 +190,7 @@ def _gallery(store: Store, configs: Configs) -> str:
     return gallery(found)
 
 
-def _page(file: Path, title: str, parts: Sequence[str]) -> str:
+def _page(file: Path, title: str, parts: Sequence[str], summary: Sequence[str] = ()) -> str:
     with replacing(file) as temporary:
-        temporary.write_text(page(title, parts), encoding="utf-8")
+        temporary.write_text(page(title, parts, summary), encoding="utf-8")
     return f"written: {file}"

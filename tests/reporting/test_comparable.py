@@ -231,7 +231,7 @@ def test_what_is_of_ones_own_has_its_curve(own: Store) -> None:
     drawn = curve(own)
     assert "Mine_2" in drawn.alternative
     assert [axis.get_title() for axis in drawn.figure.axes] == ["DocVQA", MINE]
-    assert len(drawn.figure.axes[1].containers) == 3
+    assert len(drawn.figure.axes[1].containers) == 2, "full execution is the line at 100 %"
     assert "Not drawn: my_llava, bundled data (10 runs)." in drawn.notes
 
 
@@ -255,6 +255,7 @@ def test_a_class_of_somebody_elses_with_a_name_of_ours_is_another_method(runs: P
 
 
 def test_a_curve_joins_runs_of_one_choice_of_options_and_settings(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
     for budget in (0.1, 0.2, 0.4):
         synthetic.write_run(runs, "topk_cls", "docvqa", budget=budget)
         synthetic.write_run(runs, "topk_cls", "docvqa", budget=budget, final_layer=3)
@@ -266,6 +267,21 @@ def test_a_curve_joins_runs_of_one_choice_of_options_and_settings(runs: Path) ->
     assert curves == {"Top-k CLS": 3, "Top-k CLS, final_layer=3": 3}
     assert "Not drawn, options at fewer than three budgets: Top-k CLS, final_layer=1." in drawn.notes
     assert "Not drawn: mini, bundled data, dtype=float16 (2 runs)." in drawn.notes
+
+
+def test_a_curve_of_many_methods_names_a_few_and_gives_no_colour_twice(runs: Path) -> None:
+    synthetic.write_curve(runs)
+    for name in ("One", "Two", "Three", "Four", "Five"):
+        for budget in (0.1, 0.4):
+            synthetic.write_run(runs, f"my.{name}", "docvqa", budget=budget)
+    drawn = curve(Store(runs))
+    (axis,) = (axis for axis in drawn.figure.axes if axis.containers)
+    assert axis.get_xscale() == "log"
+    assert [c.get_label() for c in axis.containers] == ["HiRED", "Top-k CLS", "Random", "Spatial"]
+    colours = [c.lines[0].get_color() for c in axis.containers]
+    assert len(set(colours)) == 4
+    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()][-1] == "others"
+    assert any(note.startswith("In grey: ") and "my.Five" in note for note in drawn.notes)
 
 
 def test_the_gallery_has_ones_own_benchmark_and_keeps_settings_apart(runs: Path) -> None:

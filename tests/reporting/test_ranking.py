@@ -7,6 +7,7 @@ import pytest
 
 from hired_eval.records.statistics import Estimate, Units, mean_share
 from hired_eval.records.store import Store
+from hired_eval.reporting.frame import frame
 from hired_eval.reporting.rank import main
 from hired_eval.reporting.ranking import ranks_of
 from tests.reporting import synthetic
@@ -112,6 +113,20 @@ def test_a_ranking_compares_with_the_method_that_is_asked_for(
         if line.startswith("|   vs HiRED at the same budget")
     }
     assert below == {"Top-k CLS 10 %", "Spatial 10 %", "Random 10 %"}
+
+
+def test_all_results_are_one_frame(runs: Path) -> None:
+    found, store = frame(runs), Store(runs)
+    assert len(found) == sum(len(store.samples(r)) for r in store.accuracy())
+    means = found.groupby(["label", "benchmark"])["score"].mean()
+    (hired,) = (r for r in store.accuracy() if r.run.startswith("docvqa-mini-hired-0.1"))
+    assert 100 * means["HiRED 10 %", "docvqa"] == pytest.approx(store.score([hired]).value)
+    assert set(found.loc[found["label"] == "HiRED 10 %", "budget"]) == {0.1}
+    assert found.loc[found["label"] == "PruMerge", "budget"].isna().all()
+    assert {"run", "seed", "model", "data", "options", "doc_id", "prediction", "kept", "full"} <= {
+        *found.columns
+    }
+    assert frame(runs / "none").empty
 
 
 @pytest.mark.parametrize(
