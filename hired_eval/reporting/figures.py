@@ -361,7 +361,8 @@ def baselines(store: Store, configs: Configs = PACKAGED) -> Drawing:
     absent = [configs.benchmark_label(b) for b in configs.benchmarks_of(records) if b not in tasks]
     without = [configs.benchmark_label(b) for b in tasks if b not in drawable]
     notes = [
-        f"{BARS} The line at 100 % is full execution. PruMerge and PruMerge+ choose their number of tokens themselves.",
+        f"{BARS} The line at 100 % is full execution.",
+        "PruMerge and PruMerge+ choose their number of tokens themselves.",
         *([f"In grey: {', '.join(grey)}."] if grey else []),
         *([f"Not drawn, options at fewer than three budgets: {'; '.join(few)}."] if few else []),
         *([f"Not drawn, no method at two budgets: {', '.join(absent)}."] if absent else []),

@@ -18,9 +18,9 @@ def frame(runs_dir: Path | str = "results/runs") -> pd.DataFrame:
         runs_dir: folder of run records.
 
     Returns:
-        Columns `run`, `label` (the method as tables name it), `budget` (the effective one, a share; NaN for a
-        method without), `seed`, `model`, `weights`, `data`, `benchmark`, `options` (of the method, all of them,
-        as JSON), then those of the samples (docs/records.md).
+        Columns `run`, `label` (the method as tables name it), `budget` (the effective one; NaN without one),
+        `seed`, `model`, `weights`, `data`, `benchmark`, `options` (of the method, all of them, as JSON), then
+        those of the samples (docs/records.md).
 
     Raises:
         UserError: samples cannot be read.

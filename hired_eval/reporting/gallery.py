@@ -10,7 +10,7 @@ from PIL import Image
 
 from hired_eval.records.context import blocks_of
 from hired_eval.records.record import Record
-from hired_eval.records.store import Store
+from hired_eval.records.store import Store, best
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
@@ -29,7 +29,7 @@ class Shown:
         kept: visual tokens given to the LLM.
         full: of full execution.
         prediction: the model's answer.
-        verdict: 'right', 'wrong' or what share of a right answer it counts; '' where it is not scored.
+        verdict: 'right', 'wrong' or what share of a right answer it counts; '' where it is not known.
         picture: the overlay as a file.
         kind: png or jpeg.
     """
@@ -80,7 +80,7 @@ def _add(
     found: dict[tuple[str, str, int, str], Entry], store: Store, record: Record, block: str, benchmark: str
 ) -> None:
     """Put a run's pictures to their questions, where no newer run of its method is there."""
-    samples, arrays = store.samples(record), store.arrays(record)
+    samples, arrays, scores = store.samples(record), store.arrays(record), _scores(store, record)
     label = label_of(record)
     for i, sample in enumerate(samples.to_dict("records")):
         question = str(sample["question"])
@@ -91,12 +91,31 @@ def _add(
         counts = int(sample["kept"]), int(sample["full"])
         with Image.open(store.picture(record, f"{i}.png")) as picture:
             shown = show_kept(label, *counts, str(sample["prediction"]), picture.convert("RGB"), arrays, i)
-        entry.shown.append(replace(shown, verdict=verdict(sample.get("score"))))
+        entry.shown.append(replace(shown, verdict=_verdict(scores.get((key[2], shown.prediction)))))
 
 
-def verdict(score: float | None) -> str:
+def _scores(store: Store, record: Record) -> dict[tuple[int, str], float]:
+    """Document and answer -> its score, of the run of accuracy that asked the same; {} without one."""
+    same = [
+        r
+        for r in store.accuracy()
+        if (r.model, r.weights, r.data, r.benchmark.name, r.method)
+        == (record.model, record.weights, record.data, record.benchmark.name, record.method)
+    ]
+    if (run := best(same)) is None:
+        return {}
+    samples = store.samples(run)
+    answers = zip(samples["doc_id"], samples["prediction"], strict=True)
+    return {
+        (int(number), str(answer)): float(score)
+        for (number, answer), score in zip(answers, samples["score"], strict=True)
+        if score == score
+    }
+
+
+def _verdict(score: float | None) -> str:
     """What a score says of an answer in words; '' where there is none."""
-    if score is None or score != score:
+    if score is None:
         return ""
     return "right" if score >= 1 else "wrong" if score <= 0 else f"counts {score:.2f}"
 

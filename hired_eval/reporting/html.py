@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --quiet: #5c5c5c;
-  --line: #d4d4d4; --stripe: #f5f6f8; --worse: #9c3a00; --better: #00644a; --focus: #0058a3; --shade: #0006; }
+  --line: #d4d4d4; --stripe: #f5f6f8; --worse: #9c3a00; --better: #00644a; --focus: #0058a3;
+  --shade: #0006; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #17191c; --quiet: #a9adb3;
-  --line: #3c4046; --stripe: #1f2226; --worse: #ffab7a; --better: #6fd6b4; --focus: #8cc8ff; --shade: #fff5; } }
+  --line: #3c4046; --stripe: #1f2226; --worse: #ffab7a; --better: #6fd6b4; --focus: #8cc8ff;
+  --shade: #fff5; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem; max-width: 120rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }

@@ -121,10 +121,12 @@ def _flipped(one: dict[Hashable, Any]) -> str:
     foreigns = "".join(
         f'<td data-value="{text(value)}"><div class="answer">{foreign(value)}</div></td>' for value in said
     )
+    kind = {"right to wrong": "worse", "wrong to right": "better"}.get(one["kind"], "")
     counts = "".join(f'<td data-value="{one[c]}">{one[c]:g}</td>' for c in ("kept_before", "kept_after"))
     return (
         f'<tr><th scope="row" data-value="{one["doc_id"]}">{one["doc_id"]}</th>'
-        f'<td data-value="{text(one["kind"])}">{text(one["kind"])}</td>{foreigns}{counts}</tr>\n'
+        f'<td data-value="{text(one["kind"])}" class="{kind}">{text(one["kind"])}</td>'
+        f"{foreigns}{counts}</tr>\n"
     )
 
 
@@ -136,7 +138,8 @@ def gallery(entries: Sequence[Entry], title: str = "Gallery") -> str:
             f'<figure><img src="{picture_source(s.picture, s.kind)}" '
             f'alt="{text(s.label)}: kept visual tokens marked on the partitions">'
             f"<figcaption><strong>{text(s.label)}</strong>, {s.kept} of {s.full} tokens<br>"
-            f'answer: <span class="answer">{foreign(s.prediction)}</span>{_verdict(s.verdict)}</figcaption></figure>'
+            f'answer: <span class="answer">{foreign(s.prediction)}</span>{_verdict(s.verdict)}'
+            "</figcaption></figure>"
             for s in entry.shown
         )
         parts.append(
