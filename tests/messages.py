@@ -34,6 +34,7 @@ from tests.provocations import (
     encoding,
     hired_llava,
     loaded,
+    ranked,
     record,
     reported,
     shown,
@@ -115,7 +116,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress",
+        "there is no command 'shwo'; did you mean show? known: report, rank, show, plan, compare, regress",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -635,6 +636,29 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.table2_without_grid,
         "gallery-1 has no picture with a grid of 2 x 2, which table2 counts; raise limit",
+    ),
+    (
+        ranked("budget=0.1"),
+        "no run has budget=0.1; write budget=SHARE with one of 0.2",
+    ),
+    (
+        ranked("budget=0.2"),
+        "no method was run at budget=0.2 on all of docvqa with full execution; run method=full too, or name "
+        "fewer benchmarks with group=BENCHMARK,BENCHMARK",
+    ),
+    (
+        ranked("budget=0.2", "group=readin"),
+        "there is no benchmark or group 'readin'; did you mean reading? known: …",
+    ),
+    (ranked("0.2"), "'0.2' is not an option; write budget=0.2 or group=0.2"),
+    (ranked("bugdet=0.2"), "there is no option 'bugdet'; did you mean budget? known: budget, group"),
+    (
+        reported("baselines", "--against", "hired 0.2"),
+        "--against hired 0.2: '0.2' is not an option; write NAME=VALUE",
+    ),
+    (
+        p.curve_without_full,
+        "the curve needs full execution on its benchmarks; run method=full too",
     ),
     (reported("tabel3"), "there is no report 'tabel3'; did you mean table3? known: …"),
     (

@@ -31,6 +31,8 @@ from hired_eval.records.record import Benchmark, RunFolder, explained_disk_error
 from hired_eval.records.replies import ReplyFile
 from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
+from hired_eval.reporting.figures import baselines
+from hired_eval.reporting.rank import main as rank
 from hired_eval.runs.efficiency.__main__ import main as efficiency
 from hired_eval.runs.options import build_dropper, method_class, read_config, read_method
 from hired_eval.runs.probes import questions
@@ -475,6 +477,24 @@ def described(text: str, *, numbers: str | None = None) -> Callable[[Place], Any
 
 def reported(*arguments: str) -> Callable[[Place], Any]:
     return lambda place: report([*arguments, "--runs-dir", str(place.tmp), "--out", str(place.tmp / "out")])
+
+
+def ranked(*words: str, full: bool = False) -> Callable[[Place], Any]:
+    """A ranking of a run of HiRED at 20 %, and of full execution."""
+
+    def provoke(place: Place) -> None:
+        write_run(place.tmp, "hired", "docvqa", budget=0.2)
+        if full:
+            write_run(place.tmp, "full", "docvqa")
+        rank([*words, "--runs-dir", str(place.tmp), "--out", str(place.tmp / "out")])
+
+    return provoke
+
+
+def curve_without_full(place: Place) -> None:
+    for budget in (0.2, 0.4):
+        write_run(place.tmp, "hired", "docvqa", budget=budget)
+    baselines(Store(place.tmp))
 
 
 def hired_llava(**options: Any) -> Callable[[Place], Any]:

@@ -84,7 +84,7 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
         shares = {
             label: store.mean_share([paired(runs[b], full[b]) for b in benchmarks])
             for label, (_, runs) in found.items()
-            if not lacking[label] and all(store.score(full[b]).value > 0 for b in benchmarks)
+            if benchmarks and not lacking[label] and all(store.score(full[b]).value > 0 for b in benchmarks)
         }
         ranks = ranks_of(shares)
         for label in sorted(shares, key=lambda label: -shares[label].value):
@@ -110,7 +110,7 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             if missing
         ]
     if not body:
-        on = f"on all of {', '.join(benchmarks)} with full execution"
+        on = f"on all of {', '.join(benchmarks or configs.benchmarks_of(records))} with full execution"
         raise UserError(
             f"no method was run at budget={spec.budget:g} {on}; run method=full too, or name fewer "
             "benchmarks with group=BENCHMARK,BENCHMARK"
