@@ -147,7 +147,7 @@ def test_a_text_is_read_as_the_type_says(kind: Any, text: Any, value: Any) -> No
 
 def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
     whole = yaml.safe_load((config_folder() / "config.yaml").read_text())
-    chosen = {"model", "method", "task", "data", "profile"}
+    chosen = {"model", "method", "task", "data", "protocol", "profile"}
     assert {*whole} - {"defaults", "hydra"} | chosen == types_of(RunConfig).keys()
     assert whole["efficiency"].keys() == types_of(GROUPS["efficiency"]).keys()
     for group in ("model", "task", "data"):
@@ -158,7 +158,7 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
             assert named >= {f.name for f in declared if f.default is MISSING}, file
     assert set(get_args(kinds()["measure"])) == MEASURES.keys()
     groups = {*types_of(GROUPS["model"]), *types_of(GROUPS["reading"])}
-    assert types_of(LlavaOptions).keys() <= {*kinds(), *groups, "pretrained"}
+    assert types_of(LlavaOptions).keys() <= {*kinds(), *groups, "pretrained", "protocol"}
     assert whole["reading"].keys() == types_of(GROUPS["reading"]).keys()
 
 

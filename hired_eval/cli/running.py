@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hired_eval.errors import HubError, UserError
+from hired_eval.method_configs import BUDGETS
 from hired_eval.processes import Processes
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store
@@ -41,8 +42,9 @@ class Job:
             UserError: it cannot be.
         """
         config = read_config(self.config)
-        needless = config.budget is not None and not config.method.has_budget
-        return replace(config, budget=None) if needless and not self.budget_for_all else config
+        if self.budget_for_all or any(map(config.method.takes, BUDGETS)):
+            return config
+        return replace(config, budget=None, tokens=None, tokens_per_partition=None)
 
 
 def run_job(job: Job) -> list[str]:

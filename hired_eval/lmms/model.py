@@ -91,11 +91,12 @@ class HiredLlava(lmms):  # type: ignore[misc]
             name of a folder decides nothing.
         revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
             `load_checkpoint`.
+        protocol: 'fixed_grid' puts every picture on one grid, 'paper' on its own.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
         pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
-        options: options of the dropping method, e.g. budget and alpha.
+        options: options of the dropping method, e.g. budget or tokens, and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
     quotes that it was put in.
@@ -120,6 +121,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         square: int | None = None,
+        protocol: Literal["paper", "fixed_grid"] = "paper",
         on_error: str = "stop",
         share_prefix: bool = True,
         workers: int | Literal["auto"] = "auto",
@@ -141,7 +143,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
             "max_pixels", "square",
         )  # fmt: skip
         checkpoint = load_checkpoint(
-            own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
+            own["pretrained"],
+            dtype=of_type,
+            fixed_grid=own["protocol"] == "fixed_grid",
+            **{name: own[name] for name in loading},
         )
         llava = DroppingLlava(
             checkpoint,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hired_eval.errors import UserError
+from hired_eval.method_configs import BUDGETS
 from hired_eval.typed import Count, Natural, check_options, paths_as_text, read, types_of
 
 
@@ -28,6 +29,7 @@ class LlavaOptions:
     min_pixels: Count | None
     max_pixels: Count | None
     square: Count | None
+    protocol: Literal["paper", "fixed_grid"]
     on_error: Literal["stop", "record"]
     share_prefix: bool
     workers: Natural | Literal["auto"]
@@ -45,7 +47,7 @@ def unquote(options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str):
             continue
         swallowed = re.search(r",\s*(\w+)=", value)
-        if swallowed and swallowed[1] in {*types_of(LlavaOptions), "method", "budget"}:
+        if swallowed and swallowed[1] in {*types_of(LlavaOptions), "method", *BUDGETS}:
             raise UserError(
                 f"{name} swallows {swallowed[1]}=: lmms-eval takes all that follows an apostrophe or a quote "
                 f"that is not closed for text; put {name} last, or take an apostrophe out"

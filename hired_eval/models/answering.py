@@ -335,12 +335,13 @@ class DroppingLlava:
             # the last token of the shared part must not be the one whose logits are wanted
             shared = len(expanded) - behind_images if behind_images > scored else 0
         context = getattr(self.family.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(expanded) > context:
+        placed = self.family.find_positions(ids, images)
+        length = len(expanded) if placed is None else max(len(expanded), int(placed.max()) + 1)
+        if context is not None and length > context:
             raise UserError(
-                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
+                f"the prompt has {length} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        placed = self.family.find_positions(ids, images)
         digests = tuple(picture.digest for picture in read.pictures)
         prepared = Prepared(expanded, scored, images, digests, shared, placed)
         return self._planned(prepared) if self.dropper.inside else prepared
@@ -425,8 +426,9 @@ class DroppingLlava:
         given = sum(count.kept for count in prepared.counts)
         limits = [count.allowed for count in prepared.counts]
         limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
-        by_layer = counts_by_layer(stages, given, self._depth, total)
-        allowed = mean_allowed(stages, limit, self._depth, total)
+        shown = len(prepared.images)
+        by_layer = counts_by_layer(stages, given, self._depth, total, shown)
+        allowed = mean_allowed(stages, limit, self._depth, total, shown)
         if allowed is not None and fmean(by_layer) > allowed:
             raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
         return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
@@ -445,7 +447,7 @@ class DroppingLlava:
         last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
             places = input_ids == self.family.config.image_token_id
-            stages.expect(places, last, [p.total for p in batch])
+            stages.expect(places, last, [p.total for p in batch], [len(p.images) for p in batch])
             yield
 
     @torch.inference_mode()

@@ -71,8 +71,8 @@ class ShortenedInputs(dict[str, Any]):
     shortening: Shortening | None = None
     visual: Tensor | None = None
     """(B, columns) bool, which columns of the shortened inputs are visual tokens; None for none."""
-    totals: list[int] | None = None
-    """P * N of each row's images."""
+    images: list[list[VisualTokens]] | None = None
+    """Those of each row."""
 
 
 class Applied(AbstractContextManager[nn.Module]):
@@ -202,7 +202,7 @@ class Applied(AbstractContextManager[nn.Module]):
         call = Call(input_ids, fresh, cache, arguments.get("attention_mask"), arguments.get("position_ids"))
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
-            ready.shortening, ready.totals, short = call.shortened(family, images, batch)
+            ready.shortening, ready.images, short = call.shortened(family, images, batch)
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             if images and ready.shortening.changes and call.padded_behind():
                 raise UserError("generate goes on behind the last column; pad the prompts on the left")
@@ -250,7 +250,9 @@ class Applied(AbstractContextManager[nn.Module]):
             shown = nothing == 0 if mask is None else mask.to(nothing.device) != 0
             # of several equal numbers the first counts: the last column that is shown
             visual = nothing if ready.visual is None else ready.visual
-            self._stages.expect(visual, shown.cumsum(1).argmax(1), ready.totals)
+            rows = ready.images or [[] for _ in nothing]
+            totals = [sum(image.layout.total_tokens for image in row) for row in rows]
+            self._stages.expect(visual, shown.cumsum(1).argmax(1), totals, [len(row) for row in rows])
         elif ready.visual is not None:
             raise UserError(
                 f"{type(self.dropper).__name__} drops tokens inside the language model, and this prompt with "
@@ -293,7 +295,7 @@ class Applied(AbstractContextManager[nn.Module]):
                 call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:
                 arguments.pop(name, None)
-            ready.shortening, ready.totals, short = call.shortened(family, visual, len(input_ids))
+            ready.shortening, ready.images, short = call.shortened(family, visual, len(input_ids))
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             ready.update(short.pop("mm_encoder_outputs", {}))
             mask = short.pop("attention_mask")

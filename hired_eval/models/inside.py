@@ -118,7 +118,7 @@ class Stages:
         self.decoder, self.stages, self.selecting = decoder, tuple(stages), selecting
         self._check()
         self.at = acting(stages, len(decoder.layers))
-        self._expected: tuple[Tensor, Tensor, Sequence[int] | None] | None = None
+        self._expected: tuple[Tensor, Tensor, Sequence[int] | None, Sequence[int] | None] | None = None
         self._group = 1
         """Rows of the model for each prompt, as beams are."""
         self._prompts: _Prompts
@@ -176,7 +176,11 @@ class Stages:
         yield self.decoder.norm.register_forward_hook(self._spread)
 
     def expect(
-        self, visual: Tensor, asking: Tensor | None = None, totals: Sequence[int] | None = None
+        self,
+        visual: Tensor,
+        asking: Tensor | None = None,
+        totals: Sequence[int] | None = None,
+        pictures: Sequence[int] | None = None,
     ) -> None:
         """Tell of the next batch of prompts, each time before the language model reads one.
 
@@ -188,9 +192,10 @@ class Stages:
                 column, which is right where prompts are padded on the left and no answer is behind them.
             totals: P * N of each prompt, summed over its pictures, of which a budget is a share; by default
                 its visual tokens.
+            pictures: how many each prompt has; by default one.
         """
         last = torch.full((len(visual),), visual.shape[1] - 1) if asking is None else asking
-        self._expected = visual.bool(), last, totals
+        self._expected = visual.bool(), last, totals, pictures
 
     @property
     def counts(self) -> list[list[int]]:
@@ -277,12 +282,16 @@ class Stages:
                 "behind the image"
             )
         totals = counts if told[2] is None else told[2]
+        pictures = [1] * len(counts) if told[3] is None else told[3]
         depth = len(self.decoder.layers)
         self._prompts = _Prompts(
             asking,
             behind,
             [length - count for length, count in zip(lengths, counts, strict=True)],
-            [plan_steps(self.stages, n, depth, total) for n, total in zip(counts, totals, strict=True)],
+            [
+                plan_steps(self.stages, n, depth, total, shows)
+                for n, total, shows in zip(counts, totals, pictures, strict=True)
+            ],
             self._raters(inputs[:: self._group], visual, text, max(words)),
         )
         visual = visual.repeat_interleave(self._group, dim=0)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.typed import Natural, Share, check_value, types_of
+from hired_eval.typed import Count, Natural, Share, check_value, types_of
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ class RowSpec:
     Attributes:
         method: a config of `configs/method/`, or a class by its full name.
         budget: None for the config's own, or for a method without one.
+        tokens: instead of a budget, the number of tokens for each picture.
         options: value of each option that is not its method's default, or {above: number}.
         label: as printed; None for the method's with budget and options.
         published: columns that find its published numbers; None for its method and budget.
@@ -30,6 +31,7 @@ class RowSpec:
 
     method: str
     budget: Share | None = None
+    tokens: Count | None = None
     options: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
     published: dict[str, str] | None = None

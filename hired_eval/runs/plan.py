@@ -67,7 +67,10 @@ class Plan:
         """
         config, content = self.config, self.record.identity.checkpoint
         say(f"model {config.model.name}: loading")
-        return models.get(self.source, config.model, config.device, config.seed, content)
+        fixed_grid = config.protocol.fixed_grid
+        return models.get(
+            self.source, config.model, config.device, config.seed, content, fixed_grid=fixed_grid
+        )
 
 
 def plan_run(config: RunConfig) -> Plan:
@@ -82,7 +85,7 @@ def plan_run(config: RunConfig) -> Plan:
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
     data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
-    dropper = build_dropper(config.method, config.budget)
+    dropper = build_dropper(config.method, config.of_method)
     if dropper.inside and config.measure == "generation_attention":
         raise UserError(
             f"measure={config.measure} does not look at tokens that leave inside the language model, as "

@@ -85,11 +85,12 @@ class Efficiency:
         self.model: Any = checkpoint.model
         self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
         self.device: torch.device = checkpoint.model.device
-        self.size = (workload.height, workload.width)
+        square = checkpoint.square
+        self.size = (square, square) if square else (workload.height, workload.width)
         processor: Any = checkpoint.processor
         self.family = family_of(checkpoint.model, image_processor=processor.image_processor)
         self.layout = self.family.layout(self.size)
-        pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
+        pictures = [picture(self.size[1], self.size[0], seed) for seed in range(batch_size)]
         made = processor.image_processor(
             images=pictures, return_tensors="pt", **self.family.processor_options
         )
