@@ -1,4 +1,4 @@
-"""protocol=fixed_grid: full execution is the stock model with its grid pinned, nothing unpadded, no newline tokens."""
+"""protocol=fixed_grid: full execution is stock with its grid pinned, nothing unpadded, no newline tokens."""
 
 from types import SimpleNamespace
 from typing import Any
