@@ -115,6 +115,26 @@ class LayerStage(TokenDropper):
         """
         return None
 
+    def flops_of_raters(self, columns: int, words: int, width: int) -> int:
+        """Floating-point operations of the products of matrices of `raters` for one prompt.
+
+        Args:
+            columns: of the prompt, L.
+            words: behind the pictures.
+            width: of the hidden states, C.
+        """
+        return 0
+
+    def flops_of_choice(self, columns: int, leaving: int, width: int) -> int:
+        """Those of `score`, `kept` and `merge` at a layer for one prompt; none by default.
+
+        Args:
+            columns: that are left in front of the layer, n.
+            leaving: visual tokens that leave there.
+            width: of the hidden states, C.
+        """
+        return 0
+
     @abstractmethod
     def score(self, signals: LayerSignals) -> Tensor:
         """A score (B, n) of each column; the visual tokens of highest score stay, the others leave."""

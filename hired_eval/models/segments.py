@@ -165,8 +165,8 @@ def read_prompts(
     Args:
         visual: (B, L) bool.
         asking: (B,) column of each prompt's last token.
-        sizes: P * N of each prompt, of which a budget is a share, and its number of pictures; None: its visual
-            tokens, as of one picture.
+        sizes: P * N of each prompt, of which a budget is a share, and its number of pictures; None: its
+            visual tokens, as of one picture.
         shown: (R, L) bool, R a multiple of B; False for padding.
         stages: what leaves where.
         depth: number of layers of the language model.

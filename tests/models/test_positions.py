@@ -32,8 +32,9 @@ def stock_order(layout: PartitionLayout) -> list[tuple[int, int]]:
     top, bottom, left, right = layout.unpadded()
     order = [(0, i) for i in range(rows * cols)]
     for y in range(top, bottom):
-        for x in range(left, right):
-            order.append((1 + y // rows * layout.cols + x // cols, y % rows * cols + x % cols))
+        order += [
+            (1 + y // rows * layout.cols + x // cols, y % rows * cols + x % cols) for x in range(left, right)
+        ]
         order.append((-1, y - top))
     return order
 
