@@ -63,7 +63,7 @@ OVERRIDES ?=
 RUNS ?= results/runs
 REPORTS ?= results/reports
 
-EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
+EXPERIMENTS := field table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
 .PHONY: reproduce-all bench efficiency $(REPRODUCE)
 RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(OVERRIDES)
@@ -77,9 +77,15 @@ define FIRST_LINE
 else echo "$(1): profile $(PROFILE)"; fi
 endef
 
+# Stages inside the language model keep a mean over its layers, which the first of them see all of
+INSIDE := method=fastv,pyramiddrop,sparsevlm,dart budget=0.6111,0.5556,0.5278
+ifeq ($(PROFILE),paper)
+INSIDE := method=fastv,sparsevlm,dart tokens=640,320
+endif
+
 $(REPRODUCE): reproduce-%: $(READY)
 	$(call FIRST_LINE,$*)
-	@$(RUN) +experiment=$*; $(call REPORT,$*)
+	@$(RUN) +experiment=$*$(if $(filter field,$*), && $(RUN) +experiment=field $(INSIDE)); $(call REPORT,$*)
 	@$(if $(filter table4,$*),$(EFFICIENCY))
 
 # The curve needs full execution and the methods without a budget too, which are runs of Table 3

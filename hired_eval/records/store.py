@@ -16,7 +16,7 @@ from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.flips import Flips, find_flips
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.scores import Scorer, difference, score, scorer_for
+from hired_eval.records.scores import Scorer, difference, mean_share, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
@@ -166,6 +166,17 @@ class Store:
         """
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
         return difference(frames, scorer_of_run(pairs[0][0]))
+
+    def mean_share(self, pairs: Sequence[tuple[Record, Record]]) -> Estimate | None:
+        """The mean over benchmarks of a run's score as a share of another's; see `scores.mean_share`.
+
+        Args:
+            pairs: a run and the one it is compared with, for each benchmark.
+
+        Raises:
+            UserError: see `samples`.
+        """
+        return mean_share([(self.samples(a), self.samples(b), scorer_of_run(a)) for a, b in pairs])
 
     def flips(self, run: Record, reference: Record) -> Flips:
         """The documents that a run answers otherwise than the one that it is compared with.

@@ -43,7 +43,9 @@ class ColumnSpec:
 
     Attributes:
         name: of the benchmark or the quantity.
-        show: of a benchmark: the score, or flips: how many answers turned, compared with full execution.
+        show: of a benchmark: the score, or flips: how many answers turned, compared with full execution. Of a
+            row: share, the mean over the columns of scores of what is left of full execution's, or speed:
+            `selection_ms` or `gflops` of one picture.
         label: as printed; None for the benchmark's own, or the name.
         digits: behind the point, of a quantity.
     """
@@ -51,7 +53,7 @@ class ColumnSpec:
     name: str
     label: str | None = None
     digits: Natural = 2
-    show: Literal["score", "flips"] = "score"
+    show: Literal["score", "flips", "share", "speed"] = "score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +84,14 @@ class PublishedSpec:
         file: CSV with one number a row, beside the table's own file or in the folders of `published_folder`.
         source: a note on them.
         models: model -> the one of the published numbers that it stands beside.
+        tokens: budget of a row that the table does not list, as a share or in tokens -> tokens of the
+            published row that it stands beside; 0 for full execution.
     """
 
     file: str
     source: str | None = None
     models: dict[str, str] = field(default_factory=dict)
+    tokens: dict[float, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
