@@ -107,6 +107,24 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["model.alpha=-0.1"], "model.alpha must be from 0 to 1, got -0.1"),
     (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, or null, got 'x'"),
     (["method=full", "budget=0.4"], "Full has no token budget of its own; leave budget=0.4 out"),
+    (["method=full", "tokens=64"], "Full has no token budget of its own; leave tokens=64 out"),
+    (["tokens=64", "budget=0.4"], "budget and tokens are two budgets; set one of them"),
+    (
+        ["method.tokens=64"],
+        "HiRED has budget=0.2 and tokens=64; give one of them, and null for the others",
+    ),
+    (
+        ["method=fastv", "tokens_per_partition=9"],
+        "FastV has no option tokens_per_partition; set budget or tokens",
+    ),
+    (["tokens=0"], "tokens must be a whole number of at least 1, got 0"),
+    (["positions=sorted"], "positions must be 'compact' or 'original', or null, got 'sorted'"),
+    (["protocol.name=grid"], "protocol.name must be 'paper' or 'fixed_grid', got 'grid'"),
+    (
+        ["protocol=fixed_grid", "model.square=56"],
+        "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and square "
+        "out",
+    ),
     (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
     (
         ["method._target_=hired_eval.dropping"],
@@ -143,6 +161,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         ["measure=efficiency_stock"],
         "measure=efficiency_stock times the stock model, which drops nothing; set method=full",
+    ),
+    (
+        ["measure=efficiency_stock", "method=full", "protocol=fixed_grid"],
+        "measure=efficiency_stock times the stock model, which has no protocol=fixed_grid; set protocol=paper",
     ),
     (
         ["measure=efficiency", "efficiency.text_tokens=1"],

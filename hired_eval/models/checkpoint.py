@@ -121,8 +121,9 @@ def load_checkpoint(
         else dummy_processor(published)
     )
     processor.tokenizer.padding_side = "left"
-    set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
-    if fixed_grid:
+    if not fixed_grid:
+        set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
+    else:
         if {min_pixels, max_pixels, square} != {None}:
             raise UserError(
                 "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and "
