@@ -164,7 +164,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["measure=efficiency_stock", "method=full", "protocol=fixed_grid"],
-        "measure=efficiency_stock times the stock model, which has no protocol=fixed_grid; set protocol=paper",
+        "measure=efficiency_stock times the stock model, which has no protocol=fixed_grid; set "
+        "protocol=paper",
     ),
     (
         ["measure=efficiency", "efficiency.text_tokens=1"],
