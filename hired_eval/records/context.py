@@ -12,7 +12,18 @@ from hired_eval.method_configs import has_full_execution
 from hired_eval.records.record import Record
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
-ELSEWHERE = {"method", "method_version", "task", "model", "data", "measure", "limit", "seed", "budget"}
+ELSEWHERE = {
+    "method",
+    "method_version",
+    "budget",
+    "task",
+    "model",
+    "data",
+    "measure",
+    "limit",
+    "order",
+    "seed",
+}
 PROTOCOL = {"protocol": "paper"}
 """The setting that a block's label names wherever it is another."""
 NO_REASON = {
