@@ -122,7 +122,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["positions=sorted"], "positions must be 'compact' or 'original', or null, got 'sorted'"),
     (["protocol.name=grid"], "protocol.name must be 'paper' or 'fixed_grid', got 'grid'"),
     (
-        ["protocol=fixed_grid", "model.square=56"],
+        ["protocol=fixed_grid", "+model.square=56"],
         "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and square "
         "out",
     ),

@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("picture", type=Path, help="an image file")
     parser.add_argument("--method", default="hired", help="name of the dropping method")
     parser.add_argument("--budget", help="token budget, above 0 and at most 1 (the method's own)")
+    parser.add_argument("--tokens", help="instead of a budget, a number of tokens")
+    parser.add_argument(
+        "--protocol", default="paper", choices=("paper", "fixed_grid"), help="fixed_grid: one grid for all"
+    )
     parser.add_argument("--question", default=DEFAULT_QUESTION, help="what the model is asked")
     parser.add_argument(
         "--prompt", help="template with {images} and {question}, or the name of a model config"
@@ -55,8 +59,7 @@ def _show(chosen: argparse.Namespace) -> None:
     """
     picture = open_picture(chosen.picture)
     options = _options(chosen.options)
-    if chosen.budget is not None:
-        options["budget"] = chosen.budget
+    options |= {k: v for k in ("budget", "tokens") if (v := getattr(chosen, k)) is not None}
 
     import torch  # seconds, which a mistake in the picture's name need not cost
 
@@ -72,7 +75,8 @@ def _show(chosen: argparse.Namespace) -> None:
     model = read_model(_model_config(chosen.model, chosen.model_path))
     prompt = prompt_named(chosen.prompt) if chosen.prompt else model.prompt
     question = typed_text("--question", chosen.question)
-    checkpoint = Models().get(find_checkpoint(model), model, chosen.device, 0)
+    fixed_grid = chosen.protocol == "fixed_grid"
+    checkpoint = Models().get(find_checkpoint(model), model, chosen.device, 0, fixed_grid=fixed_grid)
     llava = DroppingLlava(checkpoint, dropper, prompt)
     with torch.inference_mode():
         prepared = llava.prepare(Question(question, (picture,)))

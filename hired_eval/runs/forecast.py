@@ -91,7 +91,7 @@ def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
 
 
 def _of_run(config: RunConfig, store: Store) -> Forecast:
-    dropper = build_dropper(config.method, config.budget)
+    dropper = build_dropper(config.method, config.of_method)
     method, benchmark = effective_method(dropper), config.task.name
     alike = [r for r in store.accuracy() if r.benchmark.name == benchmark and r.data == _data_of(config)]
     of_model = [r for r in alike if r.model == config.model.name]
@@ -207,6 +207,8 @@ def _tokens(config: RunConfig, own: Record | None, full: Record | None) -> tuple
         whole = counted.mean
     if own is not None and own.tokens.kept:
         return own.tokens.kept.mean, whole
+    if config.tokens is not None:
+        return min(float(config.tokens), whole), whole
     share = config.budget if config.budget is not None else config.method.options.get("budget")
     return whole * float(share or 1), whole
 
