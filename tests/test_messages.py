@@ -214,7 +214,7 @@ ELSEWHERE = {
         "… and … both act at layer …; give them different layers",
         "… acts at layer …, and the language model has …; choose one from 1 to …",
         "… has … ratios for … layers; give one for each",
-        "… cannot keep to … visual tokens, the mean over layers that budget=… allows: the layers in front "
+        "… cannot keep to … visual tokens, the mean over layers that … allows: the layers in front "
         "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
         "a stage that uses the signal … must name it in `reads`",
     ],
