@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -57,6 +58,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         regress(arguments[1:])
         return []
+    if arguments[:1] == ["lmms-tasks"]:
+        from hired_eval.lmms.mini_tasks import main as lmms_tasks
+
+        lmms_tasks(arguments[1:])
+        return []
     if arguments == ["--version"]:
         print(f"hired_eval {version('hired_eval')}")
         return []
@@ -109,6 +115,8 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     app()
     if show_only:
         return []
+    # lmms-eval collects garbage twice a run: not among a million objects of libraries
+    gc.freeze()
     try:
         return run_sweep(jobs) if len(jobs) > 1 else run_job(jobs[0]) if jobs else []
     finally:

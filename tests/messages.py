@@ -114,7 +114,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, compare, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, compare, regress, lmms-tasks",
     ),
     (
         lambda place: baselines(Store(place.tmp)),

@@ -116,7 +116,7 @@ def checked_run(arguments: list[str]) -> None:
 
 def checked_lmms(arguments: list[str]) -> None:
     given = simple_parse_args_string(arguments[arguments.index("--model_args") + 1])
-    assert arguments[arguments.index("--model") + 1] == "hired_llava"
+    assert arguments[arguments.index("--model") + 1] in ("hired_vlm", "hired_llava")
     build(given.pop("method"), budget=given.pop("budget"))
     typed = read_typed(LlavaOptions, given)
     assert {"pretrained"} <= typed.keys() <= types_of(LlavaOptions).keys()
@@ -163,6 +163,8 @@ def test_commands_exist(page: str, command: str) -> None:
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
         # the examples of docs/extending.md are run below
         assert words[-1] in reports() or "--config-dir" in words
+    elif words[:2] == ["hired-eval", "lmms-tasks"]:
+        assert len(words) == 3
     elif words[0] == "hired-eval" and words[1] == "regress":
         regression = regression_options().parse_args(words[2:])
         if not regression.set.endswith(".yaml"):

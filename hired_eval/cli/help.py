@@ -29,6 +29,7 @@ Evaluate visual-token dropping in LLaVA models.
   hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
+  hired-eval lmms-tasks FOLDER                                  the mini benchmarks for lmms-eval's command
 
 What is not named has the default shown after "=".
 """
@@ -36,7 +37,7 @@ WIDTH = 110
 OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
 """An option of a config, with the comment above it."""
 
-COMMANDS = ("report", "show", "compare", "regress")
+COMMANDS = ("report", "show", "compare", "regress", "lmms-tasks")
 NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
 

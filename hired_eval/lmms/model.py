@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from huggingface_hub import get_token
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -20,8 +21,9 @@ from tqdm import tqdm
 
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
+from hired_eval.hub import explain_unreachable
 from hired_eval.lmms.documents import Decoded, Documents, read_pictures, read_question
-from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
+from hired_eval.lmms.options import LlavaOptions, find_source, read_typed, unquote
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import batches, windows
 from hired_eval.models.checkpoint import load_checkpoint
@@ -38,6 +40,11 @@ from hired_eval.typed import types_of
 LESS_MEMORY = (
     "try fewer tokens (budget), a smaller dtype (model.dtype), quantized weights (model.quantization), "
     "or another device"
+)
+
+NO_LOGIN = (
+    "many tasks of lmms-eval want one even where the data is public, and end in a RetryError without; log in "
+    "with hf auth login, or set HF_TOKEN"
 )
 
 Answering = Callable[[dict[RequestKey, Prepared], dict[str, Any]], list[Reply]]
@@ -80,15 +87,15 @@ class HiredLlava(lmms):  # type: ignore[misc]
     """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
-        pretrained: a folder, or an id on the hub.
+        pretrained: a folder, an id on the hub, or the name of a model config, e.g. mini, the bundled one.
         method: name of the dropping method.
         batch_size: requests answered together; 'auto': as many as the free memory holds.
         device: 'auto' or a torch device.
-        dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
-            checkpoint's own.
+        dtype: float32, float16 or bfloat16; by default that of the model config with this name or hub id,
+            then the checkpoint's own.
         prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
-            default the prompt of the model config with this hub id, then the processor's chat template. The
-            name of a folder decides nothing.
+            default the prompt of the model config with this name or hub id, then the processor's chat
+            template. The name of a folder decides nothing.
         revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
             `load_checkpoint`.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
@@ -129,6 +136,10 @@ class HiredLlava(lmms):  # type: ignore[misc]
         given = dict(locals())
         own = read_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
         dropper = build_as_typed(method, unquote(options))
+        if reason := explain_unreachable():
+            logger.warning(f"{reason}; lmms-eval's tasks end in a RetryError where their data is not cached")
+        elif get_token() is None:
+            logger.warning(f"no login to the hub: {NO_LOGIN}")
         prompt_used = (
             default_prompt(own["pretrained"], own["revision"])
             if own["prompt"] is None
@@ -141,7 +152,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             "max_pixels", "square",
         )  # fmt: skip
         checkpoint = load_checkpoint(
-            own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
+            find_source(own["pretrained"]), dtype=of_type, **{name: own[name] for name in loading}
         )
         llava = DroppingLlava(
             checkpoint,

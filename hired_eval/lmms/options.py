@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hired_eval.errors import UserError
+from hired_eval.lmms.local_data import BUNDLED
+from hired_eval.mini import checkpoint_path
+from hired_eval.models.configs import config_of
 from hired_eval.typed import Count, Natural, check_options, paths_as_text, read, types_of
 
 
@@ -64,3 +67,12 @@ def read_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
     known = types_of(declaration)
     read_options = {name: read(known[name], value) for name, value in unquote(options).items()}
     return paths_as_text(check_options(declaration, read_options))
+
+
+def find_source(pretrained: str) -> str:
+    """A folder or an id on the hub: of the model config with this name or hub id, or what is named itself."""
+    config = config_of(pretrained) or {}
+    path = config.get("path") or ""
+    if path.startswith(BUNDLED):
+        return str(checkpoint_path(path.removeprefix(BUNDLED)))
+    return config.get("hub_id") or pretrained

@@ -80,7 +80,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         results = simple_evaluate(
             model=model,
             tasks=[task],
-            task_manager=task_manager(),
+            task_manager=task_manager(benchmark.lmms_task),
             limit=plan.limit,
             bootstrap_iters=0,
             process_docs_parallel=1,
