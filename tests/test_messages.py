@@ -224,6 +224,9 @@ ELSEWHERE = {
         "gets it, padding included and in one piece",
         "this language model adds to its visual tokens behind each of the first … layers; let them leave at "
         "layer … or later",
+    ],
+    # in tests/models/test_inside.py
+    "models/segments.py": [
         "a prompt ends with a visual token, so that nothing asks for what stays; put the question behind the "
         "image",
     ],
