@@ -122,8 +122,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["method._target_=hired_eval.Nothing"],
-        "hired_eval.Nothing cannot be found (…); correct the name, start python -m hired_eval in the folder "
-        "of your module, or install it",
+        "there is no class 'Nothing' in …hired_eval/__init__.py (method._target_); …known: …",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
     (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
@@ -169,9 +168,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.cannot_be_found,
-        "tests.provocations.Missing cannot be found (module 'tests.provocations' has no attribute "
-        "'Missing'); correct the name, start python -m hired_eval in the folder of your module, or "
-        "install it",
+        "tests.nowhere.Missing cannot be found (No module named 'tests.nowhere'); correct the name, start "
+        "python -m hired_eval in the folder of your module, or install it",
     ),
     (
         lambda place: expand_home("~nobody-of-that-name/x"),
@@ -182,10 +180,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["--colour"], "there is no flag --colour; see python -m hired_eval --help"),
     (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
     (
-        ["model.prompt=USER:", "{{images}}"],
+        ["model.prompt=USER:", "{{images}}", "{{question}}", "ASSISTANT:", "limit=2"],
         "'{{images}}' is a word on its own after model.prompt=USER:; put the whole option in quotes if its "
-        "value holds spaces: 'model.prompt=USER: {{images}}'",
+        "value holds spaces: 'model.prompt=USER: {{images}} {{question}} ASSISTANT:'",
     ),
+    (["method=HiRED"], "there is no method 'HiRED'; did you mean hired? known: …"),
     (
         lambda place: check_names(["-m", "modl"]),
         "'modl' is not an option; write NAME=VALUE, e.g. model=VALUE",
@@ -238,8 +237,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.drift,
-        "mini benchmark pope: this machine draws content 0, not … (pillow …, numpy …); results would not "
-        "compare. Install pillow==… and numpy==….",
+        "mini benchmark pope: this machine draws other documents (pillow …, numpy …), so that results would "
+        "not compare; install pillow==… and numpy==…",
     ),
     (p.no_picture, "t has no questions about a single picture"),
     # pictures and questions
@@ -440,15 +439,18 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: encoding(cls_attention={}).attention_at(None),
-        "this dropping method needs CLS-attention, and the encoding has none",
+        "this dropping method needs CLS-attention, and the encoding has none; a method asks for them with "
+        "reads = frozenset({{'cls_attention'}})",
     ),
     (
         lambda place: encoding().attention_at(2),
-        "CLS-attention of layer 2 was not recorded; recorded layers: 0",
+        "CLS-attention of layer 2 was not recorded; recorded layers: 0 (a method names those that it reads "
+        "in attention_layers)",
     ),
     (
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
-        "this dropping method needs keys and the CLS query, and the encoding lacks them",
+        "this dropping method needs keys and the CLS query, and the encoding has none; a method asks for "
+        "them with reads = frozenset({{'keys'}})",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (

@@ -25,6 +25,7 @@ from hired_eval.dropping.types import VisionEncoding
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.tasks import load_task
+from hired_eval.mini.benchmarks import Content
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
@@ -246,7 +247,7 @@ class Placed(Full):
 
 
 def cannot_be_found(place: Place) -> None:
-    method_class("tests.provocations.Missing")
+    method_class("tests.nowhere.Missing")
 
 
 def loaded(**options: Any) -> Callable[[Place], Any]:
@@ -444,7 +445,8 @@ def shown_truncated(place: Place) -> None:
 
 
 def drift(place: Place) -> None:
-    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), "0"][1])
+    nothing = Content("0", "0", np.zeros((0, 8, 8), np.uint8))
+    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), nothing][1])
     hired_eval.mini.write_data_files("pope", place.tmp)
 
 
