@@ -35,7 +35,7 @@ from tests.spine import command_line, config
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NOT_RUN = {"", "bibtex", "json", "text", "toml"}
-OTHER_PROGRAMS = {"cd", "clean/bin/pip", "git", "hf", "pip", "python3.11"}
+OTHER_PROGRAMS = {"cd", "clean/bin/pip", "git", "hf", "pip", "python3.11", "source"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -191,6 +191,7 @@ def test_python_runs(
     internvl: tuple[Any, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Blocks of a page run one after another, with a tiny model where they speak of one."""
     monkeypatch.chdir(tmp_path)
@@ -201,9 +202,12 @@ def test_python_runs(
         "image": Image.new("RGB", (90, 60)),
         "prompt": "<image>a",
     }
-    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     for block in blocks(page, "python"):
         exec(compile(block, name_of(page), "exec"), names)
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    said = re.findall(r"^print\(.*\)  # (.*)$", "".join(blocks(page, "python")), re.MULTILINE)
+    assert printed[len(printed) - len(said) :] == said
 
 
 @pytest.fixture
