@@ -681,6 +681,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
     (p.bomb, "{tmp}/a.png is too large: …"),
     (p.shown_truncated, "{tmp}/cut.png: the image cannot be decoded: …truncated…"),
-    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write name=value"),
-    (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
+    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write NAME=VALUE"),
+    (shown("{tmp}/a.png", "model=minni"), "there is no model 'minni'; did you mean mini…? known: …"),
 ]

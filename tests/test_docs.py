@@ -21,6 +21,7 @@ from PIL import Image
 from hired_eval.cli.arguments import translate_for_hydra
 from hired_eval.cli.compare import make_parser as compare_options
 from hired_eval.cli.help import check_names
+from hired_eval.cli.show import make_parser as show_options
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.options import LlavaOptions, read_typed
 from hired_eval.models.configs import prompt_named
@@ -154,12 +155,13 @@ def test_commands_exist(page: str, command: str) -> None:
         checked_lmms(words)
     elif words[:2] == ["hired-eval", "compare"]:
         asked = compare_options().parse_args(words[2:])
+        if asked.config_dir:
+            return  # an example of docs/extending.md, run below
         for run in (run for run in (asked.before, asked.after) if "=" in run):
             checked_run(run.split())
     elif words[0] == "hired-eval" and words[1] == "show":
-        assert set(words) & {"--method", "--budget"}
-        if "--prompt" in words:
-            checked_prompt(prompt_named(words[words.index("--prompt") + 1]))
+        _, given = show_options().parse_known_args(words[2:])
+        checked_run(given[1:])
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
         # the examples of docs/extending.md are run below
         assert words[-1] in reports() or "--config-dir" in words
@@ -241,6 +243,10 @@ def test_the_examples_of_extending_run_as_written(
         words = shlex.split(command)
         if "hired_eval.reporting" in words:
             assert examples("report", *words[3:]) == 0
+        elif words[:2] == ["hired-eval", "compare"]:
+            here = f" model.path={tiny_checkpoint} data.path={docvqa_folder}"
+            runs = [word.replace("limit=60", "limit=2") + here for word in words[2:4]]
+            assert examples("compare", *runs, *words[4:]) == 0, command
         elif "hired_eval" in words:
             model = [] if "model=my_llava" in words else [f"model.path={tiny_checkpoint}"]
             data = [] if "data.path=" in command else [f"data.path={docvqa_folder}"]
@@ -248,6 +254,7 @@ def test_the_examples_of_extending_run_as_written(
             assert examples(*kept, *model, *data, "limit=2") == 0, command
     printed = capsys.readouterr().out
     assert re.search(r"\| docvqa +\| Brightest 20 % +\|", printed), "the table of the run"
+    assert re.search(r"Brightest 20 % .*HiRED 20 %", printed), "the comparison"
     assert re.search(r"^\| Brightest 20 % +\|", printed, re.MULTILINE), "the report"
     assert re.search(r"\| squares +\| HiRED 20 % +\|", printed)
     own = printed[printed.index("## My method beside HiRED") :]

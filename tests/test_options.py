@@ -377,9 +377,9 @@ def test_show_takes_typed_text(tmp_path: Path, picture_file: Path) -> None:
     with pytest.raises(SystemExit, match="--question holds a backslash"):
         show([str(picture_file), "--question", r"what\r?", "--out", str(tmp_path / "o.png")])
     with pytest.raises(SystemExit, match="prompt 'x' is neither a template"):
-        show([str(picture_file), "--prompt", "x"])
+        show([str(picture_file), "model.prompt=x"])
     with pytest.raises(SystemExit, match="spend_leftover must be true or false, got 'no'"):
-        show([str(picture_file), "spend_leftover=no"])
+        show([str(picture_file), "method.spend_leftover=no"])
 
 
 @pytest.fixture

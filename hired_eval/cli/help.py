@@ -26,7 +26,7 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval method --help                            a line on every method; so with model, task
   python -m hired_eval method=random --help                     one of them with its options
   hired-eval report table3                                      the report of the runs so far
-  hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
+  hired-eval show PICTURE method=hired budget=0.2               what is kept of your own picture
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
   hired-eval lmms-tasks FOLDER                                  the mini benchmarks for lmms-eval's command
