@@ -24,9 +24,10 @@ DECIDES_NOTHING = {
     for module in (
         "cli", "code", "dropping.registry", "dropping.waits", "errors", "hub", "lmms.data_cards",
         "lmms.local_data", "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply",
-        "models.configs", "models.convert", "models.encoding_cache", "paths", "processes", "records.flips",
+        "models.configs", "models.convert", "paths", "processes", "records.flips",
         "records.record", "records.replies", "records.store", "runs.accuracy", "runs.efficiency",
         "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.probes", "runs.redrawn",
+        "runs.together",
         "typed",
     )
 }  # fmt: skip

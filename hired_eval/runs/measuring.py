@@ -47,14 +47,14 @@ def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
     Args:
         config: as `configs/config.yaml` describes it.
         say: called with one line about what is being done.
-        models: shared by the runs of a sweep, so that they load their model once.
+        models: shared by the runs of a sweep, so that they load their model and encode their pictures once.
 
     Raises:
         UserError: the config, the checkpoint, the data, a sample, or the disk.
     """
     if config.measure != "accuracy" and Processes().count > 1:
         raise UserError(f"measure={config.measure} runs in one process; start it without accelerate launch")
-    plan = plan_run(config)
+    plan = models.take_ahead(config) or plan_run(config)
 
     def leave_failure(
         kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -72,7 +72,8 @@ def _measured(plan: Plan, say: Say, models: Models) -> Outcome:
     """The record of an earlier run that is complete, or of a new one, which is held while it is made."""
     folder, processes = plan.folder, Processes()
     with folder.locked() if processes.main else nullcontext():
-        if processes.main and plan.config.rerun:
+        # what an earlier run of the sweep answered on the way is of now
+        if processes.main and plan.config.rerun and not plan.effort.answered:
             folder.clear()
         earlier = processes.from_main(folder.record() if processes.main else None)
         if earlier is not None:

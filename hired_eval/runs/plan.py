@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from lmms_eval.api.task import Task
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
+from hired_eval.lmms.answerer import Effort
 from hired_eval.lmms.local_data import BUNDLED, DataSource, find_data_source
 from hired_eval.lmms.tasks import load_task, round_to_whole_units
 from hired_eval.mini import checkpoint_path
@@ -40,6 +41,7 @@ class Plan:
         limit: how many documents are answered, or pictures looked at; None: all.
         record: what it says whatever comes out.
         counted: the task, where its documents had to be counted.
+        effort: what answering takes, also where another run of a sweep does it on the way.
     """
 
     config: RunConfig
@@ -50,6 +52,7 @@ class Plan:
     limit: int | None
     record: Record
     counted: Task | None
+    effort: Effort = field(default_factory=Effort)
 
     def load_task(self) -> Task:
         """The benchmark with its documents, once a run.

@@ -161,10 +161,10 @@ MUTANTS = [
         tests=("tests/test_code.py",),
     ),
     Mutant(
-        "a method is shown what the cache recorded for others",
-        "hired_eval/models/encoding_cache.py",
-        "return self._encoding(tensors, stage)", "return encoding",
-        tests=("tests/models/test_cache.py",),
+        "methods that are answered together write into each other's encodings",
+        "hired_eval/models/family.py",
+        "if len(stages) > 1 else values.contiguous()", "if False else values.contiguous()",
+        tests=("tests/models/test_together.py",),
     ),
     Mutant(
         "runs of another numeric type meet in a table",
