@@ -44,6 +44,7 @@ Seed = Annotated[int, Range("of at least 0", 0, 2**32 - 1)]
 """What numpy takes as a seed."""
 Share = Annotated[float, Range("above 0 and at most 1", 0, 1, open=True)]
 Proportion = Annotated[float, Range("from 0 to 1", 0, 1)]
+Positive = Annotated[float, Range("above 0", 0, open=True)]
 
 
 class _UnfitError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import zlib
 from collections.abc import Callable
@@ -85,9 +84,6 @@ def answer_samples(
                 models.following = configs[number + 1 :]
                 with redirect_stderr(log):
                     outcome = measure(configs[number], lambda line: None, models)
-                if not frames:
-                    # lmms-eval collects garbage after every run: half a second with a loaded model
-                    gc.freeze()
                 scorers[benchmark] = scorer_of_run(outcome.record)
                 frames.append(_compact(outcome.folder, benchmark, method))
         seconds = time.perf_counter() - start
