@@ -25,9 +25,9 @@ DECIDES_NOTHING = {
         "cli", "code", "dropping.registry", "dropping.waits", "errors", "hub", "lmms.data_cards",
         "lmms.local_data", "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply",
         "models.configs", "models.convert", "paths", "processes", "records.flips",
-        "records.record", "records.replies", "records.store", "runs.accuracy", "runs.efficiency",
-        "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.probes", "runs.redrawn",
-        "runs.together",
+        "records.goal", "records.record", "records.replies", "records.sequences", "records.store",
+        "runs.accuracy", "runs.efficiency", "runs.forecast", "runs.identity", "runs.measuring",
+        "runs.options", "runs.plan", "runs.precision", "runs.probes", "runs.redrawn", "runs.together",
         "typed",
     )
 }  # fmt: skip

@@ -142,6 +142,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         own: Answerer,
         companions: Sequence[Answerer] = (),
         *,
+        numbers: Sequence[int] | None = None,
         workers: int | Literal["auto"] = 0,
     ) -> HiredLlava:
         """A model of one method that answers for other methods on the way: each picture is encoded once.
@@ -152,15 +153,18 @@ class HiredLlava(lmms):  # type: ignore[misc]
         Args:
             own: gives lmms-eval its replies.
             companions: methods on the same checkpoint.
+            numbers: of the documents in the whole data set, where the task has some of them alone.
             workers: threads that read pictures ahead, see `count_workers`.
         """
         model = cls.__new__(cls)
         model._start(own, workers, companions)
+        model.numbers = numbers
         return model
 
     def _start(self, own: Answerer, workers: int | Literal["auto"], companions: Sequence[Answerer]) -> None:
         super().__init__()
         self.own, self.answerers, self.workers = own, [own, *companions], workers
+        self.numbers: Sequence[int] | None = None
         if companions:
             self._share_encoder()
 
@@ -226,7 +230,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
             if self.rank == 0:
                 logger.warning(remark)
-        keys = keys_of(requests, {name for name, d in decodings.items() if d.sampling is not None})
+        sampled = {name for name, d in decodings.items() if d.sampling is not None}
+        keys = keys_of(requests, sampled, self.numbers)
         waiting = [a.find_waiting(keys) for a in self.answerers]
         of_any = set[RequestKey]().union(*waiting)
         groups: dict[Hashable, dict[RequestKey, Instance]] = {}

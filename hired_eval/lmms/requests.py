@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,9 @@ def count_bytes(read: list[ReadRequest]) -> int:
     return sum({p.key: p.nbytes for q in questions for p in q.pictures}.values())
 
 
-def keys_of(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
+def keys_of(
+    requests: list[Instance], sampled: set[str], numbers: Sequence[int] | None = None
+) -> list[RequestKey]:
     """What tells each request from all others.
 
     lmms-eval asks for repeated answers with the same request, several times over. Where answers are sampled,
@@ -124,6 +126,7 @@ def keys_of(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
     Args:
         requests: in lmms-eval's order.
         sampled: generation options, as `repr` writes them, with which answers are sampled.
+        numbers: of the documents in the whole data set, where the task has some of them alone.
     """
     times: Counter[int] = Counter()
     keys = []
@@ -131,7 +134,7 @@ def keys_of(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
         _, _, _, doc_id, task, _ = request.args
         draw = times[id(request)] if repr(generation_of(request)) in sampled else 0
         times[id(request)] += 1
-        keys.append((task, doc_id, request.idx, draw))
+        keys.append((task, doc_id if numbers is None else numbers[doc_id], request.idx, draw))
     return keys
 
 

@@ -33,7 +33,7 @@ def make_answerer(plan: Plan, checkpoint: Checkpoint) -> Answerer:
         share_prefix=config.share_prefix,
         pictures_per_pass=config.reading.pictures_per_pass,
     )
-    log = ReplyFile(plan.folder, Processes().rank)
+    log = ReplyFile(plan.folder, Processes().rank, None if config.rerun else plan.other)
     return Answerer(
         llava,
         batch_size=config.batch_size,
@@ -78,7 +78,7 @@ def _plans_like(plan: Plan, models: Models) -> list[Plan]:
         same = replace(config, method=plan.config.method, budget=plan.config.budget) == plan.config
         if same and config not in [other.config for other in models.ahead]:
             with suppress(UserError):
-                other = plan_run(config)
+                other = plan_run(config, plan.counted)
                 plans.setdefault(other.folder.path, other)
     return list(plans.values())[known:]
 
@@ -91,6 +91,6 @@ def _hold(plan: Plan, held: ExitStack) -> bool:
         held.enter_context(plan.folder.locked())
         if plan.config.rerun:
             plan.folder.clear()
-        return plan.folder.record() is None
+        return plan.find_earlier() is None
     except UserError:
         return False
