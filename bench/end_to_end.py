@@ -106,7 +106,7 @@ class Runner:
             )
             for dropper in droppers
         ]
-        model = HiredLlava.of_methods(answerers[0], answerers[1:])
+        model = HiredLlava.around(answerers[0], answerers[1:])
         model.task_dict = work.documents
         requests = fresh(work.requests)
         model.generate_until(requests)

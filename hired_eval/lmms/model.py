@@ -29,9 +29,13 @@ from hired_eval.models.images import whole_pictures
 from hired_eval.models.reading import ReadAhead, count_workers
 from hired_eval.models.visual_tokens import Encoder
 from hired_eval.processes import Processes
-from hired_eval.records.replies import Reply, ReplyFile, RequestKey
+from hired_eval.records.replies import Reply, RequestKey
 from hired_eval.typed import types_of
 
+LOADING = (
+    "revision", "device", "device_map", "attention", "quantization", "feature_layer", "min_pixels",
+    "max_pixels", "square",
+)  # fmt: skip
 SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 
@@ -42,20 +46,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     Args:
         pretrained: a folder, or an id on the hub.
         method: name of the dropping method.
-        batch_size: requests answered together; 'auto': as many as the free memory holds.
-        device: 'auto' or a torch device.
-        dtype: float32, float16 or bfloat16; by default that of the model config with this hub id, then the
-            checkpoint's own.
-        prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
-            default the prompt of the model config with this hub id, then the processor's chat template. The
-            name of a folder decides nothing.
-        revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
-            `load_checkpoint`.
-        on_error: 'stop' at a sample that fails, or 'record' it and go on.
-        share_prefix: prefill the prompt up to the question once for all questions about an image.
-        workers: threads that read pictures ahead, see `count_workers`.
-        pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
-        options: options of the dropping method, e.g. budget and alpha.
+        options: those of `LlavaOptions`, and those of the method, e.g. budget and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
     quotes that it was put in.
@@ -64,80 +55,33 @@ class HiredLlava(lmms):  # type: ignore[misc]
         UserError: a name, an option or the checkpoint is wrong.
     """
 
-    def __init__(
-        self,
-        pretrained: str,
-        method: str = "hired",
-        batch_size: int | Literal["auto"] = 1,
-        device: str = "auto",
-        dtype: str | None = None,
-        prompt: str | None = None,
-        revision: str | None = None,
-        device_map: str | None = None,
-        attention: str = "sdpa",
-        quantization: str = "none",
-        feature_layer: int | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        square: int | None = None,
-        on_error: str = "stop",
-        share_prefix: bool = True,
-        workers: int | Literal["auto"] = "auto",
-        pictures_per_pass: int | Literal["auto"] = "auto",
-        **options: Any,
-    ) -> None:
-        given = dict(locals())
-        own = read_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
-        dropper = build_as_typed(method, unquote(options))
-        prompt_used = (
-            default_prompt(own["pretrained"], own["revision"])
-            if own["prompt"] is None
-            else Prompt(prompt_named(own["prompt"]), "the option prompt")
+    def __init__(self, pretrained: str, method: str = "hired", **options: Any) -> None:
+        of_method = {name: options[name] for name in options.keys() - types_of(LlavaOptions).keys()}
+        own = {name: value for name, value in options.items() if name not in of_method}
+        asked = LlavaOptions(**read_typed(LlavaOptions, own | {"pretrained": pretrained}))
+        dropper = build_as_typed(method, unquote(of_method))
+        source = str(asked.pretrained)
+        prompt = (
+            default_prompt(source, asked.revision)
+            if asked.prompt is None
+            else Prompt(prompt_named(asked.prompt), "the option prompt")
         )
-        of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
-        logger.info(f"prompt {prompt_used.template!r} of {prompt_used.origin}; numbers in {of_type}")
-        loading = (
-            "revision", "device", "device_map", "attention", "quantization", "feature_layer", "min_pixels",
-            "max_pixels", "square",
-        )  # fmt: skip
-        checkpoint = load_checkpoint(
-            own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
-        )
+        dtype = asked.dtype or default_dtype(source, asked.revision)
+        logger.info(f"prompt {prompt.template!r} of {prompt.origin}; numbers in {dtype}")
         llava = DroppingLlava(
-            checkpoint,
+            load_checkpoint(source, dtype=dtype, **{name: getattr(asked, name) for name in LOADING}),
             dropper,
-            prompt_used.template,
-            share_prefix=own["share_prefix"],
-            pictures_per_pass=own["pictures_per_pass"],
+            prompt.template,
+            share_prefix=asked.share_prefix,
+            pictures_per_pass=asked.pictures_per_pass,
         )
         # lmms-eval has seeded torch with its --seed
         seed = torch.initial_seed()
-        own_answers = Answerer(llava, batch_size=own["batch_size"], on_error=own["on_error"], seed=seed)
-        self._start(own_answers, own["workers"], ())
+        answerer = Answerer(llava, batch_size=asked.batch_size, on_error=asked.on_error, seed=seed)
+        self._start(answerer, asked.workers, ())
 
     @classmethod
     def around(
-        cls,
-        llava: DroppingLlava,
-        *,
-        batch_size: int | Literal["auto"],
-        on_error: str = "stop",
-        log: ReplyFile | None = None,
-        seed: int = 0,
-        workers: int | Literal["auto"] = 0,
-    ) -> HiredLlava:
-        """A model around a checkpoint that is loaded already.
-
-        Args:
-            llava: the checkpoint with its dropping method.
-            batch_size, on_error, log, seed: see `Answerer`.
-            workers: threads that read pictures ahead, see `count_workers`.
-        """
-        own = Answerer(llava, batch_size=batch_size, on_error=on_error, log=log, seed=seed)
-        return cls.of_methods(own, workers=workers)
-
-    @classmethod
-    def of_methods(
         cls,
         own: Answerer,
         companions: Sequence[Answerer] = (),

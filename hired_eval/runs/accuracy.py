@@ -72,7 +72,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         explain_scorer_errors(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
     ):
         results = simple_evaluate(
-            model=HiredLlava.of_methods(own, companions, numbers=numbers, workers=config.reading.workers),
+            model=HiredLlava.around(own, companions, numbers=numbers, workers=config.reading.workers),
             tasks=[task],
             task_manager=task_manager(),
             limit=None if numbers else plan.limit,

@@ -13,7 +13,7 @@ from lmms_eval.api.instance import Instance
 from hired_eval import Full, PartitionLayout
 from hired_eval.dropping import PackedTokens
 from hired_eval.errors import UserError
-from hired_eval.lmms.answerer import OutOfMemory
+from hired_eval.lmms.answerer import Answerer, OutOfMemory
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import BATCHES_A_WINDOW, Window, batches
@@ -108,7 +108,7 @@ def model_for(
     checkpoint: tuple[Any, Any], documents: list[dict[str, Any]], *, share: bool = True, **options: Any
 ) -> tuple[HiredLlava, list[Instance]]:
     llava = DroppingLlava(Checkpoint(*checkpoint), Full(), PROMPT, share_prefix=share)
-    model = HiredLlava.around(llava, **options)
+    model = HiredLlava.around(Answerer(llava, **options))
     requests, model.task_dict = requests_for(documents)
     return model, requests
 

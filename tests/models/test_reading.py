@@ -14,7 +14,7 @@ from PIL import Image
 
 from hired_eval import Full, HiRED
 from hired_eval.errors import UserError
-from hired_eval.lmms.answerer import as_written
+from hired_eval.lmms.answerer import Answerer, as_written
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.models import answering, reading
 from hired_eval.models.answering import DroppingLlava, Question
@@ -51,10 +51,15 @@ def show(document: dict[str, Any]) -> list[Image.Image]:
 
 
 def model_for(
-    checkpoint: tuple[Any, Any], documents: datasets.Dataset, *, per_pass: int = 1, **options: Any
+    checkpoint: tuple[Any, Any],
+    documents: datasets.Dataset,
+    *,
+    per_pass: int = 1,
+    workers: int = 0,
+    **options: Any,
 ) -> tuple[HiredLlava, list[Any]]:
     llava = DroppingLlava(Checkpoint(*checkpoint), HiRED(budget=0.4), PROMPT, pictures_per_pass=per_pass)
-    model = HiredLlava.around(llava, batch_size=3, **options)
+    model = HiredLlava.around(Answerer(llava, batch_size=3, **options), workers=workers)
     requests, _ = requests_for([{"question": question} for question in documents["question"]])
     for request in requests:
         context, generation, _, *which = request.args
@@ -236,7 +241,7 @@ def test_the_batch_size_follows_the_free_memory(
     for free, expected in ((5 * longest * a_token // 2, range(2, 6)), (1, range(1, 2)), (2**40, range(8, 9))):
         monkeypatch.setattr(answering, "free_bytes", lambda device, free=free: free)
         model, requests = model_for(llava_next, documents)
-        model = HiredLlava.around(model.llava, batch_size="auto")
+        model = HiredLlava.around(Answerer(model.llava, batch_size="auto"))
         model.task_dict = {"task": {"test": documents}}
         sizes.clear()
         assert replies_of(model, requests) == one_by_one

@@ -55,7 +55,7 @@ def model_of(
         )
         for method in methods
     ]
-    model = HiredLlava.of_methods(answerers[0], answerers[1:])
+    model = HiredLlava.around(answerers[0], answerers[1:])
     requests, _ = requests_for([{"question": question} for question in documents["question"]])
     for request in requests:
         context, generation, _, *which = request.args
