@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
@@ -47,6 +46,11 @@ def _command(arguments: list[str]) -> list[str]:
         from hired_eval.cli.show import main as show
 
         show(arguments[1:])
+        return []
+    if arguments[:1] == ["plan"]:
+        from hired_eval.cli.plan import main as plan
+
+        plan(arguments[1:])
         return []
     if arguments[:1] == ["compare"]:
         from hired_eval.cli.compare import main as compare
@@ -115,8 +119,6 @@ def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
     app()
     if show_only:
         return []
-    # lmms-eval collects garbage twice a run: not among a million objects of libraries
-    gc.freeze()
     try:
         return run_sweep(jobs) if len(jobs) > 1 else run_job(jobs[0]) if jobs else []
     finally:

@@ -12,7 +12,6 @@ from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import Answer, DroppingLlava, Prepared
 from hired_eval.records.record import Benchmark, Count
-from hired_eval.runs.loading import Models
 from hired_eval.runs.measuring import Outcome
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
@@ -77,7 +76,7 @@ def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
 
 
 def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str], tmp_path: Path) -> None:
-    base = [*tiny_run, f"runs_dir={tmp_path}", "limit=2"]
+    base = [*tiny_run, f"runs_dir={tmp_path}", "limit=2", "order=dataset"]
     first = run_quietly(*base)
     assert not first.reused
     again = run_quietly(*base, "profile=mini")
@@ -131,24 +130,6 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(
     assert not (outcome.folder / "replies.jsonl").exists()
 
 
-def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
-    tiny_run: list[str], tmp_path: Path
-) -> None:
-    cached = [*tiny_run, f"runs_dir={tmp_path / 'runs'}", f"encoding_cache={tmp_path / 'cache'}"]
-
-    def sources(models: Models, budget: float) -> dict[str, int]:
-        outcome = run_quietly(*cached, f"budget={budget}", models=models)
-        use = outcome.record.timings.encodings or {}
-        return {source: count for source, count in use.items() if count}
-
-    models = Models()
-    assert sources(models, 0.1) == {"computed": 6}
-    assert sources(models, 0.2) == {"memory": 6}
-    assert sources(Models(), 0.3) == {"disk": 6}
-    with pytest.raises(UserError, match="encoding_cache_gib must be above 0, got 0"):
-        run_quietly(*cached, "encoding_cache_gib=0", models=models)
-
-
 @pytest.mark.parametrize("limit", ["null", "2"])
 def test_documents_are_read_once_a_run(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
@@ -199,7 +180,7 @@ def test_a_failed_sample_is_recorded_and_tried_again(
 
 
 def test_a_limit_is_marked_and_cuts_no_pair_of_mme(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=mme"]
+    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=mme", "order=dataset"]
     options.append(f"data.path={write_mme(tmp_path / 'data', 4)}")
     for limit, answered in ((1, 2), (2, 2), (3, 4)):
         record = run_quietly(*options, f"limit={limit}").record
@@ -222,7 +203,7 @@ def test_ocrbench_is_scored_right_in_every_run_of_a_process(
         record = run_quietly(*options, *repeated).record
         assert record.score.value == 750
         assert record.lmms_eval_metrics["ocrbench_accuracy,none"] == 0.003
-    limited = run_quietly(*options, "limit=2").record
+    limited = run_quietly(*options, "limit=2", "order=dataset").record
     assert limited.score.value == 100, "a share of what was asked in percent, not points of 1000"
     assert limited.partial
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"
