@@ -12,14 +12,16 @@
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
 # make audit smoke-wheel   see CONTRIBUTING.md
+# make test-lowest        answers, methods and families with the lowest versions that pyproject.toml allows
 # make setup              the virtual environment alone, made again only when the pins change
+#                         TORCH=cpu: without CUDA, from PyTorch's own index
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help try setup test check regression mutants docs faults audit smoke-wheel measured results-mini train-mini clean
+.PHONY: help try setup test test-lowest check regression mutants docs faults audit smoke-wheel measured results-mini train-mini clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,19 +29,32 @@ help:
 
 setup: $(READY)
 
+# cpu: PyTorch without CUDA, 7 GB less, from PyTorch's own index: that of Python has no such build for Linux
+TORCH ?=
 # uv takes a quarter of pip's time; pip, which knows mirrors of its own, where uv finds no index
 PACKAGES := --constraint constraints.txt --editable '.[dev]'
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES)
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo "error: hired_eval needs Python 3.11 or 3.12; name one with make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES) || $(BIN)/python -m pip install --quiet $(PACKAGES)
+	$(if $(TORCH),$(UV) --torch-backend $(TORCH),$(UV) || $(BIN)/python -m pip install --quiet $(PACKAGES))
 	@touch $@
 
 # Two processes of one thread each: threads that wait for a busy core slow a small model down
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In an environment of its own, which stays in build/lowest
+LOWEST := build/lowest/bin/python
+TELLING := test_golden.py test_identity.py mini dropping models/test_fixed_answers.py models/test_apply.py \
+	models/test_onevision.py models/test_internvl.py models/test_qwen.py
+test-lowest: $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable . 'hypothesis>=6.155' 'pytest>=9'
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest $(addprefix tests/,$(TELLING))
+	$(LOWEST) -m hired_eval regress --benchmarks docvqa,pope --samples 20 --out build/lowest/reports
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -139,7 +154,7 @@ smoke-wheel: $(READY)
 	$(BIN)/python scripts/smoke_wheel.py
 
 # What the measured tables of README.md and docs/ are filled from, then those tables
-MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) encoding_cache=build/encodings $(OVERRIDES)
+MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) $(OVERRIDES)
 measured: $(READY)
 	$(MEASURE) budget=0.2 'method=glob(*)'
 	$(MEASURE) method=full method.newline=none

@@ -133,7 +133,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress, "
+        "lmms-tasks",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -141,8 +142,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["method._target_=hired_eval.Nothing"],
-        "hired_eval.Nothing cannot be found (…); correct the name, start python -m hired_eval in the folder "
-        "of your module, or install it",
+        "there is no class 'Nothing' in …hired_eval/__init__.py (method._target_); …known: …",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
     (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
@@ -196,11 +196,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
         p.probe_twice,
         "measure=gallery runs in one process; start it without accelerate launch",
     ),
-    (
-        ["encoding_cache={tmp}", "encoding_cache_gib=-1"],
-        "encoding_cache_gib must be above 0, got -1",
-    ),
-    (["encoding_cache=/dev/null"], "encoding_cache=/dev/null is a file; name a folder"),
     # types of options
     (["rerun=no"], "rerun must be true or false, got 'no'"),
     (["runs_dir=none"], "runs_dir must be a path, got 'none'"),
@@ -213,9 +208,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.cannot_be_found,
-        "tests.provocations.Missing cannot be found (module 'tests.provocations' has no attribute "
-        "'Missing'); correct the name, start python -m hired_eval in the folder of your module, or "
-        "install it",
+        "tests.nowhere.Missing cannot be found (No module named 'tests.nowhere'); correct the name, start "
+        "python -m hired_eval in the folder of your module, or install it",
     ),
     (
         lambda place: expand_home("~nobody-of-that-name/x"),
@@ -226,10 +220,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["--colour"], "there is no flag --colour; see python -m hired_eval --help"),
     (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
     (
-        ["model.prompt=USER:", "{{images}}"],
+        ["model.prompt=USER:", "{{images}}", "{{question}}", "ASSISTANT:", "limit=2"],
         "'{{images}}' is a word on its own after model.prompt=USER:; put the whole option in quotes if its "
-        "value holds spaces: 'model.prompt=USER: {{images}}'",
+        "value holds spaces: 'model.prompt=USER: {{images}} {{question}} ASSISTANT:'",
     ),
+    (["method=HiRED"], "there is no method 'HiRED'; did you mean hired? known: …"),
     (
         lambda place: check_names(["-m", "modl"]),
         "'modl' is not an option; write NAME=VALUE, e.g. model=VALUE",
@@ -282,8 +277,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.drift,
-        "mini benchmark pope: this machine draws content 0, not … (pillow …, numpy …); results would not "
-        "compare. Install pillow==… and numpy==….",
+        "mini benchmark pope: this machine draws other documents (pillow …, numpy …), so that results would "
+        "not compare; install pillow==… and numpy==…",
     ),
     (p.no_picture, "t has no questions about a single picture"),
     # pictures and questions
@@ -487,15 +482,18 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: encoding(cls_attention={}).attention_at(None),
-        "this dropping method needs CLS-attention, and the encoding has none",
+        "this dropping method needs CLS-attention, and the encoding has none; a method asks for them with "
+        "reads = frozenset({{'cls_attention'}})",
     ),
     (
         lambda place: encoding().attention_at(2),
-        "CLS-attention of layer 2 was not recorded; recorded layers: 0",
+        "CLS-attention of layer 2 was not recorded; recorded layers: 0 (a method names those that it reads "
+        "in attention_layers)",
     ),
     (
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
-        "this dropping method needs keys and the CLS query, and the encoding lacks them",
+        "this dropping method needs keys and the CLS query, and the encoding has none; a method asks for "
+        "them with reads = frozenset({{'keys'}})",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (
@@ -726,6 +724,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
     (p.bomb, "{tmp}/a.png is too large: …"),
     (p.shown_truncated, "{tmp}/cut.png: the image cannot be decoded: …truncated…"),
-    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write name=value"),
-    (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
+    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write NAME=VALUE"),
+    (shown("{tmp}/a.png", "model=minni"), "there is no model 'minni'; did you mean mini…? known: …"),
 ]

@@ -73,7 +73,8 @@ ELSEWHERE = {
     ],
     # in tests/models/test_question.py
     "dropping/types.py": [
-        "this dropping method reads the question, and nothing here says what it is; set text_tower=null",
+        "this dropping method reads the question, and nothing here says what it is; set text_tower=null, or "
+        "give your method a question_tower",
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -21,6 +20,7 @@ from hired_eval.typed import Count, Share, check_value, types_of
 
 if TYPE_CHECKING:
     from hired_eval.dropping.layer_stage import LayerStage
+    from hired_eval.models.apply import Applied
 
 
 BUDGET = 0.2
@@ -89,7 +89,7 @@ class TokenDropper(ABC):
         for name, kind in types_of(type(self)).items():
             object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
 
-    def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
+    def __call__(self, model: torch.nn.Module) -> Applied:
         """Apply the method to a stock model of transformers for the length of a `with` block.
 
         Raises:

@@ -22,7 +22,7 @@ from hired_eval.models.patching import Contexts, close_context, open_context
 from hired_eval.models.shortened_cache import ShortenedCache, allow_adding_to, mark
 from hired_eval.models.shortened_inputs import Call, columns_in, encode_images, has_images
 from hired_eval.models.shortening import Shortening
-from hired_eval.models.visual_tokens import VisualTokens
+from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 
 FORWARD = frozenset(
     "input_ids attention_mask position_ids past_key_values labels use_cache logits_to_keep output_attentions "
@@ -91,6 +91,10 @@ class Applied(AbstractContextManager[nn.Module]):
         dropper: the dropping method.
         model: stock model of one of the families.
 
+    Attributes:
+        token_counts: visual tokens of each image of the last call that had images, in reading order: kept
+            before the language model, allowed by the budget, and of full execution.
+
     Raises:
         UserError: on entering: see `family_of`, or another thread is inside such a block; on a call: an
             argument is not supported, or the inputs do not fit together.
@@ -100,6 +104,7 @@ class Applied(AbstractContextManager[nn.Module]):
         self.dropper = dropper
         self.model: Any = model
         self.family: Family
+        self.token_counts: list[TokenCounts] = []
         self._entered: list[Contexts] = []
         self._stages: Stages | None = None
 
@@ -145,6 +150,7 @@ class Applied(AbstractContextManager[nn.Module]):
             raise _without_ids()
         with torch.no_grad():
             family, visual = encode_images(self.model, self.dropper, arguments)
+        self.token_counts = [image.counts for image in visual]
         if arguments.get("position_ids") is None:
             cached = columns_in(arguments.get("past_key_values"))
             arguments["position_ids"] = family.find_given_positions(given[0], arguments, cached)
@@ -291,6 +297,7 @@ class Applied(AbstractContextManager[nn.Module]):
             family, visual = self.family, list[VisualTokens]()
             if images:
                 family, visual = encode_images(self.model, self.dropper, arguments)
+                self.token_counts = [image.counts for image in visual]
             if positions is None:
                 call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:

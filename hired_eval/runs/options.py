@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import UserError, first_line, unknown
 from hired_eval.method_configs import ABOUT, BUDGETS
 from hired_eval.paths import write_tilde
 from hired_eval.records.goal import MOST_POINTS
@@ -18,7 +18,6 @@ from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
     Count,
     Natural,
-    Positive,
     Proportion,
     Range,
     Seed,
@@ -167,8 +166,6 @@ class RunConfig:
     batch_size: Count | Literal["auto"]
     share_prefix: bool
     reading: ReadingOptions
-    encoding_cache: Path | None
-    encoding_cache_gib: Positive
     device: str
     seed: Seed
     on_error: Literal["stop", "record"]
@@ -294,12 +291,16 @@ def method_class(target: str) -> type[TokenDropper]:
 
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        loaded = import_module(module)
+        found = getattr(loaded, name, None)
     except (ImportError, ValueError, SyntaxError, NameError, AttributeError) as error:
         raise UserError(
             f"{target} cannot be found ({first_line(error)}); correct the name, start python -m hired_eval "
             "in the folder of your module, or install it"
         ) from error
+    if found is None:
+        classes = [known for known, value in vars(loaded).items() if isinstance(value, type)]
+        raise UserError(unknown(f"class {name!r} in {loaded.__file__} (method._target_)", name, classes))
     if not (isinstance(found, type) and issubclass(found, TokenDropper)):
         raise UserError(
             f"{target} is not a dropping method: method._target_ names a subclass of TokenDropper"
