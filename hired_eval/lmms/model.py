@@ -94,7 +94,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
-        pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
+        pictures_per_pass, decoding: see `DroppingLlava`.
         options: options of the dropping method, e.g. budget and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
@@ -124,6 +124,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         share_prefix: bool = True,
         workers: int | Literal["auto"] = "auto",
         pictures_per_pass: int | Literal["auto"] = "auto",
+        decoding: str = "eager",
         **options: Any,
     ) -> None:
         given = dict(locals())
@@ -149,6 +150,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             prompt_used.template,
             share_prefix=own["share_prefix"],
             pictures_per_pass=own["pictures_per_pass"],
+            decoding=own["decoding"],
         )
         # lmms-eval has seeded torch with its --seed
         self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed(), own["workers"])

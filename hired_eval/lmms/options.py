@@ -32,6 +32,7 @@ class LlavaOptions:
     share_prefix: bool
     workers: Natural | Literal["auto"]
     pictures_per_pass: Count | Literal["auto"]
+    decoding: Literal["eager", "static"]
 
 
 def unquote(options: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from hired_eval.models.prompt import (
 )
 from hired_eval.models.question import QuestionTower
 from hired_eval.models.reading import ReadPicture, ReadQuestion
+from hired_eval.models.static_cache import StaticCaches, round_up
 from hired_eval.models.visual_tokens import (
     PICTURES_A_PASS,
     TokenCounts,
@@ -150,6 +151,8 @@ class DroppingLlava:
         pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
             the CPU, whose sums differ with it in the last digits. With `encodings`, and where a text tower
             reads the question, always 1.
+        decoding: 'eager', or 'static': with a KV cache of fixed size, for which transformers compiles
+            decoding on a GPU; eagerly all the same where the language model or the method does not allow it.
 
     Raises:
         UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
@@ -165,6 +168,7 @@ class DroppingLlava:
         share_prefix: bool = True,
         encodings: EncodingStore | None = None,
         pictures_per_pass: int | Literal["auto"] = "auto",
+        decoding: Literal["eager", "static"] = "eager",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -190,6 +194,15 @@ class DroppingLlava:
         blind = not dropper.inside and reader is None
         self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
+        self._static = None
+        if decoding == "static" and can_share_prefixes(config) and not dropper.inside:
+            self._static = StaticCaches(checkpoint.model)
+        elif decoding == "static":
+            reason = "drops tokens inside it" if dropper.inside else "has layers that attend to a part alone"
+            logger.warning(
+                f"decoding=static needs one length of all layers of the language model, which {reason}; "
+                "decoding eagerly"
+            )
         special = find_special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
         self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
@@ -373,13 +386,17 @@ class DroppingLlava:
         """Free the memory of remembered images and KV caches."""
         self._remembered.clear()
         self._prefixes.clear()
+        if self._static is not None:
+            self._static.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def count_rows_that_fit(self, tokens: int) -> int:
         """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
-        free = 4 * free_bytes(self.model.device) // 5
-        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
+        free = free_bytes(self.model.device)
+        if self._static is not None:
+            free, tokens = free + self._static.nbytes, round_up(tokens)
+        return 4 * free // 5 // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:
@@ -488,6 +505,8 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
+        if self._static is not None and not alone:
+            self._static.put_into(inputs, settings["max_new_tokens"])
         with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]

@@ -14,8 +14,8 @@ from hired_eval.records.record import Record
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
 ELSEWHERE = {"method", "method_version", "budget", "task", "model", "data", "measure", "limit", "seed"}
 NO_REASON = {
-    "batch_size", "share_prefix", "reading", "encoding_cache", "encoding_cache_gib", "device", "on_error",
-    "runs_dir", "rerun", "profile", "efficiency",
+    "batch_size", "share_prefix", "decoding", "reading", "encoding_cache", "encoding_cache_gib", "device",
+    "on_error", "runs_dir", "rerun", "profile", "efficiency",
 }  # fmt: skip
 # Of a model: where it lies is told by the content of its checkpoint, alpha is an option of the method.
 NOT_OF_A_MODEL = {"name", "path", "hub_id", "revision", "device_map", "alpha", "weights"}

@@ -54,6 +54,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         share_prefix=config.share_prefix,
         encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
         pictures_per_pass=config.reading.pictures_per_pass,
+        decoding=config.decoding,
     )
     if plan.limit is not None and plan.limit != config.limit:
         say(f"limit={config.limit} would cut questions that count together: answering {plan.limit}")

@@ -38,6 +38,7 @@ NOT_PART_OF_THE_RUN = (
     "encoding_cache",
     "encoding_cache_gib",
     "share_prefix",
+    "decoding",
     "reading",
     "device",
 )

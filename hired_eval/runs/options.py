@@ -142,6 +142,7 @@ class RunConfig:
     limit: Count | None
     batch_size: Count | Literal["auto"]
     share_prefix: bool
+    decoding: Literal["eager", "static"]
     reading: ReadingOptions
     encoding_cache: Path | None
     encoding_cache_gib: Positive
