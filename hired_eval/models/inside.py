@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,10 +18,10 @@ from hired_eval.dropping.layer_stage import (
     LayerStage,
     Step,
     acting,
-    plan_steps,
 )
 from hired_eval.errors import UserError
 from hired_eval.models.layer_signals import attention_of, keys_of, take
+from hired_eval.models.segments import Merged, Prompts, Segment, ask_raters, read_prompts
 
 LAYERS = (
     "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer",
@@ -50,50 +49,6 @@ def inside(model: Any, stages: Sequence[LayerStage]) -> Iterator[Stages]:
         yield found
 
 
-@dataclass(frozen=True)
-class _Prompts:
-    """A batch of B prompts in front of the first layer, L columns each.
-
-    Attributes:
-        asking: (B,) column of the last token.
-        behind: (B,) column of the last visual token; -1 for none.
-        texts: how many tokens of each are no visual tokens.
-        steps: what happens to each before which layer.
-        raters: by stage, the columns (B, m) of the words that may be asked, and (B, m) 1 for those that are.
-    """
-
-    asking: Tensor
-    behind: Tensor
-    texts: list[int]
-    steps: list[dict[int, Step]]
-    raters: Mapping[int, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """What the layers from one stage to the next see of a batch of R rows: n columns.
-
-    Attributes:
-        taken: (R, n) where each column was in the segment before, the merged ones behind all of that.
-        columns: (R, n) where it is in the prompt; of a merged token, its centre, which left.
-        shown: (R, n) bool; False for padding.
-        visual: (R, n) bool.
-        given: (R, n) bool; False for padding and for merged tokens.
-        counts: visual tokens of each prompt.
-        positions: (R, n) where they are numbered anew; None: those of the prompt.
-        merged: (R, m, C) hidden states of merged tokens; None for none.
-    """
-
-    taken: Tensor
-    columns: Tensor
-    shown: Tensor
-    visual: Tensor
-    given: Tensor
-    counts: tuple[int, ...]
-    positions: Tensor | None = None
-    merged: Tensor | None = None
-
-
 class Stages:
     """The stages inside a language model, between `expect` and the end of an answer.
 
@@ -119,11 +74,9 @@ class Stages:
         self._check()
         self.at = acting(stages, len(decoder.layers))
         self._expected: tuple[Tensor, Tensor, Sequence[int] | None] | None = None
-        self._group = 1
-        """Rows of the model for each prompt, as beams are."""
-        self._prompts: _Prompts
+        self._prompts: Prompts
         self._behind = self._last_position = torch.empty(0)
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._prefill = False
         self._replaced: dict[int, dict[str, Any]] = {}
         """Arguments of the layers of each segment in the forward pass that runs."""
@@ -261,92 +214,23 @@ class Stages:
                 f"this language model adds to its visual tokens behind each of the first {additions} layers; "
                 f"let them leave at layer {additions} or later"
             )
-        self._group = len(shown) // len(visual)
-        rows = shown[:: self._group]
-        visual = visual & rows
-        columns = torch.arange(shown.shape[1], device=shown.device).expand(len(shown), -1)
-        places = columns[: len(rows)]
-        behind = places.masked_fill(~visual, -1).amax(dim=1)
-        text = rows & (places > behind[:, None]) & (places <= asking[:, None]) & (behind[:, None] >= 0)
-        numbers = [visual.sum(1), rows.sum(1), visual.gather(1, asking[:, None]).squeeze(1), text.sum(1)]
-        # the one time that a batch waits for the device before its first layer
-        counts, lengths, wrong, words = torch.stack([n.long() for n in numbers]).tolist()
-        if any(wrong):
-            raise UserError(
-                "a prompt ends with a visual token, so that nothing asks for what stays; put the question "
-                "behind the image"
-            )
-        totals = counts if told[2] is None else told[2]
-        depth = len(self.decoder.layers)
-        self._prompts = _Prompts(
-            asking,
-            behind,
-            [length - count for length, count in zip(lengths, counts, strict=True)],
-            [plan_steps(self.stages, n, depth, total) for n, total in zip(counts, totals, strict=True)],
-            self._raters(inputs[:: self._group], visual, text, max(words)),
-        )
-        visual = visual.repeat_interleave(self._group, dim=0)
-        self._segments.append(_Segment(columns, columns, shown, visual, shown, tuple(counts)))
-
-    @torch.no_grad()
-    def _raters(
-        self, inputs: Tensor, visual: Tensor, text: Tensor, words: int
-    ) -> Mapping[int, tuple[Tensor, Tensor]]:
-        """Which words each stage asks; see `_Prompts`.
-
-        Args:
-            inputs: (B, L) ids or (B, L, C) embeddings.
-            visual: (B, L) bool.
-            text: (B, L) bool, the words behind the pictures.
-            words: the most that a row has of them.
-        """
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        choosing = [stage for stage in self.stages if type(stage).raters is not LayerStage.raters]
-        if not choosing or not words:
-            return found
-        embeddings = self.decoder.embed_tokens(inputs) if inputs.dim() == 2 else inputs
-        columns = text.int().argsort(dim=1, descending=True, stable=True)[:, :words]
-        shown = text.gather(1, columns)
-        for stage in choosing:
-            asked = stage.raters(embeddings, visual, columns, shown)
-            if asked is not None:
-                found[id(stage)] = columns, (asked & shown).float()
-        return found
-
-    def _rows_asked(self, stage: LayerStage, segment: _Segment) -> tuple[Tensor, Tensor]:
-        """Columns (B, m) of the segment whose attention a stage reads, and (B, m) which of them count."""
-        asking = self._prompts.asking[:, None]
-        columns, weights = asking, torch.ones_like(asking, dtype=torch.float32)
-        if id(stage) in self._prompts.raters:
-            words, weights = self._prompts.raters[id(stage)]
-            # the last token asks where no picture is, and in place of words that a row does not have
-            weights = weights.to(asking.device)
-            none = (weights.sum(dim=1, keepdim=True) == 0) & (
-                torch.arange(words.shape[1], device=words.device) == 0
-            )
-            columns = torch.where(weights > 0, words, asking)
-            weights = torch.where(none, torch.ones_like(weights), weights)
-        here = segment.columns[:: self._group]
-        place = torch.zeros(
-            len(here), self._segments[0].columns.shape[1], dtype=torch.long, device=here.device
-        )
-        place = place.scatter(1, here, torch.arange(here.shape[1], device=here.device).expand_as(here))
-        return place.gather(1, columns), weights
+        prompts = read_prompts(visual, asking, told[2], shown, self.stages, len(self.decoder.layers))
+        self._prompts = ask_raters(prompts, self.stages, self.decoder.embed_tokens, prompts.once(inputs))
+        self._segments.append(prompts.whole)
 
     def _attention(
         self, stage: LayerStage, attention: Any, hidden: Tensor, positions: Sequence[Tensor]
     ) -> Tensor:
         """(B, heads, n) attention of the tokens that a stage asks, in the segment that came last."""
-        segment = self._segments[-1]
-        asked, weights = self._rows_asked(stage, segment)
-        columns, shown = (t[:: self._group] for t in (segment.columns, segment.shown))
-        of_prompts = (t.to(hidden.device) for t in (asked, weights, columns, shown))
-        return attention_of(attention, hidden, positions, *of_prompts)
+        segment, once = self._segments[-1], self._prompts.once
+        rows = (*self._prompts.rows_asked(stage, segment), once(segment.columns), once(segment.shown))
+        return attention_of(attention, hidden, positions, *(t.to(hidden.device) for t in rows))
 
     def _of_prompts(self, hidden: Tensor, positions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Hidden states and position embeddings with one row for each prompt: its rows are alike."""
-        rotary = [t.expand(len(hidden), *t.shape[1:])[:: self._group].to(hidden.device) for t in positions]
-        return hidden[:: self._group], rotary
+        once = self._prompts.once
+        rotary = [once(t.expand(len(hidden), *t.shape[1:])).to(hidden.device) for t in positions]
+        return once(hidden), rotary
 
     @torch.no_grad()
     def _note(self, layer: int, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -363,7 +247,7 @@ class Stages:
                 self._noted["key_norms"] = keys.float().abs().sum(dim=(1, 3))
 
     @torch.no_grad()
-    def _choose(self, layer: int, module: Any, hidden: Tensor, kwargs: dict[str, Any]) -> _Segment:
+    def _choose(self, layer: int, module: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Segment:
         """A layer at which tokens leave begins: choose what stays."""
         segment, stage = self._segments[-1], self.at[layer]
         positions = kwargs["position_embeddings"]
@@ -380,11 +264,8 @@ class Stages:
         if "normed_states" in stage.reads:
             # not called as a module, behind which `_spread` would act
             values["normed_states"] = self.decoder.norm.forward(states)
-        columns, shown, visual = (
-            t[:: self._group].to(states.device) for t in (segment.columns, segment.shown, segment.visual)
-        )
-        behind, asking = (t[:, None].to(states.device) for t in (self._prompts.behind, self._prompts.asking))
-        text = shown & ~visual & (columns > behind) & (columns <= asking)
+        text, visual = self._prompts.text_of(segment), self._prompts.once(segment.visual)
+        text, visual, shown = (t.to(states.device) for t in (text, visual, self._prompts.once(segment.shown)))
         values = {name: value.to(states.device) for name, value in values.items()}
         signals = LayerSignals(visual, text, values)
         name, steps = type(stage).__name__, [steps[layer] for steps in self._prompts.steps]
@@ -396,79 +277,9 @@ class Stages:
             )
         self._not_numbers.append((name, (scores.isnan() & visual).any()))
         kept = stage.kept(scores, signals, torch.tensor([s.stays for s in steps], device=states.device))
-        merged = self._merge(stage, steps, scores, states, visual & ~kept)
-        return self._next(segment, stage, steps, kept | (shown & ~visual), merged, kwargs["position_ids"])
-
-    def _merge(
-        self, stage: LayerStage, steps: Sequence[Step], scores: Tensor, states: Tensor, leaving: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Merged tokens of each prompt: centres (B, m), which are there (B, m), and states (B, m, C)."""
-        most = max(step.merged for step in steps)
-        if not most:
-            return None
-        centres = torch.zeros(len(steps), most, dtype=torch.long, device=states.device)
-        there = torch.zeros(len(steps), most, dtype=torch.bool, device=states.device)
-        made = states.new_zeros(len(steps), most, states.shape[-1])
-        for row, step in enumerate(steps):
-            if step.merged:
-                of_row = stage.merge(scores[row], states[row], leaving[row], step.leaves)
-                centres[row, : step.merged], made[row, : step.merged] = of_row
-                there[row, : step.merged] = True
-        return centres, there, made
-
-    def _next(
-        self,
-        segment: _Segment,
-        stage: LayerStage,
-        steps: Sequence[Step],
-        stays: Tensor,
-        merged: tuple[Tensor, Tensor, Tensor] | None,
-        position_ids: Tensor | None,
-    ) -> _Segment:
-        """The segment behind a stage.
-
-        Args:
-            segment: in front of it.
-            stage: that acts.
-            steps: of each prompt.
-            stays: (B, n) bool, text included.
-            merged: of `_merge`.
-            position_ids: (R, L) or (1, L) of the prompts; read where positions are numbered anew.
-        """
-        device, rows = segment.shown.device, len(segment.shown)
-        stays = stays.repeat_interleave(self._group, dim=0).to(device)
-        columns, visual, given, positions = (
-            segment.columns,
-            segment.visual & stays,
-            segment.given & stays,
-            None,
-        )
-        if segment.positions is not None or stage.positions == "compact":
-            assert position_ids is not None
-            of_prompt = position_ids.to(device).expand(rows, -1)
-            positions = of_prompt.gather(1, columns) if segment.positions is None else segment.positions
-        states, key = None, torch.arange(stays.shape[1], device=device).expand(rows, -1)
-        if merged is not None:
-            centres, there, states = (t.repeat_interleave(self._group, dim=0).to(device) for t in merged)
-            last = key.masked_fill(~segment.visual, -1).amax(dim=1, keepdim=True)
-            behind = torch.arange(1, 1 + there.shape[1], device=device)
-            step = 1 + there.shape[1]
-            key = torch.cat([key * step, last * step + behind], dim=1)
-            columns = torch.cat([columns, columns.gather(1, centres)], dim=1)
-            if positions is not None:
-                positions = torch.cat([positions, positions.gather(1, centres)], dim=1)
-            visual, stays = torch.cat([visual, there], dim=1), torch.cat([stays, there], dim=1)
-            given = torch.cat([given, torch.zeros_like(there)], dim=1)
-        counts = tuple(step.stays + step.merged for step in steps)
-        length = max(text + count for text, count in zip(self._prompts.texts, counts, strict=True))
-        taken = key.masked_fill(~stays, -1).argsort(dim=1, stable=True)[:, -length:]
-        columns, visual, shown, given = (t.gather(1, taken) for t in (columns, visual, stays, given))
-        if positions is not None:
-            positions = positions.gather(1, taken)
-            if stage.positions == "compact":
-                start = self._segments[0].shown.int().argmax(dim=1, keepdim=True)
-                positions = of_prompt.gather(1, start) + (shown.cumsum(dim=1) - 1).clamp(min=0)
-        return _Segment(taken, columns, shown, visual, given, counts, positions, states)
+        merged = _merge(stage, steps, scores, states, visual & ~kept)
+        stays = kept | (shown & ~visual)
+        return self._prompts.shorten(segment, layer, stays, merged, kwargs["position_ids"])
 
     def _enter(self, layer: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A layer behind a stage begins: it gets the columns that are left, and what belongs to them."""
@@ -486,7 +297,7 @@ class Stages:
         return (hidden, *args[1:]), kwargs | self._replaced[index]
 
     def _arguments(
-        self, segment: _Segment, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+        self, segment: Segment, layer: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """What the layers of a segment get in place of what the language model gives them."""
         shown, replaced, ids = segment.shown, dict[str, Any](), segment.positions
@@ -531,6 +342,24 @@ class Stages:
         columns = last.columns[..., None].to(output.device).expand_as(output)
         spread = output.new_zeros(*whole.columns.shape, output.shape[-1])
         return spread.scatter(1, columns, output)
+
+
+def _merge(
+    stage: LayerStage, steps: Sequence[Step], scores: Tensor, states: Tensor, leaving: Tensor
+) -> Merged | None:
+    """What a stage makes of the tokens that leave; None for nothing."""
+    most = max(step.merged for step in steps)
+    if not most:
+        return None
+    centres = torch.zeros(len(steps), most, dtype=torch.long, device=states.device)
+    there = torch.zeros(len(steps), most, dtype=torch.bool, device=states.device)
+    made = states.new_zeros(len(steps), most, states.shape[-1])
+    for row, step in enumerate(steps):
+        if step.merged:
+            of_row = stage.merge(scores[row], states[row], leaving[row], step.leaves)
+            centres[row, : step.merged], made[row, : step.merged] = of_row
+            there[row, : step.merged] = True
+    return Merged(centres, there, made)
 
 
 def _size(batch: Tensor) -> str:

@@ -1,18 +1,23 @@
 """`python -m tests.mutants.campaign`: each seeded fault in a copy of the code, and what sees it."""
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.mutants.seeded import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 START, END = "<!-- made by python -m tests.mutants.campaign: start -->", "<!-- end -->"
+CHECKPOINT = ROOT / "build/mutants.json"
+"""What is done already, for the state of the code that it names."""
 REGRESSION = [
     "--samples",
     "24",
@@ -73,30 +78,51 @@ def caught(mutant: Mutant | None) -> tuple[str, str]:
         return of_tests(root, tests), of_regression(root)
 
 
+def state_of_the_code() -> str:
+    """The commit, and what differs from it."""
+    commands = ("rev-parse", "HEAD"), ("diff", "HEAD"), ("status", "--porcelain")
+    said = [subprocess.run(["git", *c], cwd=ROOT, check=True, capture_output=True).stdout for c in commands]
+    return hashlib.sha256(b"".join(said)).hexdigest()
+
+
 def main() -> None:
     """Run all mutants, print the table, and put it into a file where one is named."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.campaign", description=__doc__)
     parser.add_argument("--write", type=Path, help="put the result between the marks in this file")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     chosen = parser.parse_args()
-    if any(said := caught(None)):
+    state = state_of_the_code()
+    done: dict[str, list[str]] = {}
+    if CHECKPOINT.is_file() and (kept := json.loads(CHECKPOINT.read_text()))["state"] == state:
+        done = kept["done"]
+        print(f"{len(done)} of {len(MUTANTS)} are done already")
+    elif any(said := caught(None)):
         sys.exit(
             f"error: without a mutant the tests say {said[0] or 'nothing'}, regression {said[1] or 'nothing'}"
         )
-    lines, missed = (
-        ["| seeded fault | first test that fails | regression: 3 runs of 2 benchmarks |", "|---|---|---|"],
-        0,
-    )
-    for number, mutant in enumerate(MUTANTS, 1):
-        tests, regression = caught(mutant)
-        missed += not tests and not regression
-        lines.append(f"| {mutant.name} | {f'`{tests}`' if tests else 'none'} | {regression or 'the same'} |")
-        print(f"{number}/{len(MUTANTS)} {lines[-1]}", flush=True)
+    CHECKPOINT.parent.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        running = {pool.submit(caught, mutant): mutant for mutant in MUTANTS if mutant.name not in done}
+        for future in as_completed(running):
+            name = running[future].name
+            done[name] = list(future.result())
+            print(f"{len(done)}/{len(MUTANTS)} {line_of(name, done[name])}", flush=True)
+            CHECKPOINT.write_text(json.dumps({"state": state, "done": done}))
+    lines = ["| seeded fault | first test that fails | regression: 3 runs of 2 benchmarks |", "|---|---|---|"]
+    lines += [line_of(mutant.name, done[mutant.name]) for mutant in MUTANTS]
+    missed = sum(not any(done[mutant.name]) for mutant in MUTANTS)
     text = "\n".join([*lines, "", f"{len(MUTANTS) - missed} of {len(MUTANTS)} caught.", ""])
     if chosen.write:
         page = chosen.write.read_text()
         before, after = page.split(START)[0], page.split(END)[1]
         chosen.write.write_text(f"{before}{START}\n\n{text}\n{END}{after}")
     sys.exit(1 if missed else 0)
+
+
+def line_of(name: str, said: Sequence[str]) -> str:
+    """The row of a mutant."""
+    tests, regression = said
+    return f"| {name} | {f'`{tests}`' if tests else 'none'} | {regression or 'the same'} |"
 
 
 if __name__ == "__main__":
