@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from types import TracebackType
 
@@ -14,15 +14,14 @@ from bench.end_to_end import Workload
 from bench.stock import fresh, llava_hf_around
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
-from hired_eval.lmms.model import HiredLlava, Job, ReadRequest, _keys
+from hired_eval.lmms.model import HiredLlava, Job, ReadRequest
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.reading import ReadAhead
-from hired_eval.records.replies import RequestKey
 from hired_eval.runs.efficiency.machine import timed
 
-Kept = dict[tuple[RequestKey, ...], list[ReadRequest]]
-"""Requests with their pictures read, by the keys of those about the same pictures."""
+Kept = dict[tuple[int, ...], list[ReadRequest]]
+"""Requests with their pictures read, by the documents of those about the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,16 @@ class ReadBefore(HiredLlava):
     def read_all(self, work: Workload) -> None:
         """Read all pictures, as many at a time as there are workers."""
         self.task_dict = work.documents
-        jobs = self._jobs(dict(zip(_keys(work.requests, set()), work.requests, strict=True)))
+        jobs = self._jobs({(r.args[4], r.args[3], r.idx, 0): r for r in work.requests})
         with ReadAhead(int(self.workers)) as ahead:
             for _ in ahead.map(self._read_job, jobs, lambda read: 1):
                 pass
 
     def _read_job(self, job: Job) -> list[ReadRequest]:
-        keys = tuple(key for key, _ in job)
-        if keys not in self.kept:
-            self.kept[keys] = super()._read_job(job)
-        return self.kept[keys]
+        documents = tuple(request.args[3] for _, request in job)
+        if documents not in self.kept:
+            self.kept[documents] = super()._read_job(job)
+        return [replace(read, key=key) for read, (key, _) in zip(self.kept[documents], job, strict=True)]
 
 
 @dataclass
