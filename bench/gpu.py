@@ -250,7 +250,7 @@ class Measurement:
         )
         with Image.open(io.BytesIO(self.pages[0])) as opened:
             rgb = opened.convert("RGB")
-        picture = llava.read(rgb)
+        picture = llava.pictures.read(rgb)
         pixels = picture.pixels.to(self.checkpoint.model.dtype)
         there, layouts = pixels.to(self.device), Layouts((picture.layout,), self.device)
         encoding = self.family.encode(there, hired)
@@ -258,7 +258,7 @@ class Measurement:
         parts: dict[str, Callable[[], object]] = {
             "open and convert": lambda: Image.open(io.BytesIO(self.pages[0])).convert("RGB"),
             "digest": lambda: digest(rgb),
-            "resize and normalise": lambda: llava.read(rgb),
+            "resize and normalise": lambda: llava.pictures.read(rgb),
             "to the device": lambda: pixels.to(self.device),
             "vision tower, Full": lambda: self.family.encode(there, full),
             "vision tower, HiRED": lambda: self.family.encode(there, hired),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -14,9 +16,12 @@ from bench.end_to_end import Workload
 from bench.stock import fresh, llava_hf_around
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
-from hired_eval.lmms.model import HiredLlava, Job, ReadRequest
+from hired_eval.lmms.answerer import Answerer
+from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.requests import Job, ReadRequest, RequestReader
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.pictures import Pictures
 from hired_eval.models.reading import ReadAhead
 from hired_eval.runs.efficiency.machine import timed
 
@@ -44,23 +49,18 @@ class Rate:
         return self.questions / self.seconds
 
 
-class ReadBefore(HiredLlava):
-    """`hired_llava` on pictures that were opened, resized and normalised before."""
+class ReadBefore(RequestReader):
+    """Gives pictures that were read before, resized and normalised; others are read and kept."""
 
-    kept: Kept
+    def __init__(self, task_dict: Mapping[str, Any], pictures: Pictures, kept: Kept) -> None:
+        super().__init__(task_dict, pictures)
+        self.kept = kept
 
-    def read_all(self, work: Workload) -> None:
-        """Read all pictures, as many at a time as there are workers."""
-        self.task_dict = work.documents
-        jobs = self._jobs({(r.args[4], r.args[3], r.idx, 0): r for r in work.requests})
-        with ReadAhead(int(self.workers)) as ahead:
-            for _ in ahead.map(self._read_job, jobs, lambda read: 1):
-                pass
-
-    def _read_job(self, job: Job) -> list[ReadRequest]:
+    def read(self, job: Job) -> list[ReadRequest]:
+        """Requests with their pictures."""
         documents = tuple(request.args[3] for _, request in job)
         if documents not in self.kept:
-            self.kept[documents] = super()._read_job(job)
+            self.kept[documents] = super().read(job)
         return [replace(read, key=key) for read, (key, _) in zip(self.kept[documents], job, strict=True)]
 
 
@@ -92,30 +92,36 @@ class Pipeline:
 
     def whole(self, dropper: TokenDropper, work: Workload) -> Rate:
         """`hired_llava` as users have it, from encoded pictures to answers."""
-        return self._rate(self._model(HiredLlava, dropper), work)
+        return self._rate(self._model(dropper), work)
 
     def read(self, work: Workload) -> Rate:
-        """The CPU side alone; pictures are kept for `prepared`."""
+        """The CPU side alone, by all workers; pictures are kept for `prepared`."""
         self.kept.clear()
-        model = self._model(ReadBefore, None)
-        seconds = timed(lambda: model.read_all(work), torch.device("cpu"))
-        return Rate(len(work.requests), seconds, None)
+        reader = ReadBefore(work.documents, self.llava(None).pictures, self.kept)
+        jobs = reader.group({(r.args[4], r.args[3], r.idx, 0): r for r in work.requests})
+
+        def read_all() -> None:
+            with ReadAhead(self.workers) as ahead:
+                for _ in ahead.map(reader.read, jobs, lambda read: 1):
+                    pass
+
+        return Rate(len(work.requests), timed(read_all, torch.device("cpu")), None)
 
     def prepared(self, dropper: TokenDropper, work: Workload) -> Rate:
         """The GPU side alone, on pictures that `read` kept."""
-        return self._rate(self._model(ReadBefore, dropper), work)
+        model = self._model(dropper)
+        model.make_reader = lambda tasks, pictures: ReadBefore(tasks, pictures, self.kept)
+        return self._rate(model, work)
 
-    def llava(self, dropper: TokenDropper | None, **options: str) -> DroppingLlava:
+    def llava(self, dropper: TokenDropper | None, **options: Any) -> DroppingLlava:
         """The checkpoint with a method; None: full execution."""
-        return DroppingLlava(self.checkpoint, dropper or build("full"), self.prompt, **options)  # type: ignore[arg-type]
+        return DroppingLlava(self.checkpoint, dropper or build("full"), self.prompt, **options)
 
-    def _model(self, kind: type[HiredLlava], dropper: TokenDropper | None) -> HiredLlava:
-        model = kind.around(self.llava(dropper), batch_size=self.batch_size, workers=self.workers)
-        if isinstance(model, ReadBefore):
-            model.kept = self.kept
-        return model
+    def _model(self, dropper: TokenDropper) -> HiredLlava:
+        answerer = Answerer(self.llava(dropper), batch_size=self.batch_size)
+        return HiredLlava.around(answerer, workers=self.workers)
 
-    def _rate(self, model: HiredLlava, work: Workload) -> Rate:
+    def _rate(self, model: Any, work: Workload) -> Rate:
         model.task_dict = work.documents
         requests = fresh(work.requests)
         answers: list[str] = []
