@@ -55,6 +55,7 @@ def name(*overrides: str) -> str:
         (["method=even_split"], ["method=fastervlm"]),
         (["method=spatial"], ["method=spatial_sampling", "method.mode=pooling"]),
         (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
+        (["method=full"], ["method=full", "decoding=static"]),
         (["method=full"], ["method=full", "rerun=true"]),
         (["method=random"], ["method=random", "method.seed=0"]),
         (["method=hired"], ["method=hired", "++method.label=Ours"]),

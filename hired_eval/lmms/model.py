@@ -28,6 +28,7 @@ from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import whole_pictures
+from hired_eval.models.pictures import Pictures
 from hired_eval.models.reading import ReadAhead, count_workers
 from hired_eval.models.visual_tokens import Encoder
 from hired_eval.processes import Processes
@@ -82,6 +83,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             prompt.template,
             share_prefix=asked.share_prefix,
             pictures_per_pass=asked.pictures_per_pass,
+            decoding=asked.decoding,
         )
         # lmms-eval has seeded torch with its --seed
         seed = torch.initial_seed()
@@ -117,6 +119,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         super().__init__()
         self.own, self.answerers, self.workers = own, [own, *companions], workers
         self.numbers: Sequence[int] | None = None
+        self.make_reader: Callable[[dict[str, Any], Pictures], RequestReader] = RequestReader
         if companions:
             self._share_encoder()
 
@@ -203,7 +206,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             disable=self.rank != 0,
         )
         workers = count_workers(self.workers, self.llava.model.device)
-        reader = RequestReader(self.task_dict, self.llava.pictures) if groups else None
+        reader = self.make_reader(self.task_dict, self.llava.pictures) if groups else None
         with bar, whole_pictures(), ReadAhead(workers) as ahead:
             for members in groups.values():
                 assert reader is not None

@@ -34,6 +34,7 @@ class LlavaOptions:
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
         pictures_per_pass: pictures that go through the vision tower together, see `Pictures`.
+        decoding: see `DroppingLlava`.
     """
 
     pretrained: Path
@@ -54,6 +55,7 @@ class LlavaOptions:
     share_prefix: bool = True
     workers: Natural | Literal["auto"] = "auto"
     pictures_per_pass: Count | Literal["auto"] = "auto"
+    decoding: Literal["eager", "static"] = "eager"
 
 
 def unquote(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from loguru import logger
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from hired_eval.models.pictures import Pictures
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import PromptWriter
 from hired_eval.models.reading import ReadQuestion
+from hired_eval.models.static_cache import StaticCaches, round_up
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 
 
@@ -130,6 +132,8 @@ class DroppingLlava:
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
         pictures_per_pass: see `Pictures`.
+        decoding: 'eager', or 'static': with a KV cache of fixed size, for which transformers compiles
+            decoding on a GPU; eagerly all the same where the language model or the method does not allow it.
 
     Raises:
         UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
@@ -144,6 +148,7 @@ class DroppingLlava:
         *,
         share_prefix: bool = True,
         pictures_per_pass: int | Literal["auto"] = "auto",
+        decoding: Literal["eager", "static"] = "eager",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -165,6 +170,15 @@ class DroppingLlava:
         blind = not dropper.inside and dropper.vision.question_tower is None
         self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
+        self._static = None
+        if decoding == "static" and can_share_prefixes(config) and not dropper.inside:
+            self._static = StaticCaches(checkpoint.model)
+        elif decoding == "static":
+            reason = "drops tokens inside it" if dropper.inside else "has layers that attend to a part alone"
+            logger.warning(
+                f"decoding=static needs one length of all layers of the language model, which {reason}; "
+                "decoding eagerly"
+            )
         self.prefixes = PrefixCaches(self.family)
 
     @torch.inference_mode()
@@ -209,13 +223,17 @@ class DroppingLlava:
         """Free the memory of remembered images and KV caches."""
         self.pictures.release()
         self.prefixes.clear()
+        if self._static is not None:
+            self._static.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def count_rows_that_fit(self, tokens: int) -> int:
         """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
-        free = 4 * free_bytes(self.model.device) // 5
-        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
+        free = free_bytes(self.model.device)
+        if self._static is not None:
+            free, tokens = free + self._static.nbytes, round_up(tokens)
+        return 4 * free // 5 // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:
@@ -325,6 +343,8 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
+        if self._static is not None and not alone:
+            self._static.put_into(inputs, settings["max_new_tokens"])
         with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]

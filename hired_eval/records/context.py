@@ -27,7 +27,7 @@ ELSEWHERE = {
 PROTOCOL = {"protocol": "paper"}
 """The setting that a block's label names wherever it is another."""
 NO_REASON = {
-    "batch_size", "share_prefix", "reading", "device", "on_error", "runs_dir", "rerun", "profile",
+    "batch_size", "share_prefix", "decoding", "reading", "device", "on_error", "runs_dir", "rerun", "profile",
     "efficiency",
 }  # fmt: skip
 # Of a model: where it lies is told by the content of its checkpoint, alpha is an option of the method.

@@ -36,6 +36,7 @@ NOT_PART_OF_THE_RUN = (
     "profile",
     "on_error",
     "share_prefix",
+    "decoding",
     "reading",
     "device",
 )

@@ -165,6 +165,7 @@ class RunConfig:
     order_seed: Seed
     batch_size: Count | Literal["auto"]
     share_prefix: bool
+    decoding: Literal["eager", "static"]
     reading: ReadingOptions
     device: str
     seed: Seed
