@@ -78,13 +78,13 @@ LAUNCHER ?= basic
 OVERRIDES ?=
 RUNS ?= results/runs
 REPORTS ?= results/reports
-# PRECISION=2: as many questions as a difference to Full needs to be known to 2 points; see docs/precision.md
+# PRECISION=2: stop where a difference to Full is known to 2 points, or to be within 2 or not; see docs/precision.md
 PRECISION ?=
 
 EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS) field)
 .PHONY: reproduce-all precision bench efficiency $(REPRODUCE)
-RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(if $(PRECISION),precision=$(PRECISION)) $(OVERRIDES)
+RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(if $(PRECISION),precision=$(PRECISION) decide=equivalent:$(PRECISION)) $(OVERRIDES)
 # A run that fails is named in the report; the report is written all the same, and make fails at its end.
 # Status 130 is Ctrl-C, which ends everything
 REPORT = failed=$$?; [ $$failed -ne 130 ] || exit 130; $(BIN)/python -m hired_eval report --runs-dir $(RUNS) --out $(REPORTS) $(1) && exit $$failed

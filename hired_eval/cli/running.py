@@ -75,7 +75,11 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
     if any(read_goal(job.config) for job in jobs):
         from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
 
-        _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+        try:
+            _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+        except UserError as error:
+            # the run that it is about says so again, and does not keep the others from being done
+            _say(f"no forecast: {error}")
     models, names, pace = Models(), name_jobs(jobs), Pace()
     configs = [_read_or_none(job) for job in jobs]
     problems: list[str] = []
