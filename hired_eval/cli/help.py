@@ -28,10 +28,11 @@ Evaluate visual-token dropping in LLaVA models.
   hired-eval report table3                                      the report of the runs so far
   hired-eval rank budget=0.1 group=reading                      which method is best at 10 % on reading tasks
   hired-eval report table3 --against hired                      differences to HiRED instead of full execution
-  hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
+  hired-eval show PICTURE method=hired budget=0.2               what is kept of your own picture
   hired-eval plan -m +experiment=table3 precision=1             how many questions and GPU hours it will take
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
+  hired-eval lmms-tasks FOLDER                                  the mini benchmarks for lmms-eval's command
 
 What is not named has the default shown after "=".
 """
@@ -46,6 +47,7 @@ COMMANDS = {
     "plan": "hired_eval.cli.plan",
     "compare": "hired_eval.cli.compare",
     "regress": "hired_eval.regression.command",
+    "lmms-tasks": "hired_eval.lmms.mini_tasks",
 }
 """What the first word may say -> the module whose `main` does it."""
 NO_GROUPS = ("hydra", "regression", "report")

@@ -336,19 +336,26 @@ def difference(
     return found.scaled(scorer.scale)
 
 
-def mean_share(benchmarks: Sequence[tuple[Scorer, Sequence[tuple[pd.DataFrame, pd.DataFrame]]]]) -> Estimate:
+def mean_share(
+    benchmarks: Sequence[tuple[Scorer, Sequence[tuple[pd.DataFrame, pd.DataFrame]]]],
+) -> Estimate | None:
     """The score of a run in percent of another's, mean over benchmarks, on the documents that both answered.
 
     Args:
-        benchmarks: of each benchmark its scorer, and the samples as for `difference`; the runs share
-            documents, and the other run's score on them is above 0.
+        benchmarks: of each benchmark its scorer, and the samples as for `difference`.
+
+    Returns:
+        None where the runs share no document of a benchmark, or a score of the other run is 0.
     """
     units = []
     for scorer, pairs in benchmarks:
         frames = _on_common_documents([samples for pair in pairs for samples in pair])
+        if frames[0].empty:
+            return None
         found = [scorer.units(samples) for samples in frames]
         units.append(list(zip(found[::2], found[1::2], strict=True)))
-    return statistics.mean_share(units).scaled(PERCENT)
+    share = statistics.mean_share(units)
+    return share and share.scaled(PERCENT)
 
 
 def _ends(

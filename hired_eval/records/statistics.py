@@ -170,31 +170,36 @@ def spread_of_seeds(seeds: Sequence[float]) -> float:
     return float(np.std(seeds, ddof=1) / k**0.5 * quantile)
 
 
-def mean_share(benchmarks: Sequence[Sequence[tuple[Units, Units]]], seed: int = 0) -> Estimate:
+def mean_share(benchmarks: Sequence[Sequence[tuple[Units, Units]]], seed: int = 0) -> Estimate | None:
     """What share of another run's score a run has, mean over benchmarks, with its 95 % interval.
 
     A percentile bootstrap that draws the same images for both runs, and each benchmark by itself.
 
     Args:
         benchmarks: of each benchmark the units of the two runs, for each seed; the same units in the same
-            order, one at least, and the other run's score above 0.
+            order, one at least.
         seed: of the bootstrap.
+
+    Returns:
+        With the clusters of the benchmark that has fewest; None where one of the other scores is 0.
     """
     rng = np.random.default_rng(seed)
-    shares, draws, sizes = [], [], []
+    shares, draws, clusters = [], [], []
     for pairs in benchmarks:
         (ours, _), (theirs, _) = (_mean(runs) for runs in zip(*pairs, strict=True))
+        if not all(reference.total for _, reference in pairs):
+            return None
         (own, counts), (other, _) = (_by_cluster_and_stratum(units) for units in (ours, theirs))
-        drawn_own, drawn_other, drawn = np.hsplit(_drawn(np.hstack([own, other]), counts, rng), 3)
+        drawn_own, drawn_other, drawn = np.hsplit(_drawn(np.hstack([own, other, counts]), counts > 0, rng), 3)
         of_seeds = [one.total / reference.total for one, reference in pairs]
         with np.errstate(divide="ignore", invalid="ignore"):
             draws.append(_total(drawn_own, drawn) / _total(drawn_other, drawn) + _off(of_seeds, rng))
         shares.append(ours.total / theirs.total)
-        sizes.append((len(ours.values), len(own)))
-    low, high = (float(x) for x in np.nanpercentile(np.mean(draws, axis=0), [2.5, 97.5]))
-    shown = (low, high) if min(clusters for _, clusters in sizes) >= FEWEST else (None, None)
-    n, clusters = (sum(size) for size in zip(*sizes, strict=True))
-    return Estimate(float(np.mean(shares)), low, high, n, clusters, *shown)
+        clusters.append(len(own))
+    low, high = (float(x) for x in np.percentile(np.mean(draws, axis=0), [2.5, 97.5]))
+    shown = (low, high) if min(clusters) >= FEWEST and np.isfinite([low, high]).all() else (None, None)
+    n = sum(len(pairs[0][0].values) for pairs in benchmarks)
+    return Estimate(float(np.mean(shares)), low, high, n, min(clusters), *shown)
 
 
 def adjust_for_many(p: Sequence[float]) -> list[float]:
@@ -247,15 +252,20 @@ def _draws(
 
     Where there are several seeds, a draw is also off by what a mean over so few seeds may be off.
     """
-    return _total(*np.hsplit(_drawn(sums, counts, rng), 2)) + _off(seeds, rng)
+    found = _total(*np.hsplit(_drawn(np.hstack([sums, counts]), counts > 0, rng), 2))
+    return found + _off(seeds, rng)
 
 
-def _drawn(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(RESAMPLES, columns) sums of the columns over clusters drawn with replacement, counts last."""
-    columns = np.hstack([sums, counts])
+def _drawn(columns: np.ndarray, lies_in: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES, k) sums of the columns (clusters, k) over clusters drawn with replacement.
+
+    Args:
+        columns: what is summed.
+        lies_in: (clusters, strata) bool; a cluster is drawn among those that lie in the same strata.
+        rng: draws.
+    """
     drawn = np.zeros((RESAMPLES, columns.shape[1]))
-    # a cluster with units in several strata is drawn among those that lie in the same ones
-    patterns, pattern = np.unique(counts > 0, axis=0, return_inverse=True)
+    patterns, pattern = np.unique(lies_in, axis=0, return_inverse=True)
     for i in range(len(patterns)):
         kinds, number = _kinds(columns[pattern.reshape(-1) == i])
         start = 0

@@ -174,11 +174,11 @@ class Store:
         scorer = scorer_of_run(pairs[0][0])
         return difference(frames, scorer if part is None else scorer.of_part(), part=part)
 
-    def mean_share(self, benchmarks: Sequence[Sequence[tuple[Record, Record]]]) -> Estimate:
-        """The score of runs in percent of that of others, mean over benchmarks.
+    def mean_share(self, benchmarks: Sequence[Sequence[tuple[Record, Record]]]) -> Estimate | None:
+        """The score of runs in percent of that of others, mean over benchmarks; see `scores.mean_share`.
 
         Args:
-            benchmarks: of each benchmark pairs as for `difference`; the other runs' scores are above 0.
+            benchmarks: of each benchmark pairs as for `difference`.
 
         Raises:
             UserError: see `samples`.

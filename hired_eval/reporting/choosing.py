@@ -7,12 +7,16 @@ from dataclasses import replace
 from math import isqrt
 
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
 from hired_eval.records.context import Block, blocks_of, left_out
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store, best
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.rows import FULL, Row, rows_of, without_budget
 from hired_eval.reporting.spec import TableSpec
+
+IN_TOKENS = ("tokens", "tokens_per_partition")
+"""Options that are a budget, not as a share."""
 
 
 def of_models(spec: TableSpec, store: Store, records: Iterable[Record]) -> list[Record]:
@@ -32,7 +36,16 @@ def rows_for(spec: TableSpec, records: Iterable[Record], configs: Configs) -> tu
     if not spec.open("rows"):
         return listed, listed
     named = {r.run for row in listed for r in row.of(records)}
-    return [*listed, *rows_of(r for r in records if r.run not in named)], listed
+    more = rows_of(r for r in records if r.run not in named)
+    return [*listed, *(replace(row, published=_published_key(spec, row)) for row in more)], listed
+
+
+def _published_key(spec: TableSpec, row: Row) -> dict[str, str]:
+    """What finds the published numbers of a row that a table does not list; {} for nothing."""
+    tokens = spec.published and spec.published.tokens.get(row.options.get("tokens", row.budget or 0))
+    names = [name for name, config in method_configs().items() if config.class_name == row.target]
+    named = [name for name in names if method_configs()[name].label in row.label.split(" / ")[0]] or names
+    return {"method": named[0], "tokens": str(tokens)} if tokens and named else {}
 
 
 def reference(spec: TableSpec, configs: Configs) -> tuple[str, Callable[[Row], Row]]:
@@ -45,7 +58,12 @@ def reference(spec: TableSpec, configs: Configs) -> tuple[str, Callable[[Row], R
     fixed = configs.row(spec.against)
     if spec.against.budget is not None or fixed.budget is None:
         return fixed.label, lambda row: fixed
-    return f"{without_budget(fixed)} at the same budget", lambda row: replace(fixed, budget=row.budget)
+
+    def at_budget_of(row: Row) -> Row:
+        tokens = {name: row.options[name] for name in IN_TOKENS if name in row.options}
+        return replace(fixed, budget=row.budget, options={**fixed.options, **tokens})
+
+    return f"{without_budget(fixed)} at the same budget", at_budget_of
 
 
 def block_order(spec: TableSpec, block: Block) -> tuple[int, str, str, str]:

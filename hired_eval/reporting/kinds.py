@@ -9,6 +9,7 @@ from hired_eval.errors import UserError
 from hired_eval.records.context import Block, blocks_of, versions_note
 from hired_eval.records.record import Record, Speed, Spread
 from hired_eval.records.store import Store, why_apart
+from hired_eval.reporting.cells import share_cell, speed_cell
 from hired_eval.reporting.choosing import (
     block_order,
     newest,
@@ -54,6 +55,12 @@ MARKS = {
     "+": "Mark +: dummy weights, a number without meaning as accuracy.",
     "#": "Mark #: a share of the questions in %: OCRBench's points need all of its questions.",
 }
+SHOW_NOTES = {
+    "share": "Mean of Full: score over full execution's in %, mean over the columns of scores [95 % "
+    "interval, bootstrap over the images of each benchmark].",
+    "speed": "Of one picture, as measure=efficiency has it: milliseconds in which tokens are chosen (median) "
+    "and arithmetic of encoding, prompt and answer.",
+}
 BUNDLED_NOTE = (
     "The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's, "
     "which are left out; the differences between methods are what to look at."
@@ -75,7 +82,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     rows, listed = rows_for(spec, records, configs)
     against, reference_of = reference(spec, configs)
     columns = [c if c.label else replace(c, label=_column_label(c, configs)) for c in spec.columns]
-    labels = {c.name: configs.benchmark_label(c.name) for c in columns}
+    labels = {c.name: configs.benchmark_label(c.name) for c in columns if c.show in ("score", "flips")}
     labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
     if spec.open("columns"):
         # a table of design choices has the columns that a design choice was run on
@@ -84,6 +91,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         more = {b: configs.benchmark_label(b) for b in ran if b not in labels}
         columns += [ColumnSpec(name=b, label=label) for b, label in more.items()]
         labels |= more
+    scored = [c.name for c in columns if c.show == "score"]
+    timed = store.measuring("efficiency") if any(c.show == "speed" for c in columns) else []
     found = {r.run: r for row in rows for r in row.of(records) if r.benchmark.name in labels}
     shown = list(found.values())
     if not shown:
@@ -107,6 +116,13 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
             cells = []
             for c in columns:
                 b = c.name
+                if c.show == "share":
+                    full = {b: repetitions(on_benchmark(FULL.of(block.records), b)) for b in scored}
+                    cells.append(share_cell(store, chosen, full, scored))
+                    continue
+                if c.show == "speed":
+                    cells.append(speed_cell(c, row.of(timed), used))
+                    continue
                 apart += [why for r in chosen[b] for f in theirs[b][:1] if (why := why_apart(r, f))]
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
                 reason = (
@@ -124,10 +140,12 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 f"Without a difference, since {in_words(against)} was not run with {block.settings}: "
                 f"{', '.join(without)}."
             )
-    body = with_best(adjusted(body))
+    body = with_best(adjusted(body), [c.show != "speed" for c in columns])
     cells = [cell for row in body for cell in row.cells]
     models = sorted({r.model for r in shown})
-    notes = score_notes(cells, against) + [flips_note(against)] * any(c.show == "flips" for c in columns)
+    notes = score_notes(cells, against)
+    notes += [flips_note(against)] * any(c.show == "flips" for c in columns)
+    notes += [note for show, note in SHOW_NOTES.items() if any(c.show == show for c in columns)]
     if any(cell.published for cell in cells):
         stand_for = spec.stand_for
         notes += _source(spec, ", ".join(f"{m} is its {stand_for[m]}" for m in models if m in stand_for))

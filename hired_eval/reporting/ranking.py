@@ -82,9 +82,11 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             for label, (_, runs) in found.items()
         }
         shares = {
-            label: store.mean_share([paired(runs[b], full[b]) for b in benchmarks])
+            label: share
             for label, (_, runs) in found.items()
-            if benchmarks and not lacking[label] and all(store.score(full[b]).value > 0 for b in benchmarks)
+            if benchmarks
+            and not lacking[label]
+            and (share := store.mean_share([paired(runs[b], full[b]) for b in benchmarks]))
         }
         ranks = ranks_of(shares)
         for label in sorted(shares, key=lambda label: -shares[label].value):
@@ -117,7 +119,7 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
         )
     if free := [row.label for row in rows_of(records) if row.budget is None and row.target != FULL.target]:
         notes.append(f"Not ranked, since they have no budget: {', '.join(free)}.")
-    body = adjusted(with_best(body))
+    body = adjusted(with_best(body, [True] * len(body[0].cells)))
     notes = [*NOTES, SCORE_NOTE, BEST_NOTE, *notes, *store.superseded_lines("accuracy"), *versions_note(used)]
     if any(cell.difference for row in body for cell in row.cells):
         notes.insert(3, difference_note(against))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from hired_eval.records.context import context_of
 from hired_eval.records.flips import KINDS
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
@@ -311,12 +312,17 @@ def adjusted(rows: Sequence[TableRow]) -> list[TableRow]:
     ]
 
 
-def with_best(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Rows with the best number of each column marked, block by block, where two runs or more compete."""
+def with_best(rows: Sequence[TableRow], higher: Sequence[bool]) -> list[TableRow]:
+    """Rows with the best number of each column marked, block by block, where two runs or more compete.
+
+    Args:
+        rows: of a table.
+        higher: of each column whether a higher number is better; none of the others is marked.
+    """
     found: dict[tuple[str, int], dict[str | None, float]] = {}
     for row in rows:
         for i, c in enumerate(row.cells):
-            if row.competes and c.value is not None:
+            if row.competes and c.value is not None and higher[i]:
                 found.setdefault((row.block, i), {})[c.run] = c.value
     best = {where: max(values.values()) for where, values in found.items() if len(values) > 1}
 
@@ -357,7 +363,8 @@ def provenance(records: Iterable[Record]) -> list[str]:
     answered = [r for r in records if not r.measure.startswith("efficiency")]
     data = f" Data: {listed(r.data for r in answered)}. Samples: {listed(map(_samples, answered))}."
     return [
-        f"Model: {listed(r.model for r in records)}.{data if answered else ''}",
+        f"Model: {listed(r.model for r in records)}. Protocol: "
+        f"{listed(context_of(r)['protocol'] for r in records)}.{data if answered else ''}",
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "

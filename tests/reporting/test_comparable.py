@@ -281,7 +281,7 @@ def test_a_curve_of_many_methods_names_a_few_and_gives_no_colour_twice(runs: Pat
     colours = [c.lines[0].get_color() for c in axis.containers]
     assert len(set(colours)) == 4
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()][-1] == "others"
-    assert any(note.startswith("In grey: ") and "my.Five" in note for note in drawn.notes)
+    assert any(note.startswith("In grey: ") and "Five" in note for note in drawn.notes)
 
 
 def test_the_gallery_has_ones_own_benchmark_and_keeps_settings_apart(runs: Path) -> None:
