@@ -22,9 +22,11 @@ from hired_eval import Full, HiRED, PartitionLayout
 from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
+from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.tasks import load_task
+from hired_eval.mini.benchmarks import Content
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
@@ -246,7 +248,7 @@ class Placed(Full):
 
 
 def cannot_be_found(place: Place) -> None:
-    method_class("tests.provocations.Missing")
+    method_class("tests.nowhere.Missing")
 
 
 def loaded(**options: Any) -> Callable[[Place], Any]:
@@ -368,7 +370,7 @@ def out_of_memory(place: Place, where: str) -> None:
 
 
 def several_rounds(place: Place) -> None:
-    HiredLlava.around(place.llava(), batch_size=1).generate_until_multi_round([])
+    HiredLlava.around(Answerer(place.llava())).generate_until_multi_round([])
 
 
 def no_picture(place: Place) -> None:
@@ -444,7 +446,8 @@ def shown_truncated(place: Place) -> None:
 
 
 def drift(place: Place) -> None:
-    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), "0"][1])
+    nothing = Content("0", "0", np.zeros((0, 8, 8), np.uint8))
+    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), nothing][1])
     hired_eval.mini.write_data_files("pope", place.tmp)
 
 

@@ -55,7 +55,8 @@ def name(*overrides: str) -> str:
         (["method=even_split"], ["method=fastervlm"]),
         (["method=spatial"], ["method=spatial_sampling", "method.mode=pooling"]),
         (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
-        (["method=full"], ["method=full", "encoding_cache=somewhere", "encoding_cache_gib=3", "rerun=true"]),
+        (["method=full"], ["method=full", "decoding=static"]),
+        (["method=full"], ["method=full", "rerun=true"]),
         (["method=random"], ["method=random", "method.seed=0"]),
         (["method=hired"], ["method=hired", "++method.label=Ours"]),
         (["data=auto"], ["data=bundled"]),
@@ -126,11 +127,13 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
         *tiny_run, f"runs_dir={tmp_path}", "limit=1", "method.budget=0.7", "budget=0.4"
     ).record
     options = {
-        "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
+        "newline": "none", "positions": "compact", "budget": 0.4, "tokens": None,
+        "tokens_per_partition": None,
+        "spend_leftover": False, "final_layer": None, "alpha": 0.5,
         "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0, "signal": "cls",
     }  # fmt: skip
     assert record.method == Method("hired_eval.dropping.HiRED", options)
-    assert record.method_defaults == options | {"budget": 0.2}
+    assert record.method_defaults == options | {"budget": None}
     assert record.method_version == HiRED.VERSION
     assert record.identity.settings["method"]["budget"] == 0.4
     assert record.identity.settings["limit"] == 2, "both questions about the picture that was drawn"
@@ -242,7 +245,7 @@ def test_a_checkpoint_replaced_while_a_sweep_runs_is_loaded_again(
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) -> None:
-    """Neither methods, seeds, numeric types nor the cache leave anything behind for the next run."""
+    """Neither methods, seeds, nor numeric types leave anything behind for the next run."""
     asked = [
         ["method=prumerge_plus"],
         ["method=random", "seed=4", "model.dtype=bfloat16"],
@@ -250,7 +253,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) 
     ]
     models = Models()
     for options in asked:
-        sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep", f"encoding_cache={tmp_path}/cache"]
+        sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep"]
         together = run_quietly(*sweep, models=models)
         alone = run_quietly(*tiny_run, *options, f"runs_dir={tmp_path}/alone")
         assert together.folder.name == alone.folder.name

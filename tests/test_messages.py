@@ -73,7 +73,8 @@ ELSEWHERE = {
     ],
     # in tests/models/test_question.py
     "dropping/types.py": [
-        "this dropping method reads the question, and nothing here says what it is; set text_tower=null",
+        "this dropping method reads the question, and nothing here says what it is; set text_tower=null, or "
+        "give your method a question_tower",
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",
@@ -214,7 +215,7 @@ ELSEWHERE = {
         "… and … both act at layer …; give them different layers",
         "… acts at layer …, and the language model has …; choose one from 1 to …",
         "… has … ratios for … layers; give one for each",
-        "… cannot keep to … visual tokens, the mean over layers that budget=… allows: the layers in front "
+        "… cannot keep to … visual tokens, the mean over layers that … allows: the layers in front "
         "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
         "a stage that uses the signal … must name it in `reads`",
     ],

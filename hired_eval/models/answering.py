@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
@@ -20,33 +18,16 @@ from hired_eval.dropping.layer_stage import acting, counts_by_layer, mean_allowe
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
-from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
-from hired_eval.models.family import Picture
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
-from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.inside import inside
-from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
+from hired_eval.models.memory import count_row_bytes, free_bytes
+from hired_eval.models.pictures import Pictures
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
-from hired_eval.models.prompt import (
-    check_template,
-    continue_prompt,
-    count_marked_places,
-    find_special_tokens,
-    render,
-    tokenize,
-)
-from hired_eval.models.question import QuestionTower
-from hired_eval.models.reading import ReadPicture, ReadQuestion
-from hired_eval.models.visual_tokens import (
-    PICTURES_A_PASS,
-    TokenCounts,
-    VisualTokens,
-    drop_tokens,
-    make_visual_tokens,
-)
-
-IMAGES_REMEMBERED = 16
+from hired_eval.models.prompt import PromptWriter
+from hired_eval.models.reading import ReadQuestion
+from hired_eval.models.static_cache import StaticCaches, round_up
+from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 
 
 @dataclass(frozen=True)
@@ -57,43 +38,41 @@ class Question:
     images: tuple[Image.Image, ...] = ()
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model says.
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the language model is shown of a question's images.
 
     Attributes:
-        text: the generated text.
         counts: visual tokens of each image.
         images: digest of each image.
         by_layer: visual tokens that each layer of the language model sees, where some leave inside it.
         allowed: their mean that a budget allows; None for a method without one.
     """
 
-    text: str
     counts: tuple[TokenCounts, ...]
     images: tuple[str, ...]
     by_layer: tuple[int, ...] = ()
     allowed: float | None = None
 
 
-@dataclass(frozen=True)
-class Likelihood:
+@dataclass(frozen=True, kw_only=True)
+class Answer(Shown):
+    """The generated text."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Shown):
     """How likely a continuation is.
 
     Attributes:
         loss: mean negative log-likelihood per token of the continuation, in nats.
         greedy: whether greedy decoding would produce the continuation.
-        counts: visual tokens of each image.
-        images: digest of each image.
-        by_layer, allowed: as of an answer.
     """
 
     loss: float
     greedy: bool
-    counts: tuple[TokenCounts, ...]
-    images: tuple[str, ...]
-    by_layer: tuple[int, ...] = ()
-    allowed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +115,12 @@ class Prepared:
         """Visual tokens of each image, counted."""
         return tuple(image.counts for image in self.images)
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The fields of `Shown`."""
+        of_images = {"counts": self.counts, "images": self.digests}
+        return of_images | {"by_layer": self.by_layer, "allowed": self.allowed}
+
 
 class DroppingLlava:
     """A LLaVA checkpoint that answers questions with a dropping method.
@@ -146,10 +131,9 @@ class DroppingLlava:
         prompt: template with `{images}` and `{question}`.
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
-        encodings: where vision encodings are kept for other runs.
-        pictures_per_pass: pictures that `encode` gives the vision tower together; 'auto': 16 on a GPU, 1 on
-            the CPU, whose sums differ with it in the last digits. With `encodings`, and where a text tower
-            reads the question, always 1.
+        pictures_per_pass: see `Pictures`.
+        decoding: 'eager', or 'static': with a KV cache of fixed size, for which transformers compiles
+            decoding on a GPU; eagerly all the same where the language model or the method does not allow it.
 
     Raises:
         UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
@@ -163,139 +147,39 @@ class DroppingLlava:
         prompt: str,
         *,
         share_prefix: bool = True,
-        encodings: EncodingStore | None = None,
         pictures_per_pass: int | Literal["auto"] = "auto",
+        decoding: Literal["eager", "static"] = "eager",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
-        self.square = checkpoint.square
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
-        self.prompt = check_template(prompt)
         self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
-        self._placeholder = self.family.placeholder(self.processor)
-        self.cache = None
-        if encodings is not None:
-            self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
-        usual = 1 if self.family.tower.device.type == "cpu" else PICTURES_A_PASS
-        self.pictures_per_pass: int = usual if pictures_per_pass == "auto" else pictures_per_pass
-        reader = dropper.vision.question_tower
-        self._question_tower = None if reader is None else QuestionTower(reader, self.family)
-        if self.cache or self._question_tower:
-            self.pictures_per_pass = 1
+        self._prompts = PromptWriter(
+            self.tokenizer,
+            prompt,
+            self.processor.image_token,
+            self.family.config.image_token_id,
+            self.family.placeholder(self.processor),
+        )
+        self.pictures = Pictures(checkpoint, self.family, dropper.vision, pictures_per_pass)
         config = checkpoint.model.config
         self._depth = int(config.get_text_config(decoder=True).num_hidden_layers)
         acting(dropper.inside, self._depth)
         # what stays inside the language model depends on the question, as does what a text tower chooses
-        blind = not dropper.inside and reader is None
+        blind = not dropper.inside and dropper.vision.question_tower is None
         self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
-        special = find_special_tokens(self.tokenizer, self.processor.image_token)
-        of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
-        self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
-        self._control_tokens: dict[int, list[int]] = {}
-        self._told_of_marks = False
-        self._prefixes = PrefixCaches(self.family)
-        self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
-        self._images_remembered = IMAGES_REMEMBERED
-
-    def read(self, image: Image.Image, among: int = 1) -> Picture:
-        """An RGB image as the vision tower gets it, where its prompt has that many images."""
-        return self.family.read(self._framed(image), self.processor.image_processor, among)
-
-    def _framed(self, image: Image.Image) -> Image.Image:
-        """An RGB image as it is, or on a square where all are."""
-        if self.square is None:
-            return image
-        mean: Sequence[float] = self.processor.image_processor.image_mean
-        return pad_to_square(image, self.square, [round(255 * value) for value in mean])
-
-    def read_question(
-        self, question: Question, known: MutableMapping[str, ReadPicture] | None = None
-    ) -> ReadQuestion:
-        """Read a question's images. The model computes nothing here, so that threads may do it ahead.
-
-        Args:
-            question: with its images.
-            known: pictures read before by their keys, which are not read again; new ones are added.
-
-        Raises:
-            UserError: an image cannot be used.
-        """
-        known = {} if known is None else known
-        among = len(question.images)
-        pictures = []
-        for image in question.images:
-            rgb = self._framed(as_rgb(image))
-            name = digest(rgb)
-            key = name if among == 1 else f"{name}-of-several"
-            if key not in known:
-                known[key] = self._read_picture(rgb, name, key, among)
-            pictures.append(known[key])
-        return ReadQuestion(question.text, tuple(pictures))
-
-    def _read_picture(self, image: Image.Image, name: str, key: str, among: int) -> ReadPicture:
-        """A picture with its partitions; without them where its tokens are, or may be, known already."""
-        layout = self.family.layout((image.height, image.width), among)
-        if self.cache or key in self._remembered:
-            pixels = 3 * image.width * image.height
-            return ReadPicture(name, key, layout, partial(self.read, image, among), pixels)
-        picture = self.read(image, among)
-        picture = replace(picture, pixels=picture.pixels.to(self.family.tower.dtype))
-        return ReadPicture(name, key, layout, lambda: picture, picture.pixels.nbytes)
-
-    @torch.inference_mode()
-    def encode(self, questions: Sequence[ReadQuestion]) -> None:
-        """Encode questions' pictures ahead of `prepare`, up to `pictures_per_pass` in one pass.
-
-        They are remembered until the next call at least. A pass that fails is left to `prepare`, which
-        encodes one picture at a time and says whose picture cannot be used. Where memory ran out, passes are
-        half as large from then on.
-        """
-        wanted = {picture.key: picture for question in questions for picture in question.pictures}
-        self._images_remembered = max(IMAGES_REMEMBERED, len(wanted))
-        unknown = [picture for key, picture in wanted.items() if key not in self._remembered]
-        while unknown and self.pictures_per_pass > 1:
-            part = unknown[: self.pictures_per_pass]
-            try:
-                pictures = [replace(picture.read(), layout=picture.layout) for picture in part]
-                tokens = make_visual_tokens(self.family, pictures, self.dropper.vision, per_pass=len(part))
-            except UserError:
-                tokens = []
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.pictures_per_pass = max(1, len(part) // 2)
-                logger.warning(
-                    f"memory ran out with {len(part)} pictures in a pass of the vision tower; going on with "
-                    f"{self.pictures_per_pass}"
-                )
-                continue
-            for picture, kept in zip(part, tokens, strict=False):
-                self._remember(picture.key, kept)
-            unknown = unknown[len(part) :]
-
-    def _visual_tokens(self, picture: ReadPicture, question: str) -> VisualTokens:
-        """Visual tokens of a picture; the last few are remembered, as questions about one come together."""
-        key = picture.key if self._question_tower is None else f"{picture.key} {question}"
-        if key in self._remembered:
-            self._remembered.move_to_end(key)
-            return self._remembered[key]
-        stage = self.dropper.vision
-        if self.cache is None:
-            encoding = self.family.encode(picture.read().pixels, stage)
-        else:
-            encoding = self.cache.encode(picture.key, picture.read, stage)
-        if self._question_tower is not None:
-            encoding = self._question_tower.compare(encoding, question)
-        (tokens,) = drop_tokens(self.family, encoding, [picture.layout], stage)
-        self._remember(key, tokens)
-        return tokens
-
-    def _remember(self, key: str, tokens: VisualTokens) -> None:
-        self._remembered[key] = tokens
-        if len(self._remembered) > self._images_remembered:
-            self._remembered.popitem(last=False)
+        self._static = None
+        if decoding == "static" and can_share_prefixes(config) and not dropper.inside:
+            self._static = StaticCaches(checkpoint.model)
+        elif decoding == "static":
+            reason = "drops tokens inside it" if dropper.inside else "has layers that attend to a part alone"
+            logger.warning(
+                f"decoding=static needs one length of all layers of the language model, which {reason}; "
+                "decoding eagerly"
+            )
+        self.prefixes = PrefixCaches(self.family)
 
     @torch.inference_mode()
     def prepare(self, question: Question | ReadQuestion, continuation: str = "") -> Prepared:
@@ -309,22 +193,11 @@ class DroppingLlava:
             UserError: an image cannot be used, the method refuses it, the continuation has no tokens, or
                 the prompt is longer than the model's context.
         """
-        read = self.read_question(question) if isinstance(question, Question) else question
-        images = tuple(self._visual_tokens(picture, read.text) for picture in read.pictures)
-        image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
-        ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
-        self._check_text(read.text, len(images), ids)
-        if ids.count(image_token_id) != len(images):
-            raise UserError(
-                f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(images)} images; "
-                f"its image token must be {image_token!r} with id {image_token_id}"
-            )
-        scored = 0
-        if continuation:
-            scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
-            if scored == 0:
-                raise UserError(f"the continuation {continuation!r} has no tokens to score")
+        if isinstance(question, Question):
+            question = self.pictures.read_question(question.text, question.images)
+        images = tuple(self.pictures.visual_tokens(p, question.text) for p in question.pictures)
+        image_token_id = self._prompts.image_token_id
+        ids, scored = self._prompts.write(question.text, len(images), continuation)
         kept = iter([image.counts.kept for image in images])
         expanded: list[int] = []
         for token in ids:
@@ -335,51 +208,32 @@ class DroppingLlava:
             # the last token of the shared part must not be the one whose logits are wanted
             shared = len(expanded) - behind_images if behind_images > scored else 0
         context = getattr(self.family.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(expanded) > context:
+        placed = self.family.find_positions(ids, images)
+        length = len(expanded) if placed is None else max(len(expanded), int(placed.max()) + 1)
+        if context is not None and length > context:
             raise UserError(
-                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
+                f"the prompt has {length} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        placed = self.family.find_positions(ids, images)
-        digests = tuple(picture.digest for picture in read.pictures)
+        digests = tuple(picture.digest for picture in question.pictures)
         prepared = Prepared(expanded, scored, images, digests, shared, placed)
         return self._planned(prepared) if self.dropper.inside else prepared
 
-    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
-        """Say where a question's marks for images are text, and refuse control tokens from a question.
-
-        Raises:
-            UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
-        """
-        image_token = self.processor.image_token
-        marks = count_marked_places(question, image_token)
-        if images and marks not in (0, images) and not self._told_of_marks:
-            self._told_of_marks = True
-            logger.warning(
-                f"a question marks {marks} places for its {images} images: the marks are read as text and "
-                "the images are put in front, here and wherever the numbers differ"
-            )
-        if images not in self._control_tokens:
-            plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
-            self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
-        if self._controls(ids) != self._control_tokens[images]:
-            raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
-
-    def _controls(self, ids: list[int]) -> list[int]:
-        """The control tokens among ids, in their order; placeholders are counted elsewhere."""
-        return [i for i in ids if i in self._control_ids]
-
     def release(self) -> None:
         """Free the memory of remembered images and KV caches."""
-        self._remembered.clear()
-        self._prefixes.clear()
+        self.pictures.release()
+        self.prefixes.clear()
+        if self._static is not None:
+            self._static.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def count_rows_that_fit(self, tokens: int) -> int:
         """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
-        free = 4 * free_bytes(self.model.device) // 5
-        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
+        free = free_bytes(self.model.device)
+        if self._static is not None:
+            free, tokens = free + self._static.nbytes, round_up(tokens)
+        return 4 * free // 5 // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:
@@ -395,11 +249,11 @@ class DroppingLlava:
         """
         device = self.model.get_input_embeddings().weight.device
         prefixes = [p.prefix for p in prepared]
-        if not (share and all(p.shared for p in prepared) and self._prefixes.fit(prefixes)):
+        if not (share and all(p.shared for p in prepared) and self.prefixes.fit(prefixes)):
             ids, mask = pad_left([p.input_ids for p in prepared], self._pad)
             images = self.family.inputs([image.embeddings for p in prepared for image in p.images])
             return self._with_positions({"input_ids": ids, "attention_mask": mask}, prepared, device) | images
-        cache, ids, mask = self._prefixes.batch(prefixes, self._pad)
+        cache, ids, mask = self.prefixes.batch(prefixes, self._pad)
         own_ids, own_mask = pad_left([p.input_ids[p.shared :] for p in prepared], self._pad)
         inputs = {
             "input_ids": torch.cat([ids, own_ids], dim=1),
@@ -425,8 +279,9 @@ class DroppingLlava:
         given = sum(count.kept for count in prepared.counts)
         limits = [count.allowed for count in prepared.counts]
         limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
-        by_layer = counts_by_layer(stages, given, self._depth, total)
-        allowed = mean_allowed(stages, limit, self._depth, total)
+        shown = len(prepared.images)
+        by_layer = counts_by_layer(stages, given, self._depth, total, shown)
+        allowed = mean_allowed(stages, limit, self._depth, total, shown)
         if allowed is not None and fmean(by_layer) > allowed:
             raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
         return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
@@ -445,7 +300,7 @@ class DroppingLlava:
         last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
             places = input_ids == self.family.config.image_token_id
-            stages.expect(places, last, [p.total for p in batch])
+            stages.expect(places, last, [p.total for p in batch], [len(p.images) for p in batch])
             yield
 
     @torch.inference_mode()
@@ -488,14 +343,13 @@ class DroppingLlava:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
+        if self._static is not None and not alone:
+            self._static.put_into(inputs, settings["max_new_tokens"])
         with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [
-            Answer(_cut(text, asked.until), p.counts, p.digests, p.by_layer, p.allowed)
-            for text, p in zip(texts, batch, strict=True)
-        ]
+        return [Answer(text=_cut(text, asked.until), **p.shown) for text, p in zip(texts, batch, strict=True)]
 
     @torch.inference_mode()
     def likelihood(self, batch: Sequence[Prepared]) -> list[Likelihood]:
@@ -521,7 +375,7 @@ class DroppingLlava:
             target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
             loss = -log_probabilities.gather(1, target[:, None]).mean().item()
             greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss, greedy, p.counts, p.digests, p.by_layer, p.allowed))
+            results.append(Likelihood(loss=loss, greedy=greedy, **p.shown))
         return results
 
 
@@ -530,11 +384,3 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0]
     return text
-
-
-def _common_prefix(first: list[int], second: list[int]) -> int:
-    """How many leading ids two sequences share."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return i
-    return min(len(first), len(second))

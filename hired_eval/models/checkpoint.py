@@ -72,6 +72,7 @@ def load_checkpoint(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     square: int | None = None,
+    fixed_grid: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint for evaluation.
 
@@ -89,6 +90,7 @@ def load_checkpoint(
             architecture with random weights: for efficiency only, never for scores.
         seed: of dummy weights.
         min_pixels, max_pixels, square: see `set_resolution`.
+        fixed_grid: every picture on one grid, whatever its shape; see `Family.fix_grid`.
 
     Raises:
         UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
@@ -119,7 +121,15 @@ def load_checkpoint(
         else dummy_processor(published)
     )
     processor.tokenizer.padding_side = "left"
-    set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
+    if not fixed_grid:
+        set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
+    else:
+        if {min_pixels, max_pixels, square} != {None}:
+            raise UserError(
+                "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and "
+                "square out"
+            )
+        square = family.fix_grid(config, processor.image_processor)
     if weights == "dummy":
         model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:

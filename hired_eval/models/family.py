@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -119,6 +119,21 @@ class Family(ABC):
             layout: of a picture.
         """
         return {}
+
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """Put every picture on one grid, where all have as many visual tokens, those over padding too.
+
+        Of a family whose pictures are one square partition that is so anyway.
+
+        Args:
+            config: of the model, changed in place.
+            image_processor: stock, changed in place.
+
+        Returns:
+            Pixels on a side of the square that every picture is put on first; None for none.
+        """
+        return None
 
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The layer whose output feeds the projector, counted from 0.
@@ -243,37 +258,65 @@ class Family(ABC):
         Raises:
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
-        rows, received = self.layers_read(stage) | also, self.received_read(stage)
-        self._refuse_what_is_not_there(stage, rows | received)
-        last = len(self.layers) - 1
-        key_layer = last if stage.key_layer == "last" else self.feature_layer
-        needs_keys = "keys" in stage.reads
+        return self.look(pixels, [stage], also=also)(stage)
+
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
+        """Partitions through the vision tower once, for the stages of several methods.
+
+        Args:
+            pixels, also: as of `encode`.
+            stages: say what is recorded.
+
+        Returns:
+            What gives each of the stages its encoding, in tensors of its own: just what it asks for.
+
+        Raises:
+            UserError: a stage asks for a layer or a signal that the vision tower lacks.
+        """
+        for stage in stages:
+            self.refuse_what_is_not_there(stage, also)
+        rows = also.union(*map(self.layers_read, stages))
+        received = frozenset[int]().union(*map(self.received_read, stages))
+        kept = {self._key_layer(stage) for stage in stages if "keys" in stage.reads}
         recorded = {
-            i: Projections(
-                self.heads, row=i in rows, keep=needs_keys and i == key_layer, received=i in received
-            )
-            for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
+            i: Projections(self.heads, row=i in rows, keep=i in kept, received=i in received)
+            for i in sorted(rows | received | kept)
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
         parts = [*self.layers] if self.after_layers is None else [*self.layers, self.after_layers]
         features = run_tower(lambda: self.run(pixels), parts, self.feature_layer, recorded, self.watch)
         features = features.reshape(len(pixels), -1, features.shape[-1])
         # a device map may put the tower's layers on several devices
-        here = features.device
-        source = recorded[key_layer] if needs_keys else None
-        first = int(self.class_token)
-        return VisionEncoding(
-            # contiguous, as an encoding from the cache is: a method may ask for a view
-            features=self.group(features[:, first:]).flatten(2).contiguous(),
-            cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
-            keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-            cls_query=source.query.to(here) if source else None,
-            feature_layer=self.feature_layer,
-            received_attention={
-                i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
-                for i in sorted(received)
-            },
-        )
+        here, first = features.device, int(self.class_token)
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            source = recorded[self._key_layer(stage)] if "keys" in stage.reads else None
+            shown, got = self.layers_read(stage) | also, self.received_read(stage)
+            return VisionEncoding(
+                # contiguous: a method may ask for a view
+                features=self._own(self.group(features[:, first:]).flatten(2), stages),
+                cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(shown)},
+                keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
+                cls_query=self._own(source.query.to(here), stages) if source else None,
+                feature_layer=self.feature_layer,
+                received_attention={
+                    i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
+                    for i in sorted(got)
+                },
+            )
+
+        return show
+
+    def _key_layer(self, stage: VisionStage) -> int:
+        """The layer whose keys a stage reads."""
+        return len(self.layers) - 1 if stage.key_layer == "last" else self.feature_layer
+
+    @staticmethod
+    def _own(values: Tensor, stages: Sequence[VisionStage]) -> Tensor:
+        """Values in order in memory; a copy where several stages get them, and one may write into them."""
+        return values.clone(memory_format=torch.contiguous_format) if len(stages) > 1 else values.contiguous()
 
     def _of_tokens(self, attention: Tensor) -> Tensor:
         """Attention of tokens (P, ..., N): the sum of what each of a token's patches gets."""
@@ -285,9 +328,17 @@ class Family(ABC):
         patches = self.group(keys[:, first:])
         return torch.cat([keys[:, :first], patches.mean(dim=2)], dim=1)
 
-    def _refuse_what_is_not_there(self, stage: VisionStage, layers: frozenset[int]) -> None:
+    def refuse_what_is_not_there(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
+        """Refuse a stage that asks for what the vision tower lacks.
+
+        Args:
+            stage, also: as of `encode`.
+
+        Raises:
+            UserError: naming the layer or the signal.
+        """
         last = len(self.layers) - 1
-        for layer in layers:
+        for layer in self.layers_read(stage) | self.received_read(stage) | also:
             if not 0 <= layer <= last:
                 raise UserError(
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
@@ -332,11 +383,45 @@ class Family(ABC):
 
     def places(self, image: VisualTokens) -> Tensor:
         """(kept,) which of the stock model's placeholders of an image its kept tokens stand for."""
+        if image.positions == "original":
+            return self.find_places(image)
         # a method may keep more tokens than the stock model has, whose padding is removed
         return torch.arange(image.counts.kept).clamp(max=image.counts.full - 1)
 
+    def find_places(self, image: VisualTokens) -> Tensor:
+        """(kept,) where kept tokens and newline tokens are among those that the stock model gives."""
+        packed, layout = image.packed, image.layout
+        return _with_newlines(packed, layout, layout.places(packed.partition, packed.index))
+
+    def columns(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> tuple[list[int], Tensor]:
+        """The prompt with all placeholders of the stock model, and which of its columns are left.
+
+        Args:
+            input_ids: of the prompt, one placeholder an image.
+            images: of the prompt.
+
+        Returns:
+            Ids of the whole prompt, and (n,) columns, kept tokens in place of placeholders.
+        """
+        token, device = self.config.image_token_id, self.tower.device
+        whole: list[int] = []
+        left: list[Tensor] = []
+        following = iter(images)
+        for given in input_ids:
+            if given == token:
+                image = next(following)
+                left.append(len(whole) + self.places(image).to(device))
+                whole += [token] * image.counts.full
+            else:
+                left.append(torch.tensor([len(whole)], device=device))
+                whole.append(given)
+        return whole, torch.cat(left)
+
     def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:
         """Positions of a prompt with kept tokens, where they are not those of a count; None where they are.
+
+        Kept tokens with original positions have those of the stock model, and text behind them goes on from
+        there.
 
         Args:
             input_ids: of the prompt, one placeholder an image.
@@ -345,7 +430,9 @@ class Family(ABC):
         Returns:
             (planes, n), kept tokens in place of placeholders.
         """
-        return None
+        if all(image.positions == "compact" for image in images):
+            return None
+        return self.columns(input_ids, images)[1][None]
 
     def find_given_positions(
         self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
@@ -371,6 +458,21 @@ class Family(ABC):
         if not embeddings:
             return {}
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(embeddings))}}
+
+
+def _with_newlines(packed: PackedTokens, layout: PartitionLayout, places: Tensor) -> Tensor:
+    """Places (n + m,) of tokens, of which (n,) are given, and of the newline tokens behind them."""
+    behind = packed.newlines_after.to(places.device)
+    if not bool(behind.any()):
+        return places
+    first, width = layout.tokens_per_partition, layout.unpadded()[3] - layout.unpadded()[2]
+    width = layout.shrunk[1] if layout.shrunk else width
+    row_ends = places - (places - first) % (width + 1) + width
+    ends = torch.where(places < first, first, row_ends)
+    source = torch.arange(len(places), device=places.device).repeat_interleave(1 + behind)
+    nth = torch.arange(len(source), device=places.device)
+    nth = nth - torch.searchsorted(source, source)
+    return torch.where(nth == 0, places[source], ends[source] + nth - 1)
 
 
 def needs_cls(stage: VisionStage) -> bool:

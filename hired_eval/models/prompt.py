@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from loguru import logger
 from transformers import PreTrainedTokenizerBase
 
 from hired_eval.errors import UserError
@@ -90,6 +91,97 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     written = bool(bos) and prompt.lstrip().startswith(str(bos))
     ids: list[int] = tokenizer(prompt, add_special_tokens=not written)["input_ids"]
     return ids
+
+
+class PromptWriter:
+    """Questions as the ids of prompts, in which text from a data set stays text.
+
+    Args:
+        tokenizer: of the model.
+        template: text with `{images}` and `{question}`.
+        image_token: what the tokens of an image are in the prompt.
+        image_token_id: its id.
+        placeholder: what stands for one image.
+
+    Raises:
+        UserError: the template lacks a place.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        image_token: str,
+        image_token_id: int,
+        placeholder: str,
+    ) -> None:
+        self.tokenizer, self.template = tokenizer, check_template(template)
+        self.image_token, self.image_token_id, self.placeholder = image_token, image_token_id, placeholder
+        special = tokenizer.convert_tokens_to_ids(sorted(find_special_tokens(tokenizer, image_token)))
+        self._control_ids = {*special} - {tokenizer.unk_token_id, image_token_id}
+        self._control_tokens: dict[int, list[int]] = {}
+        self._told_of_marks = False
+
+    def write(self, question: str, images: int, continuation: str = "") -> tuple[list[int], int]:
+        """The ids of a prompt, one placeholder an image, and how many at its end are the continuation's.
+
+        Args:
+            question: as the benchmark states it.
+            images: their number.
+            continuation: text behind the prompt.
+
+        Raises:
+            UserError: the tokenizer makes control tokens of text, other placeholders than there are images,
+                or no tokens of the continuation.
+        """
+        text = self._render(question, images)
+        ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, self.image_token))
+        self._check_text(question, images, ids)
+        if ids.count(self.image_token_id) != images:
+            raise UserError(
+                f"the tokenizer makes {ids.count(self.image_token_id)} placeholders of {images} images; "
+                f"its image token must be {self.image_token!r} with id {self.image_token_id}"
+            )
+        scored = 0
+        if continuation:
+            scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
+            if scored == 0:
+                raise UserError(f"the continuation {continuation!r} has no tokens to score")
+        return ids, scored
+
+    def _render(self, question: str, images: int) -> str:
+        return render(self.template, question, images, self.tokenizer, self.image_token, self.placeholder)
+
+    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
+        """Say where a question's marks for images are text, and refuse control tokens from a question.
+
+        Raises:
+            UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
+        """
+        marks = count_marked_places(question, self.image_token)
+        if images and marks not in (0, images) and not self._told_of_marks:
+            self._told_of_marks = True
+            logger.warning(
+                f"a question marks {marks} places for its {images} images: the marks are read as text and "
+                "the images are put in front, here and wherever the numbers differ"
+            )
+        if images not in self._control_tokens:
+            plain = tokenize(self.tokenizer, self._render("a", images))
+            self._control_tokens[images] = self._controls(plain)
+        if self._controls(ids) != self._control_tokens[images]:
+            raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        """The control tokens among ids, in their order; placeholders are counted elsewhere."""
+        return [i for i in ids if i in self._control_ids]
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    """How many leading ids two sequences share."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))
 
 
 @dataclass(frozen=True)

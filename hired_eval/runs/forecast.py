@@ -99,7 +99,7 @@ def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
 
 
 def _of_run(config: RunConfig, store: Store, family: Family | None) -> Forecast:
-    dropper = build_dropper(config.method, config.budget)
+    dropper = build_dropper(config.method, config.of_method)
     method, benchmark = effective_method(dropper), config.task.name
     alike = [r for r in store.accuracy() if r.benchmark.name == benchmark and r.data == _data_of(config)]
     of_model = [r for r in alike if r.model == config.model.name]
@@ -204,6 +204,8 @@ def _tokens(
     whole = counted.mean if counted else float(family.layout(FULL_SIZE).stock_tokens)
     if own is not None and own.tokens.kept:
         return own.tokens.kept.mean, whole
+    if config.tokens is not None:
+        return min(float(config.tokens), whole), whole
     share = config.budget if config.budget is not None else config.method.options.get("budget")
     return whole * float(share or 1), whole
 

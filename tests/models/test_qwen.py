@@ -4,8 +4,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint, set_resolution
-from hired_eval.models.encoding_cache import EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.images import pad_to_square
 from tests import tiny
@@ -117,10 +115,13 @@ def test_full_is_stock_in_bfloat16(qwen: tuple[Any, Any], stock: tuple[Any, Any]
 
 
 @pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("decoding", ["eager", "static"])
 def test_answers_of_the_evaluation_are_stock(
-    qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool
+    qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool, decoding: Literal["eager", "static"]
 ) -> None:
-    answering = DroppingLlava(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share)
+    answering = DroppingLlava(
+        Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share, decoding=decoding
+    )
     answers = answering.answer(prepare(answering, PROMPTS), {"max_new_tokens": 5})
     expected = qwen[1].batch_decode(stock[1], skip_special_tokens=True)
     assert [answer.text for answer in answers] == expected
@@ -133,14 +134,6 @@ def test_layouts_are_those_of_the_image_processor(qwen: tuple[Any, Any]) -> None
         read = family.read(tiny.picture(width, height), processor.image_processor).layout
         assert family.layout((height, width)) == read
         assert read.total_tokens == read.stock_tokens == read.tile[0] * read.tile[1]
-
-
-def test_answers_from_the_cache_are_the_same(qwen: tuple[Any, Any], tmp_path: Path) -> None:
-    dropper, answers = build("random", budget=0.3), []
-    for store in (None, EncodingStore(tmp_path, 2**24), EncodingStore(tmp_path, 2**24)):
-        answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE, encodings=store)
-        answers.append(answering.answer(prepare(answering, PROMPTS[:3]), {"max_new_tokens": 5}))
-    assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.parametrize(("method", "options"), WITHOUT_CLS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 NARROWEST = 200
 """How many times a picture's longer side may be its shorter one, for the stock image processor."""
+
+
+FIXED_SIDE = 1008
+"""Pixels on a side of the one grid that papers compare methods on."""
 
 
 class QwenVL(Family):
@@ -70,6 +74,15 @@ class QwenVL(Family):
     def merge(self) -> int:
         """Patches on a side of a token."""
         return int(self.tower.spatial_merge_size)
+
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """1008 x 1008 pixels: 36 x 36 tokens of 28 pixels; of 32 pixels 32 x 32, as stock rounds."""
+        token = image_processor.merge_size * image_processor.patch_size
+        side: int = round(FIXED_SIDE / token) * token
+        pixels = {"shortest_edge": side**2, "longest_edge": side**2}
+        image_processor.size = dict(image_processor.size) | pixels
+        return side
 
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The last layer.
@@ -198,23 +211,13 @@ class QwenVL(Family):
 
     def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor:
         """(3, n) the stock model's positions of the whole prompt, those of kept tokens taken."""
-        device, token = self.tower.device, self.config.image_token_id
-        whole: list[int] = []
-        columns: list[Tensor] = []
-        following = iter(images)
-        for given in input_ids:
-            if given == token:
-                image = next(following)
-                columns.append(len(whole) + self.places(image).to(device))
-                whole += [token] * image.counts.full
-            else:
-                columns.append(torch.tensor([len(whole)], device=device))
-                whole.append(given)
+        whole, columns = self.columns(input_ids, images)
         ids = torch.tensor([whole])
         sizes = [image.layout.tile for image in images]
         grid = torch.tensor([[1, rows * self.merge, cols * self.merge] for rows, cols in sizes])
-        positions, _ = self.model.model.get_rope_index(ids, (ids == token).int(), grid)
-        taken: Tensor = positions[:, 0].to(device)[:, torch.cat(columns)]
+        shown = (ids == self.config.image_token_id).int()
+        positions, _ = self.model.model.get_rope_index(ids, shown, grid)
+        taken: Tensor = positions[:, 0].to(columns.device)[:, columns]
         return taken
 
     def find_given_positions(
@@ -275,15 +278,20 @@ class Qwen25VL(QwenVL):
             )
         return super().watch(layer, projections)
 
-    def encode(
-        self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
-    ) -> VisionEncoding:
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
         """As in both models; in the tower tokens are in the order of its windows, here in raster order."""
-        found = super().encode(pixels, stage, also=also)
         in_windows, _ = self._windows(*pixels.shape[1:3])
-        order = in_windows.argsort().to(found.features.device)
-        received = {layer: values[:, order] for layer, values in found.received_attention.items()}
-        return replace(found, features=found.features[:, order], received_attention=received)
+        look = super().look(pixels, stages, also=also)
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            found = look(stage)
+            order = in_windows.argsort().to(found.features.device)
+            received = {layer: values[:, order] for layer, values in found.received_attention.items()}
+            return replace(found, features=found.features[:, order], received_attention=received)
+
+        return show
 
     def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
         """Gated feed-forward parts, and windows in most layers."""
@@ -316,9 +324,9 @@ class Qwen3VL(QwenVL):
     stock: ClassVar = Qwen3VLForConditionalGeneration
     tower_class: ClassVar = Qwen3VLVisionModel
 
-    def encode(
-        self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
-    ) -> VisionEncoding:
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
         """As in both models, with what the language model adds to each token, (S, N, k * D)."""
         added: list[Tensor] = []
         handles = [
@@ -326,12 +334,17 @@ class Qwen3VL(QwenVL):
             for merger in self.tower.deepstack_merger_list
         ]
         try:
-            found = super().encode(pixels, stage, also=also)
+            look = super().look(pixels, stages, also=also)
         finally:
             for handle in handles:
                 handle.remove()
-        by_token = torch.cat([part.to(found.features.device) for part in added], dim=-1)
-        return replace(found, added=by_token.view(*found.features.shape[:2], -1))
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            found = look(stage)
+            by_token = torch.cat([part.to(found.features.device) for part in added], dim=-1)
+            return replace(found, added=by_token.view(*found.features.shape[:2], -1))
+
+        return show
 
     def embed(
         self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
