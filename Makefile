@@ -53,7 +53,8 @@ TELLING := test_golden.py test_identity.py mini dropping models/test_fixed_answe
 test-lowest: $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable . 'hypothesis>=6.155' 'pytest>=9'
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest $(addprefix tests/,$(TELLING))
+	@# torch draws the random weights of the tiny LLaVA-OneVision by version
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest -k 'not (are_known and onevision)' $(addprefix tests/,$(TELLING))
 	$(LOWEST) -m hired_eval regress --benchmarks docvqa,pope --samples 20 --out build/lowest/reports
 
 check: $(READY)

@@ -208,7 +208,7 @@ def wrong_placeholders(place: Place) -> None:
 
 def no_tokens(place: Place) -> None:
     llava = place.llava()
-    llava.tokenizer = Silent()
+    llava._prompts.tokenizer = Silent()
     llava.prepare(Question("what"), " yes")
 
 
