@@ -28,6 +28,10 @@ from hired_eval.models.configs import prompt_named
 from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import read_set
 from hired_eval.regression.command import make_parser as regression_options
+from hired_eval.reporting.configs import PACKAGED
+from hired_eval.reporting.rank import make_parser as rank_options
+from hired_eval.reporting.rank import read_ranking
+from hired_eval.reporting.spec import read_row
 from hired_eval.reporting.write import reports
 from hired_eval.runs.options import read_config
 from hired_eval.typed import types_of
@@ -164,7 +168,14 @@ def test_commands_exist(page: str, command: str) -> None:
         checked_run(given[1:])
     elif "hired_eval.reporting" in words or words[:2] == ["hired-eval", "report"]:
         # the examples of docs/extending.md are run below
+        if "--against" in words:
+            PACKAGED.row(read_row(words.pop()))
+            words.pop()
         assert words[-1] in reports() or "--config-dir" in words
+    elif words[:2] == ["hired-eval", "rank"]:
+        wanted = rank_options().parse_args(words[2:])
+        PACKAGED.group([column.name for column in read_ranking(wanted.option).columns])
+        PACKAGED.row(read_row(wanted.against or "hired"))
     elif words[:2] == ["hired-eval", "lmms-tasks"]:
         assert len(words) == 3
     elif words[0] == "hired-eval" and words[1] == "regress":

@@ -10,6 +10,22 @@ import pandas as pd
 from hired_eval.records.store import Store
 from hired_eval.reporting.rows import label_of, seed_of
 
+_WORDS = [
+    "run",
+    "label",
+    "model",
+    "weights",
+    "data",
+    "benchmark",
+    "options",
+    "question",
+    "prediction",
+    "target",
+]
+_NUMBERS = ["budget", "seed", "doc_id", "score", "kept", "allowed", "full"]
+_EMPTY = pd.DataFrame(columns=_WORDS, dtype=object).join(pd.DataFrame(columns=_NUMBERS, dtype=float))
+"""No results, with the columns that there would be."""
+
 
 def frame(runs_dir: Path | str = "results/runs") -> pd.DataFrame:
     """The samples of all complete runs with a score, and in front of them what was run.
@@ -41,4 +57,4 @@ def frame(runs_dir: Path | str = "results/runs") -> pd.DataFrame:
             "options": json.dumps(record.method.options),
         }
         frames.append(pd.DataFrame(about, index=samples.index).join(samples))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else _EMPTY.copy()

@@ -22,21 +22,18 @@ from hired_eval.reporting.choosing import (
     why_empty,
 )
 from hired_eval.reporting.configs import PACKAGED, Configs
+from hired_eval.reporting.notes import mark_notes, score_notes
 from hired_eval.reporting.published import published, value
 from hired_eval.reporting.ranking import ranking
 from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, target_of
 from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
 from hired_eval.reporting.tables import (
-    BEST_NOTE,
     DASH,
-    SCORE_NOTE,
-    SEQUENCE_NOTE,
     Cell,
     Table,
     TableRow,
     accuracy_cell,
     adjusted,
-    difference_note,
     flips_cell,
     flips_note,
     in_words,
@@ -50,11 +47,6 @@ from hired_eval.reporting.tables import (
 PARTITIONS = ("full-image", "top left", "top right", "bottom left", "bottom right")
 TOP_SHARES = (0.1, 0.2)
 """Of the attention probe: of which most attended visual tokens it counts the partitions."""
-MARKS = {
-    "*": "Mark *: on a part of the benchmark; the published number is for all of it.",
-    "+": "Mark +: dummy weights, a number without meaning as accuracy.",
-    "#": "Mark #: a share of the questions in %: OCRBench's points need all of its questions.",
-}
 SHOW_NOTES = {
     "share": "Mean of Full: score over full execution's in %, mean over the columns of scores [95 % "
     "interval, bootstrap over the images of each benchmark].",
@@ -151,8 +143,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         notes += _source(spec, ", ".join(f"{m} is its {stand_for[m]}" for m in models if m in stand_for))
     if spec.stand_for and any(r.data == "bundled" for r in shown):
         notes.append(BUNDLED_NOTE)
-    marks = {mark for cell in cells for mark in cell.marks}
-    notes += [MARKS[mark] for mark in MARKS if mark in marks]
+    notes += mark_notes(cells)
     if any(block.settings for block in blocks):
         notes.append("A block that names settings differs in them from the block above it.")
     if uneven:
@@ -188,28 +179,6 @@ def _sizes(block: Block, rows: Sequence[Row], benchmark: str) -> str:
     if not any(r.drawing for r in runs) or min(sizes) == max(sizes):
         return ""
     return f"{min(sizes)} to {max(sizes)} documents"
-
-
-def score_notes(cells: Sequence[Cell], against: str) -> list[str]:
-    """How the numbers of a table of scores are to be read."""
-    notes = [SCORE_NOTE]
-    if any(cell.best for cell in cells):
-        notes.append(BEST_NOTE)
-    if any(cell.difference for cell in cells):
-        notes.append(difference_note(against))
-    if any(cell.answered is not None for cell in cells):
-        notes.append(SEQUENCE_NOTE)
-    if any(cell.n_text() and cell.answered is None for cell in cells):
-        notes.append(
-            "n: scored questions, for MME pairs of them, and how many pictures they are about; of a "
-            "difference, those that both runs answered."
-        )
-    if any(cell.seeds for cell in cells):
-        notes.append(
-            "Several seeds: their mean, with the lowest and the highest; the interval holds what a mean over "
-            "so few seeds may be off (Student's t)."
-        )
-    return notes
 
 
 def _source(spec: TableSpec, compared: str = "") -> list[str]:

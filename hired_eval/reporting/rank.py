@@ -17,8 +17,8 @@ from hired_eval.typed import Share, check_value, read
 NAMES = ("budget", "group")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a ranking of the runs in a folder, and print it."""
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="hired-eval rank", description=__doc__)
     parser.add_argument(
         "option",
@@ -27,15 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="budget=SHARE; group=reading, general, or benchmarks: docvqa,textvqa (default: all)",
     )
     add_options(parser)
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a ranking of the runs in a folder, and print it."""
+    chosen = make_parser().parse_args(arguments)
     try:
-        spec = _spec(chosen.option)
+        spec = read_ranking(chosen.option)
     except UserError as error:
         sys.exit(f"error: {error}")
     print_reports(chosen, [spec])
 
 
-def _spec(words: Sequence[str]) -> TableSpec:
+def read_ranking(words: Sequence[str]) -> TableSpec:
     """The ranking that is asked for.
 
     Raises:

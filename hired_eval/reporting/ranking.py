@@ -11,17 +11,15 @@ from hired_eval.records.statistics import Estimate
 from hired_eval.records.store import Store
 from hired_eval.reporting.choosing import block_order, nothing_yet, of_models, on_benchmark, reference
 from hired_eval.reporting.configs import Configs
+from hired_eval.reporting.notes import mark_notes, score_notes
 from hired_eval.reporting.rows import FULL, Row, rows_of
 from hired_eval.reporting.spec import TableSpec
 from hired_eval.reporting.tables import (
-    BEST_NOTE,
-    SCORE_NOTE,
     Cell,
     Table,
     TableRow,
     accuracy_cell,
     adjusted,
-    difference_note,
     paired,
     provenance,
     repetitions,
@@ -33,7 +31,7 @@ from hired_eval.reporting.tables import (
 RANK, SHARE = "rank", "mean share of Full, %"
 NOTES = (
     f"{SHARE}: the score in percent of full execution's on the same documents, mean over the benchmarks "
-    "[95 % interval, bootstrap over the images of each benchmark].",
+    "[95 % interval, bootstrap over the images of each benchmark that were answered].",
     "rank: 1 and how many methods are better, with intervals that do not overlap; methods of one rank tie.",
 )
 Runs = Mapping[str, Sequence[Record]]
@@ -120,8 +118,8 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
     if free := [row.label for row in rows_of(records) if row.budget is None and row.target != FULL.target]:
         notes.append(f"Not ranked, since they have no budget: {', '.join(free)}.")
     body = adjusted(with_best(body, [True] * len(body[0].cells)))
-    notes = [*NOTES, SCORE_NOTE, BEST_NOTE, *notes, *store.superseded_lines("accuracy"), *versions_note(used)]
-    if any(cell.difference for row in body for cell in row.cells):
-        notes.insert(3, difference_note(against))
+    cells = [cell for row in body for cell in row.cells]
+    notes = [*NOTES, *score_notes(cells, against), *mark_notes(cells), *notes]
+    notes += [*store.superseded_lines("accuracy"), *versions_note(used)]
     heads = [RANK, SHARE, *map(configs.benchmark_label, benchmarks)]
     return Table(spec.name, spec.title, heads, body, notes, provenance(used), against)

@@ -133,7 +133,9 @@ def test_all_results_are_one_frame(runs: Path) -> None:
     assert {"run", "seed", "model", "data", "options", "doc_id", "prediction", "kept", "full"} <= {
         *found.columns
     }
-    assert frame(runs / "none").empty
+    none = frame(runs / "none")
+    assert none.empty
+    assert {*none.columns} <= {*found.columns}
 
 
 @pytest.mark.parametrize(
