@@ -206,7 +206,7 @@ def wrong_placeholders(place: Place) -> None:
 
 def no_tokens(place: Place) -> None:
     llava = place.llava()
-    llava.tokenizer = Silent()
+    llava.prompts.tokenizer = Silent()
     llava.prepare(Question("what"), " yes")
 
 

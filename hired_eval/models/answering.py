@@ -155,7 +155,7 @@ class DroppingLlava:
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
         self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
-        self._prompts = PromptWriter(
+        self.prompts = PromptWriter(
             self.tokenizer,
             prompt,
             self.processor.image_token,
@@ -196,8 +196,8 @@ class DroppingLlava:
         if isinstance(question, Question):
             question = self.pictures.read_question(question.text, question.images)
         images = tuple(self.pictures.visual_tokens(p, question.text) for p in question.pictures)
-        image_token_id = self._prompts.image_token_id
-        ids, scored = self._prompts.write(question.text, len(images), continuation)
+        image_token_id = self.prompts.image_token_id
+        ids, scored = self.prompts.write(question.text, len(images), continuation)
         kept = iter([image.counts.kept for image in images])
         expanded: list[int] = []
         for token in ids:
