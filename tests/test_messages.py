@@ -185,7 +185,7 @@ ELSEWHERE = {
         "its question is not text but a …",
         "its task shows a …; this model sees only pictures",
     ],
-    "lmms/model.py": [
+    "lmms/requests.py": [
         "its task gives up: …",
     ],
     # in tests/models/test_decoding.py
@@ -260,9 +260,11 @@ ELSEWHERE = {
         "… holds more than tensors, and is not read: it could run code",
     ],
     # in tests/test_regression.py
+    "cli/composing.py": [
+        "…",
+    ],
     "regression/chosen.py": [
         "--samples must be from 1 to …, as many as the set has",
-        "…",
         "there is no set …; known: …, or a file NAME.yaml",
         "… is not valid YAML: …",
         "… is not a regression set: …; see configs/regression/mini.yaml",
