@@ -158,6 +158,7 @@ class CachedEncoder:
     def __init__(self, family: Family, image_processor: Any, store: EncodingStore) -> None:
         self.family, self.store = family, store
         self.use = CacheUse()
+        self._of_keys = {"keys": "keys"} | ({"query": "cls_query"} if family.class_token else {})
         self._source = fingerprint(family, image_processor)
 
     def encode(self, key: str, read: Callable[[], Picture], stage: VisionStage) -> VisionEncoding:
@@ -177,7 +178,7 @@ class CachedEncoder:
         wanted = {"features", *(f"attention.{layer}" for layer in layers)}
         wanted |= {f"received.{layer}" for layer in received}
         if "keys" in stage.reads:
-            wanted |= {f"keys.{stage.key_layer}", f"query.{stage.key_layer}"}
+            wanted |= {f"{name}.{stage.key_layer}" for name in self._of_keys}
         known = self.store.in_memory(key)
         if known is not None and wanted <= known.keys():
             self.use.memory += 1
@@ -205,13 +206,17 @@ class CachedEncoder:
         return VisionEncoding(
             features=on_device("features"),
             cls_attention={layer: on_device(f"attention.{layer}") for layer in layers},
-            keys=on_device(f"keys.{where}") if "keys" in stage.reads else None,
-            cls_query=on_device(f"query.{where}") if "keys" in stage.reads else None,
+            **{
+                field: on_device(f"{name}.{where}")
+                for name, field in self._of_keys.items()
+                if "keys" in stage.reads
+            },
             feature_layer=self.family.feature_layer,
             received_attention={
                 layer: on_device(f"received.{layer}") for layer in sorted(self.family.received_read(stage))
             },
             added=on_device("added") if "added" in tensors else None,
+            heads=self.family.heads,
         )
 
 
@@ -249,9 +254,8 @@ def _tensors(encoding: VisionEncoding, stage: VisionStage) -> Tensors:
     tensors |= {} if encoding.added is None else {"added": encoding.added}
     tensors |= {f"attention.{layer}": rows for layer, rows in encoding.cls_attention.items()}
     tensors |= {f"received.{layer}": values for layer, values in encoding.received_attention.items()}
-    if encoding.keys is not None and encoding.cls_query is not None:
-        tensors |= {f"keys.{stage.key_layer}": encoding.keys}
-        tensors |= {f"query.{stage.key_layer}": encoding.cls_query}
+    of_keys = {"keys": encoding.keys, "query": encoding.cls_query}
+    tensors |= {f"{name}.{stage.key_layer}": t for name, t in of_keys.items() if t is not None}
     # a copy, since some are views of larger tensors
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -244,7 +244,7 @@ class Family(ABC):
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
         rows, received = self.layers_read(stage) | also, self.received_read(stage)
-        self._refuse_what_is_not_there(stage, rows | received)
+        self.check(stage, also)
         last = len(self.layers) - 1
         key_layer = last if stage.key_layer == "last" else self.feature_layer
         needs_keys = "keys" in stage.reads
@@ -267,12 +267,13 @@ class Family(ABC):
             features=self.group(features[:, first:]).flatten(2).contiguous(),
             cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
             keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-            cls_query=source.query.to(here) if source else None,
+            cls_query=source.query.to(here) if source and self.class_token else None,
             feature_layer=self.feature_layer,
             received_attention={
                 i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
                 for i in sorted(received)
             },
+            heads=self.heads,
         )
 
     def _of_tokens(self, attention: Tensor) -> Tensor:
@@ -285,15 +286,24 @@ class Family(ABC):
         patches = self.group(keys[:, first:])
         return torch.cat([keys[:, :first], patches.mean(dim=2)], dim=1)
 
-    def _refuse_what_is_not_there(self, stage: VisionStage, layers: frozenset[int]) -> None:
+    def check(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
+        """Refuse a stage that the vision tower cannot serve.
+
+        Args:
+            stage: of a method.
+            also: further layers, as in `encode`.
+
+        Raises:
+            UserError: the stage asks for a layer or a signal that the vision tower lacks.
+        """
         last = len(self.layers) - 1
-        for layer in layers:
+        for layer in self.layers_read(stage) | self.received_read(stage) | also:
             if not 0 <= layer <= last:
                 raise UserError(
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        if not self.class_token and needs_cls(stage):
+        if not self.class_token and stage.needs_cls:
             without_cls: frozenset[Signal] = frozenset({"received_attention"})
             ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
             if hasattr(stage, "signal"):
@@ -371,8 +381,3 @@ class Family(ABC):
         if not embeddings:
             return {}
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(embeddings))}}
-
-
-def needs_cls(stage: VisionStage) -> bool:
-    """Whether a stage reads what takes a CLS token: CLS-attention, or the CLS query."""
-    return "keys" in stage.reads or (bool(stage.attention_layers(0)) and not stage.takes_either)
