@@ -418,6 +418,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "heads=sum",
     ),
     (
+        ["method=globalcom2", "method.scores=logit", "method.signal=received"],
+        "scores=logit reads logits of CLS-attention, and signal=received has none; take signal=cls or "
+        "scores=attention",
+    ),
+    (
         ["method.heads=single", "method.head=9"],
         "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
     ),

@@ -1,13 +1,16 @@
 """LLaVA-OneVision: full execution is the stock model, on every shape of picture, in mixed batches."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from hired_eval.dropping import PartitionLayout
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
 from hired_eval.models.answering import DroppingLlava, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
@@ -97,17 +100,20 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     assert answers[0] != answers[1], "newline tokens must matter"
 
 
-@pytest.mark.parametrize("method", ["hired", "topk_cls", "even_split"])
+RANKING = [name for name in method_configs() if isinstance(build(name), RankingByAttention)]
+
+
+@pytest.mark.parametrize("method", RANKING)
 def test_attention_received_serves_in_place_of_cls(llava_onevision: tuple[Any, Any], method: str) -> None:
     model, processor = llava_onevision
     kept = []
     for signal in ("received", "auto"):
-        dropper = build(method, budget=0.4, signal=signal)
+        dropper = replace(build(method), signal=signal)  # type: ignore[call-arg]
         answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
         for size in [(112, 112), (60, 200), (500, 500)]:
             prepared = answering.prepare(Question("b?", (tiny.picture(*size, seed=3),)))
             (image,) = prepared.images
-            assert 0 < image.counts.kept <= image.counts.allowed
+            assert 0 < image.counts.kept <= (image.counts.allowed or image.layout.total_tokens)
             kept.append((image.packed.partition.tolist(), image.packed.index.tolist()))
     assert kept[:3] == kept[3:]
 

@@ -34,6 +34,7 @@ WITHOUT_CLS: list[tuple[str, dict[str, Any]]] = [
     ("divprune", {}),
     ("topk_cls", {"signal": "received"}),
     ("hired", {"signal": "auto", "initial_layer": 1}),
+    ("visionzip", {"signal": "received"}),
 ]
 TEMPLATE = "a:{images}{question}"
 
@@ -51,6 +52,11 @@ class Received(SelectingDropper):
     def score(self, encoding: Any, layouts: Any) -> torch.Tensor:
         received: torch.Tensor = encoding.received_at(self.layer)
         return received
+
+
+class ReceivedAndKeys(Received):
+    reads: ClassVar = frozenset({"received_attention", "keys"})
+    needs_cls = False
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
@@ -257,12 +263,19 @@ def test_attention_received_is_that_of_the_eager_layer(
         return output, weights
 
     monkeypatch.setattr(module, "eager_attention_forward", noted)
+    stock_rotate, rotated = module.apply_rotary_pos_emb_vision, []
+
+    def rotate(*args: Any) -> Any:
+        rotated.append(stock_rotate(*args))
+        return rotated[-1]
+
+    monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
     family = family_of(model)
     inputs = inputs_of(processor, [[(700, 500)], [(700, 500)]])
     read = family.pictures(inputs)
     pixels = torch.cat([picture.pixels for picture in read])
-    stage = Received()
-    encoding = family.encode(pixels, stage)
+    encoding = family.encode(pixels, ReceivedAndKeys())
+    keys = rotated[-1][1].reshape(2, -1, 4, 32).mean(dim=2)
     received = torch.stack([weights.mean(dim=(0, 1, 2)) for weights in rows[-2:]])
     with torch.inference_mode():
         output = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
@@ -273,6 +286,7 @@ def test_attention_received_is_that_of_the_eager_layer(
     order = (last[0][:, None] - encoding.features[0]).abs().amax(dim=2).argmin(dim=0)
     expected = received.view(2, -1, 4).sum(dim=2)[:, order]
     torch.testing.assert_close(encoding.received_at(None), expected)
+    torch.testing.assert_close(encoding.keys_of_patches(), keys[:, order])
 
 
 def test_layers_that_see_windows_have_no_attention_received(qwen2_5_vl: tuple[Any, Any]) -> None:
