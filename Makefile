@@ -7,6 +7,7 @@
 # make docs               the pages as a site in build/site
 # make regression         every method x eight benchmarks, compared with the committed results sample by sample
 # make mutants            seeded faults, and whether tests and regression see them; the result goes to docs/regression.md
+# make precision          intervals of random parts by simulation; the result goes to docs/precision.md
 # make faults             a sweep killed at 60 random moments; the result goes to docs/faults.md
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
@@ -62,11 +63,13 @@ LAUNCHER ?= basic
 OVERRIDES ?=
 RUNS ?= results/runs
 REPORTS ?= results/reports
+# PRECISION=2: as many questions as a difference to Full needs to be known to 2 points; see docs/precision.md
+PRECISION ?=
 
 EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS))
-.PHONY: reproduce-all bench efficiency $(REPRODUCE)
-RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(OVERRIDES)
+.PHONY: reproduce-all precision bench efficiency $(REPRODUCE)
+RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(if $(PRECISION),precision=$(PRECISION)) $(OVERRIDES)
 # A run that fails is named in the report; the report is written all the same, and make fails at its end.
 # Status 130 is Ctrl-C, which ends everything
 REPORT = failed=$$?; [ $$failed -ne 130 ] || exit 130; $(BIN)/python -m hired_eval report --runs-dir $(RUNS) --out $(REPORTS) $(1) && exit $$failed
@@ -90,6 +93,10 @@ reproduce-all: $(READY)
 	@failed=0; for name in $(EXPERIMENTS); do \
 			$(RUN) +experiment=$$name || { failed=$$?; [ $$failed -ne 130 ] || exit 130; }; done; \
 		(exit $$failed); $(call REPORT,all)
+
+# Do the intervals of parts hold, and what do they save? By simulation, some minutes; goes to docs/precision.md
+precision: $(READY)
+	@$(BIN)/python -m tests.precision.campaign --write docs/precision.md
 
 try: $(READY)
 	@$(MAKE) --no-print-directory reproduce-table3 RUNS=build/try/runs REPORTS=build/try/reports OVERRIDES=limit=10

@@ -47,6 +47,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         show(arguments[1:])
         return []
+    if arguments[:1] == ["plan"]:
+        from hired_eval.cli.plan import main as plan
+
+        plan(arguments[1:])
+        return []
     if arguments[:1] == ["compare"]:
         from hired_eval.cli.compare import main as compare
 

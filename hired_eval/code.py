@@ -25,9 +25,9 @@ DECIDES_NOTHING = {
         "cli", "code", "dropping.registry", "dropping.waits", "errors", "hub", "lmms.data_cards",
         "lmms.local_data", "lmms.manifest", "lmms.parquet_files", "method_configs", "mini", "models.apply",
         "models.configs", "models.convert", "models.encoding_cache", "paths", "processes", "records.flips",
-        "records.record", "records.replies", "records.store", "runs.accuracy", "runs.efficiency",
-        "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.probes", "runs.redrawn",
-        "typed",
+        "records.goal", "records.record", "records.replies", "records.sequences", "records.store",
+        "runs.accuracy", "runs.efficiency", "runs.forecast", "runs.identity", "runs.measuring",
+        "runs.options", "runs.plan", "runs.precision", "runs.probes", "runs.redrawn", "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:

@@ -13,6 +13,7 @@ import hired_eval.mini
 from hired_eval import HiREDReleased, Layouts
 from hired_eval.cli.compare import main as compare
 from hired_eval.cli.help import check_names
+from hired_eval.cli.plan import main as plan
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
 from hired_eval.models.answering import Question
@@ -114,7 +115,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, compare, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -129,6 +130,26 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
     (["limit=0"], "limit must be a whole number of at least 1, got 0"),
     (["limit=0.5"], "limit must be a whole number of at least 1, got 0.5"),
+    (["precision=0"], "precision must be above 0 and at most 50, got 0"),
+    (["precision=-1"], "precision must be above 0 and at most 50, got -1"),
+    (["precision=51"], "precision must be above 0 and at most 50, got 51"),
+    (["order=first"], "order must be 'random' or 'dataset', got 'first'"),
+    (
+        ["decide=equal"],
+        "decide must be different, or equivalent:POINTS with points above 0 and at most 50, e.g. "
+        "equivalent:1, got 'equal'",
+    ),
+    (
+        ["precision=5", "limit=3"],
+        "precision and decide choose how many documents are answered; leave limit out",
+    ),
+    (
+        ["decide=different", "order=dataset"],
+        "precision and decide need documents in random order, since the first ones tell nothing about the "
+        "others; leave order=dataset out",
+    ),
+    (["decide=different", "measure=gallery"], "measure=gallery has no score; leave precision and decide out"),
+    (lambda place: plan(["--tflops=0"]), "--tflops must be above 0, got 0"),
     (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),
     (["on_error=ignore"], "on_error must be 'stop' or 'record', got 'ignore'"),
     (

@@ -364,7 +364,7 @@ def out_of_memory(place: Place, where: str) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     place.patch.setattr(DroppingLlava, where, refuse)
-    place.measure("limit=1")
+    place.measure("limit=1", "order=dataset")
 
 
 def several_rounds(place: Place) -> None:

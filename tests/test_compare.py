@@ -68,8 +68,9 @@ def test_runs_are_named_by_name_or_folder(
 def test_what_was_kept_is_what_the_run_kept(made: Made) -> None:
     record = made.outcomes[1].record
     samples = Store(made.runs).samples(record)
-    found = redraw(record, [0, 3], Models(), lambda line: None)
-    assert {number: one.kept for number, one in found.items()} == dict(samples["kept"].iloc[[0, 3]])
+    found = redraw(record, samples["doc_id"].iloc[[0, 3]].tolist(), Models(), lambda line: None)
+    of_run = samples.set_index("doc_id")["kept"].iloc[[0, 3]]
+    assert {number: one.kept for number, one in found.items()} == dict(of_run)
     assert all(len(one.arrays["kept_0"]) == one.kept for one in found.values())
 
 

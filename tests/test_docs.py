@@ -167,6 +167,8 @@ def test_commands_exist(page: str, command: str) -> None:
         regression = regression_options().parse_args(words[2:])
         if not regression.set.endswith(".yaml"):
             read_set(regression.set).part(regression.methods, regression.benchmarks, regression.samples)
+    elif words[:2] == ["hired-eval", "plan"]:
+        checked_run(words[2:])
     elif "hired_eval" in words:
         checked_run(words[words.index("hired_eval") + 1 :])
     elif words[0] == "python" and words[1].startswith("scripts/"):

@@ -133,7 +133,8 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
     assert record.method_defaults == options | {"budget": 0.2}
     assert record.method_version == HiRED.VERSION
     assert record.identity.settings["method"]["budget"] == 0.4
-    assert record.identity.settings["limit"] == 1
+    assert record.identity.settings["limit"] == 2, "both questions about the picture that was drawn"
+    assert record.identity.settings["order"] == "random 0"
 
 
 def linked(folder: Path, target: Path) -> None:
@@ -180,7 +181,18 @@ def test_a_checkpoint_and_documents_are_known_by_their_content(
 
 def test_a_limit_that_cuts_off_nothing_is_no_limit(tiny_run: list[str]) -> None:
     whole = name(*tiny_run)
-    assert [name(*tiny_run, f"limit={n}") == whole for n in (11, 12, 13)] == [False, True, True]
+    for order, at_11 in (("dataset", False), ("random", True)):
+        names = [name(*tiny_run, f"limit={n}", f"order={order}") for n in (10, 11, 12, 13)]
+        assert [n == whole for n in names] == [False, at_11, True, True], "a picture drawn last has two"
+
+
+def test_a_part_drawn_at_random_is_one_run_that_grows(tiny_run: list[str]) -> None:
+    part = name(*tiny_run, "limit=3")
+    assert part == name(*tiny_run, "limit=7")
+    assert part == name(*tiny_run, "precision=5", "limit=7")
+    assert part not in (name(*tiny_run), name(*tiny_run, "limit=3", "order_seed=1"))
+    assert part != name(*tiny_run, "limit=3", "order=dataset")
+    assert name(*tiny_run) == name(*tiny_run, "order=dataset") == name(*tiny_run, "order_seed=1")
 
 
 def test_limits_that_come_to_the_same_pairs_are_one_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -188,6 +200,7 @@ def test_limits_that_come_to_the_same_pairs_are_one_run(tiny_checkpoint: Path, t
     names = [
         name(f"model.path={tiny_checkpoint}", f"data.path={data}", "task=mme", *limit)
         for limit in (["limit=1"], ["limit=2"], ["limit=3"], ["limit=7"], [])
+        for limit in [[*limit, "order=dataset"]]
     ]
     assert [names.index(n) for n in names] == [0, 0, 2, 3, 3]
 

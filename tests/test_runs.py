@@ -77,7 +77,7 @@ def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:
 
 
 def test_the_same_config_is_reused_and_another_is_another_run(tiny_run: list[str], tmp_path: Path) -> None:
-    base = [*tiny_run, f"runs_dir={tmp_path}", "limit=2"]
+    base = [*tiny_run, f"runs_dir={tmp_path}", "limit=2", "order=dataset"]
     first = run_quietly(*base)
     assert not first.reused
     again = run_quietly(*base, "profile=mini")
@@ -199,7 +199,7 @@ def test_a_failed_sample_is_recorded_and_tried_again(
 
 
 def test_a_limit_is_marked_and_cuts_no_pair_of_mme(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=mme"]
+    options = [f"model.path={tiny_checkpoint}", f"runs_dir={tmp_path / 'runs'}", "task=mme", "order=dataset"]
     options.append(f"data.path={write_mme(tmp_path / 'data', 4)}")
     for limit, answered in ((1, 2), (2, 2), (3, 4)):
         record = run_quietly(*options, f"limit={limit}").record
@@ -222,7 +222,7 @@ def test_ocrbench_is_scored_right_in_every_run_of_a_process(
         record = run_quietly(*options, *repeated).record
         assert record.score.value == 750
         assert record.lmms_eval_metrics["ocrbench_accuracy,none"] == 0.003
-    limited = run_quietly(*options, "limit=2").record
+    limited = run_quietly(*options, "limit=2", "order=dataset").record
     assert limited.score.value == 100, "a share of what was asked in percent, not points of 1000"
     assert limited.partial
     assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}, "no file for a leader board"

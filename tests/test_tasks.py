@@ -204,7 +204,7 @@ def test_a_mean_of_categories_is_named_and_compared(
     assert str(refused.value).endswith(
         "; write scoring: category_mean and category: l2_category in the task's config"
     )
-    whole, part = run(), run("limit=2")
+    whole, part = run(), run("limit=2", "order=dataset")
     store = Store(tmp_path / "runs")
     assert (part.partial, store.score([part]).value) == (True, 100)
     difference = store.difference([(part, whole)])

@@ -11,12 +11,14 @@ from typing import Any
 
 from hired_eval.errors import HubError, UserError
 from hired_eval.processes import Processes
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store
-from hired_eval.reporting.table import full_run_like, run_table, show_score
+from hired_eval.reporting.table import full_run_like, run_table, settled_line, show_score
 from hired_eval.runs.loading import Models
-from hired_eval.runs.measuring import Outcome, measure
+from hired_eval.runs.measuring import measure
 from hired_eval.runs.options import RunConfig, read_config
+from hired_eval.runs.plan import Outcome
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
 
     A run that fails does not keep the others from being done, unless none of them can reach the hub.
     """
+    if any(read_goal(job.config) for job in jobs):
+        from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
+
+        _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
     models, names, pace = Models(), name_jobs(jobs), Pace()
     problems: list[str] = []
     outcomes: dict[Path, Outcome] = {}
@@ -164,6 +170,11 @@ def _print_table(outcomes: Sequence[Outcome], stores: Mapping[Path, Store]) -> N
             runs.setdefault(store.runs / full.run, (store, full))
     if runs:
         print(run_table(list(runs.values())))
+    for outcome in of_accuracy:
+        store = stores[outcome.folder.parent]
+        full = full_run_like(outcome.record, store.records)
+        if settled := settled_line(store, outcome.record, full, read_goal(outcome.record.config)):
+            print(settled)
 
 
 def _explain_failed_samples(outcome: Outcome) -> str | None:

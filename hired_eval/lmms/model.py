@@ -162,6 +162,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         on_error: str = "stop",
         log: ReplyFile | None = None,
         seed: int = 0,
+        numbers: Sequence[int] | None = None,
         workers: int | Literal["auto"] = 0,
     ) -> HiredLlava:
         """A model around a checkpoint that is loaded already.
@@ -172,10 +173,12 @@ class HiredLlava(lmms):  # type: ignore[misc]
             on_error: 'stop' or 'record'.
             log: where replies are kept as they come.
             seed: of answers that are sampled.
+            numbers: of the documents in the whole data set, where the task has some of them alone.
             workers: threads that read pictures ahead, see `count_workers`.
         """
         model = cls.__new__(cls)
         model._start(llava, batch_size, on_error, log, seed, workers)
+        model.numbers = numbers
         return model
 
     def _start(
@@ -197,6 +200,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self.on_error = on_error
         self.log = log
         self.seed = seed
+        self.numbers: Sequence[int] | None = None
         self.workers = workers
         self.replies: dict[RequestKey, Reply] = {}
         self._known_documents: dict[tuple[str, str], Documents] = {}
@@ -266,7 +270,8 @@ class HiredLlava(lmms):  # type: ignore[misc]
         for remark in dict.fromkeys(remark for d in decodings.values() for remark in d.remarks):
             if self.rank == 0:
                 logger.warning(remark)
-        keys = _keys(requests, {name for name, d in decodings.items() if d.sampling is not None})
+        sampled = {name for name, d in decodings.items() if d.sampling is not None}
+        keys = _keys(requests, sampled, self.numbers)
         replies = {key: known for key in keys if self.log and (known := self.log.get(key)) is not None}
         waiting = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in replies]
         groups: dict[Hashable, dict[RequestKey, Instance]] = {}
@@ -482,7 +487,7 @@ def _tokens(counts: Sequence[TokenCounts]) -> tuple[ImageTokens, ...]:
     return tuple(ImageTokens(*astuple(c)) for c in counts)
 
 
-def _keys(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
+def _keys(requests: list[Instance], sampled: set[str], numbers: Sequence[int] | None) -> list[RequestKey]:
     """What tells each request from all others.
 
     lmms-eval asks for repeated answers with the same request, several times over. Where answers are sampled,
@@ -491,6 +496,7 @@ def _keys(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
     Args:
         requests: in lmms-eval's order.
         sampled: generation options, as `repr` writes them, with which answers are sampled.
+        numbers: see `HiredLlava.around`.
     """
     times: Counter[int] = Counter()
     keys = []
@@ -498,7 +504,7 @@ def _keys(requests: list[Instance], sampled: set[str]) -> list[RequestKey]:
         _, _, _, doc_id, task, _ = request.args
         draw = times[id(request)] if repr(_generation(request)) in sampled else 0
         times[id(request)] += 1
-        keys.append((task, doc_id, request.idx, draw))
+        keys.append((task, doc_id if numbers is None else numbers[doc_id], request.idx, draw))
     return keys
 
 

@@ -18,7 +18,7 @@ from lmms_eval.api.task import Task
 from hired_eval.errors import UserError
 from hired_eval.records.record import Benchmark, Score
 from hired_eval.records.replies import Reply, RequestKey
-from hired_eval.records.scores import Scorer, score, scorer_for
+from hired_eval.records.scores import Part, Scorer, score, scorer_for
 
 
 def number_of(value: Any, score_key: str) -> float | None:
@@ -131,9 +131,23 @@ def _text(response: Any) -> str:
 
 
 def scores(
-    samples: pd.DataFrame, benchmark: Benchmark, results: dict[str, Any], documents: int, seed: int
+    samples: pd.DataFrame,
+    benchmark: Benchmark,
+    results: dict[str, Any],
+    documents: int,
+    seed: int,
+    part: Part | None = None,
 ) -> dict[str, Any]:
-    """The score on the paper's scale with its interval; withheld where a sample failed."""
+    """The score on the paper's scale with its interval; withheld where a sample failed.
+
+    Args:
+        samples: of the run.
+        benchmark: how the score is made of them.
+        results: of lmms-eval.
+        documents: of the whole benchmark.
+        seed: of the bootstrap.
+        part: of samples drawn at random.
+    """
     failed = int(samples["error"].notna().sum())
     partial = len(samples) < documents
     metrics = {
@@ -151,7 +165,7 @@ def scores(
     }
     if not failed:
         scorer = scorer_for(benchmark)
-        measured = score([samples], scorer.of_part() if partial else scorer, seed)
+        measured = score([samples], scorer.of_part() if partial else scorer, seed, part)
         if measured.n:
             summary["score"] = Score(**{f.name: getattr(measured, f.name) for f in fields(Score)})
     return summary

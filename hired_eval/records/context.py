@@ -12,7 +12,18 @@ from hired_eval.method_configs import has_full_execution
 from hired_eval.records.record import Record
 
 # Options of a run that a table names elsewhere, that say where something lies, or that decide no answer.
-ELSEWHERE = {"method", "method_version", "budget", "task", "model", "data", "measure", "limit", "seed"}
+ELSEWHERE = {
+    "method",
+    "method_version",
+    "budget",
+    "task",
+    "model",
+    "data",
+    "measure",
+    "limit",
+    "order",
+    "seed",
+}
 NO_REASON = {
     "batch_size", "share_prefix", "reading", "encoding_cache", "encoding_cache_gib", "device", "on_error",
     "runs_dir", "rerun", "profile", "efficiency",

@@ -87,6 +87,27 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """The random order in which a part of a benchmark was answered.
+
+    Attributes:
+        seed: of the order.
+        units: what is drawn, in the whole benchmark: pictures with their questions, or pairs of questions.
+        documents: in the whole benchmark.
+        largest: documents of the largest unit.
+        first: units at the beginning that are one of each category; the others are drawn from all.
+        strata: category -> units of it where pairs are drawn, else documents; '' where there are none.
+    """
+
+    seed: int
+    units: int
+    documents: int
+    largest: int
+    first: int
+    strata: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Score:
     """A score with its 95 % interval; see `hired_eval.records.statistics.Estimate`."""
 
@@ -212,6 +233,7 @@ class Record:
         samples: documents that were answered, or pictures that were looked at.
         documents: of the benchmark.
         partial: whether some were left out.
+        drawing: of a part that was drawn at random; None for any other.
         failed_samples: of an accuracy.
         score: of an accuracy; None where a sample failed.
         lmms_eval_metrics: what lmms-eval itself computed.
@@ -243,6 +265,7 @@ class Record:
     samples: int = 0
     documents: int = 0
     partial: bool = False
+    drawing: Drawing | None = None
     failed_samples: int = 0
     score: Score | None = None
     lmms_eval_metrics: dict[str, float | None] = field(default_factory=dict)
@@ -332,15 +355,19 @@ class RunFolder:
     def write(self, record: Record, samples: pd.DataFrame) -> None:
         """Put samples and record in place, the record last, and drop the replies kept on the way.
 
+        Those of a part drawn at random stay, for a larger part to go on from.
+
         Raises:
             UserError: the disk is full or not writable; what was answered is still in replies.jsonl.
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path / SAMPLES) as temporary:
+            with replacing(self.path / RECORD) as described, replacing(self.path / SAMPLES) as temporary:
                 samples.to_parquet(temporary, index=False)
-            self._put(replace(record, samples_sha256=_sha256(self.path / SAMPLES)))
-            if record.status == "complete":
+                described.write_text(_described(replace(record, samples_sha256=_sha256(temporary))))
+                # that of fewer documents does not describe the samples that come now
+                (self.path / RECORD).unlink(missing_ok=True)
+            if record.status == "complete" and record.drawing is None:
                 for file in self.replies():
                     file.unlink()
 
@@ -352,20 +379,21 @@ class RunFolder:
         """
         with explained_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._put(replace(record, status="failed"))
-
-    def _put(self, record: Record) -> None:
-        """Put record.json in place."""
-        method = {"_target_": record.method.target, **record.method.options}
-        content = {"format": FORMAT, **asdict(record), "method": method}
-        with replacing(self.path / RECORD) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+            with replacing(self.path / RECORD) as temporary:
+                temporary.write_text(_described(replace(record, status="failed")))
 
     def clear(self) -> None:
         """Forget an earlier attempt."""
         with explained_disk_errors(self.path):
             for file in (self.path / RECORD, self.path / SAMPLES, *self.replies()):
                 file.unlink(missing_ok=True)
+
+
+def _described(record: Record) -> str:
+    """The text of record.json."""
+    method = {"_target_": record.method.target, **record.method.options}
+    content = {"format": FORMAT, **asdict(record), "method": method}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _sha256(file: Path) -> str:

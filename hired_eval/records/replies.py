@@ -58,15 +58,16 @@ class ReplyFile:
     Args:
         folder: of the run.
         rank: of this process.
+        earlier: of a run on other documents of the same benchmark, whose replies are as good.
 
     Raises:
         UserError: the file cannot be read or written.
     """
 
-    def __init__(self, folder: RunFolder, rank: int = 0) -> None:
+    def __init__(self, folder: RunFolder, rank: int = 0, earlier: RunFolder | None = None) -> None:
         self.file = folder.path / REPLIES.replace("*", f"-{rank}" if rank else "")
         self.known: dict[RequestKey, Reply] = {}
-        for file in folder.replies():
+        for file in [*(earlier.replies() if earlier else ()), *folder.replies()]:
             self._read(file)
 
     def _read(self, file: Path) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records import statistics
-from hired_eval.records.record import Benchmark
+from hired_eval.records import sequences, statistics
+from hired_eval.records.goal import SMALL
+from hired_eval.records.record import Benchmark, Drawing
+from hired_eval.records.sequences import Drawn
 from hired_eval.records.statistics import Difference, Estimate, Units
 
 PERCENT = 100
@@ -115,6 +117,97 @@ class Scorer:
             values, bounds = values * share, bounds and (bounds[0] * share, bounds[1] * share)
         return Units(values, clusters, strata, bounds)
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Least and most of a unit, before anything is answered; None where the scale does not tell."""
+        if self.together:
+            return 0.0, 200.0 if self.together == "pairs" else 100.0
+        return (0.0, 1.0) if self.points or self.share or self.scale == PERCENT else None
+
+    def drawn(self, runs: Sequence[pd.DataFrame], drawing: Drawing) -> Drawn:
+        """The units of a part that was drawn at random, with what is known of the whole benchmark.
+
+        Args:
+            runs: samples of a run; or of a run and of the one it is compared with, on the same documents.
+            drawing: the random order.
+
+        Raises:
+            UnboundedError: nothing bounds what the other documents can score, see `check_bounded`.
+        """
+        self.check_bounded(drawing)
+        values, weights, names = self._contributions(runs[0], drawing)
+        low, high = self.bounds or (0.0, 1.0)
+        if len(runs) > 1:
+            values = values - self._contributions(runs[1], drawing)[0]
+            low, high = low - high, high - low
+        counted = sorted({name for name, weight in zip(names, weights, strict=True) if weight})
+        numbers = {name: i for i, name in enumerate(counted)}
+        least = min(drawing.strata[name] for name in counted)
+        totals = np.full(len(counted), 1.0 / len(counted) if self.categories == "mean" else 1.0)
+        return Drawn(
+            values=values,
+            weights=weights,
+            strata=np.array([numbers.get(name, 0) for name in names], dtype=int),
+            totals=totals,
+            units=drawing.units,
+            largest=float(totals[0]) * (1 if self.together else drawing.largest) / least,
+            bounds=(low, high),
+            first=min(drawing.first, len(values)),
+        )
+
+    def check_bounded(self, drawing: Drawing) -> None:
+        """Refuse what has no interval before all is answered.
+
+        Raises:
+            UnboundedError: with the reason.
+        """
+        if self.bounds is None:
+            raise UnboundedError(
+                f"task.scale={self.scale:g} sets no bound to what a document can score, so that a part of "
+                "the benchmark has no interval that holds whenever one stops; use limit, or answer it whole"
+            )
+        if self.categories and not drawing.strata.keys() - {""}:
+            raise UnboundedError(
+                f"the documents have no column {self.category}, so that the categories of those not answered "
+                "are not known and a part has no interval; answer the benchmark whole"
+            )
+
+    def _contributions(
+        self, samples: pd.DataFrame, drawing: Drawing
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """What each unit adds to the score, its weight and its stratum, in the order of the drawing.
+
+        Raises:
+            UnboundedError: a score is out of bounds, or a document that should have one has none.
+        """
+        low, high = (0.0, 1.0) if self.together == "pairs" else self.bounds or (0.0, 1.0)
+        scores = samples["score"].dropna()
+        if not scores.between(low, high).all():
+            raise UnboundedError(
+                f"a document scores {scores[~scores.between(low, high)].iloc[0]:g}, which is not from "
+                f"{low:g} to {high:g}: a part of this benchmark has no interval; answer it whole"
+            )
+        if len(scores) < (1 if self.together == "pairs" else len(samples)):
+            raise UnboundedError(
+                f"the metric counts {len(scores)} of {len(samples)} documents, and how many of those not "
+                "answered it counts is not known: a part has no interval; answer the benchmark whole"
+            )
+        by_unit = samples.groupby("unit", sort=True)
+        stratum = by_unit["stratum"].first()
+        total = stratum.map(drawing.strata).astype(float)
+        if self.together == "rotations":
+            weight = 1 / total
+            value = by_unit["score"].min() * weight
+        elif self.together == "pairs":
+            right = by_unit["score"].agg(["mean", "min", "count"])
+            weight = (right["count"] > 0) / total
+            value = (100 * right["mean"] + 100 * (right["min"] == 1)).fillna(0) * weight
+        else:
+            share = 1 / len(drawing.strata) if self.categories == "mean" else 1.0
+            weight = share * by_unit["score"].count() / total
+            value = share * by_unit["score"].sum() / total
+        return value.to_numpy(float), weight.to_numpy(float), [str(name) for name in stratum]
+
     def aggregate(self, samples: pd.DataFrame) -> float:
         """What lmms-eval's own aggregate of the same samples is; not a number where none has a score."""
         return float(samples["score"].sum()) / self.points if self.points else self.units(samples).total
@@ -179,7 +272,26 @@ def scorer_for(benchmark: Benchmark) -> Scorer:
     return scorer_of(benchmark.scoring, benchmark.scale, benchmark.category)
 
 
-def score(runs: Sequence[pd.DataFrame], scorer: Scorer, seed: int = 0) -> Estimate:
+class UnboundedError(UserError):
+    """A part of a benchmark says nothing about the rest of it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of a part of a benchmark that was drawn at random.
+
+    Attributes:
+        drawing: the random order.
+        points: what the bets of the interval are made for; None where the size was decided beforehand.
+        grows: whether the run grew until its interval settled something.
+    """
+
+    drawing: Drawing
+    points: float | None = None
+    grows: bool = False
+
+
+def score(runs: Sequence[pd.DataFrame], scorer: Scorer, seed: int = 0, part: Part | None = None) -> Estimate:
     """The printed score of a run with its 95 % interval; of several runs, the mean of theirs.
 
     Args:
@@ -187,13 +299,20 @@ def score(runs: Sequence[pd.DataFrame], scorer: Scorer, seed: int = 0) -> Estima
             documents that all have a score of.
         scorer: that of a part, where a part was answered.
         seed: of the bootstrap.
+        part: of samples drawn at random; their interval is that of the score of the whole benchmark.
     """
-    units = [scorer.units(samples) for samples in _on_common_documents(runs)]
-    return statistics.estimate(units, seed).scaled(scorer.scale)
+    frames = _on_common_documents(runs)
+    found = statistics.estimate([scorer.units(samples) for samples in frames], seed)
+    if part is not None and (ends := _ends([[samples] for samples in frames], scorer, part, found.seeds)):
+        found = found.within(*ends)
+    return found.scaled(scorer.scale)
 
 
 def difference(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], scorer: Scorer, seed: int = 0
+    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    scorer: Scorer,
+    seed: int = 0,
+    part: Part | None = None,
 ) -> Difference | None:
     """The printed score of a run minus that of another, on the documents that both have a score of.
 
@@ -201,6 +320,7 @@ def difference(
         pairs: samples of a run and of the one it is compared with; of several seeds, a pair for each.
         scorer: see `score`.
         seed: of the bootstrap and the test.
+        part: see `score`; of two parts in the same order the smaller one counts.
 
     Returns:
         With its 95 % interval and a paired test; None where the runs share no document.
@@ -210,7 +330,47 @@ def difference(
         return None
     units = [scorer.units(samples) for samples in frames]
     found = statistics.difference(list(zip(units[::2], units[1::2], strict=True)), seed)
+    both = list(zip(frames[::2], frames[1::2], strict=True))
+    if part is not None and (ends := _ends(both, scorer, part, found.seeds)):
+        found = found.within(*ends)
     return found.scaled(scorer.scale)
+
+
+def _ends(
+    runs: Sequence[Sequence[pd.DataFrame]], scorer: Scorer, part: Part, seeds: Sequence[float]
+) -> tuple[float, float] | None:
+    """Ends of the interval of a part, before the factor to the printed score; None where it has none.
+
+    Args:
+        runs: of each seed the samples, or those of a run and of the one it is compared with.
+        scorer: see `score`.
+        part: likewise.
+        seeds: score of each seed, where there are several: the interval also covers how far their mean may be
+            off.
+    """
+    places = next((f[["unit", "stratum"]] for frames in runs for f in frames if "unit" in f), None)
+    if places is None or places["unit"].nunique() < part.drawing.first:
+        return None  # not drawn at random, or not every category has been seen
+    try:
+        drawn = [scorer.drawn([_placed(f, places) for f in frames], part.drawing) for frames in runs]
+    except UnboundedError:
+        return None
+    mean = replace(drawn[0], values=np.mean([d.values for d in drawn], axis=0))
+    offset = None if part.points is None else part.points / scorer.scale
+    if part.grows and offset is None:
+        offset = SMALL * float(mean.totals.sum()) * (scorer.bounds or (0.0, 1.0))[1]
+    low, high = sequences.interval(mean, offset)
+    if seeds:
+        value = float(np.mean(seeds))
+        spread = statistics.spread_of_seeds(seeds)
+        low = value - float(np.hypot(max(0.0, value - low), spread))
+        high = value + float(np.hypot(max(0.0, high - value), spread))
+    return low, high
+
+
+def _placed(samples: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
+    """Samples with the units of the same documents in another run, which has all or a part of them."""
+    return samples.assign(unit=places["unit"].to_numpy(), stratum=places["stratum"].to_numpy())
 
 
 def _on_common_documents(runs: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

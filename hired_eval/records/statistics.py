@@ -63,6 +63,8 @@ class Estimate:
             all pictures of a stratum have one score; None below `FEWEST` clusters, or where it is not known.
         shown_high: upper end as tables show it.
         seeds: score of each seed, where there are several.
+        sequence: whether the interval is no bootstrap but that of a part drawn at random, which holds for the
+            whole benchmark: see `hired_eval.records.sequences`.
     """
 
     value: float
@@ -73,6 +75,11 @@ class Estimate:
     shown_low: float | None = None
     shown_high: float | None = None
     seeds: tuple[float, ...] = ()
+    sequence: bool = False
+
+    def within(self, low: float, high: float) -> Self:
+        """The same with the interval of a part drawn at random."""
+        return replace(self, low=low, high=high, shown_low=low, shown_high=high, sequence=True)
 
     def scaled(self, factor: float) -> Self:
         """The same on another scale."""
@@ -99,7 +106,12 @@ class Difference(Estimate):
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the paired test rejects equal scores at 5 %, and the interval of several seeds as well."""
+        """Whether the paired test rejects equal scores at 5 %, and the interval of several seeds as well.
+
+        Of a part drawn at random, whether the interval leaves out 0.
+        """
+        if self.sequence:
+            return not self.low <= 0 <= self.high
         if self.clusters < FEWEST or self.p >= 0.05:
             return False
         if not self.seeds or self.shown_low is None or self.shown_high is None:
@@ -147,7 +159,15 @@ def difference(pairs: Sequence[tuple[Units, Units]], seed: int = 0) -> Differenc
     low, high = (float(x) for x in np.percentile(draws, [2.5, 97.5]))
     shown = _widened(value, low, high, sums, counts, units.bounds)
     p = (1 + as_far) / (1 + RESAMPLES)
-    return Difference(value, low, high, len(units.values), len(sums), *shown, seeds, p)
+    return Difference(value, low, high, len(units.values), len(sums), *shown, seeds, p=p)
+
+
+def spread_of_seeds(seeds: Sequence[float]) -> float:
+    """How far a mean over so few seeds may be off: half the 95 % interval of Student's t."""
+    k = len(seeds)
+    rng = np.random.default_rng(0)
+    quantile = np.quantile(np.abs(rng.standard_t(k - 1, size=200_000)), 0.95)
+    return float(np.std(seeds, ddof=1) / k**0.5 * quantile)
 
 
 def adjust_for_many(p: Sequence[float]) -> list[float]:

@@ -15,8 +15,9 @@ import pandas as pd
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.flips import Flips, find_flips
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.scores import Scorer, difference, score, scorer_for
+from hired_eval.records.scores import Part, Scorer, difference, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
@@ -147,7 +148,7 @@ class Store:
         first, names = runs[0], tuple(r.run for r in runs)
         if names not in self._scores:
             frames = [self.samples(r) for r in runs]
-            self._scores[names] = score(frames, scorer_of_run(first), first.seed)
+            self._scores[names] = score(frames, scorer_of_run(first), first.seed, part_of(first))
         return self._scores[names]
 
     @cached_property
@@ -162,10 +163,16 @@ class Store:
             pairs: a run and the one it is compared with, for each seed.
 
         Raises:
-            UserError: see `samples`.
+            UserError: parts of a benchmark that were drawn in different orders, or see `samples`.
         """
+        part = None
+        for pair in pairs:
+            if reason := why_apart(*pair):
+                raise UserError(reason)
+            part = part or part_of(pair[0]) or part_of(pair[1])
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
-        return difference(frames, scorer_of_run(pairs[0][0]))
+        scorer = scorer_of_run(pairs[0][0])
+        return difference(frames, scorer if part is None else scorer.of_part(), part=part)
 
     def flips(self, run: Record, reference: Record) -> Flips:
         """The documents that a run answers otherwise than the one that it is compared with.
@@ -207,6 +214,29 @@ def scorer_of_run(record: Record) -> Scorer:
     """
     scorer = scorer_for(record.benchmark)
     return scorer.of_part() if record.partial else scorer
+
+
+def part_of(record: Record) -> Part | None:
+    """What is known of a run on a part that was drawn at random; None for any other run."""
+    if record.drawing is None:
+        return None
+    goal = read_goal(record.config)
+    return Part(record.drawing, goal.points if goal else None, goal is not None)
+
+
+def why_apart(run: Record, reference: Record) -> str | None:
+    """Why two runs on parts of a benchmark have no difference: their documents were not chosen alike."""
+    if not (run.partial and reference.partial) or run.drawing == reference.drawing:
+        return None
+    return (
+        f"{run.run} and {reference.run} answered parts of {run.benchmark.name} in different "
+        f"orders ({_order_text(run)}, {_order_text(reference)}) and are not compared; run both with the same "
+        "order and order_seed"
+    )
+
+
+def _order_text(record: Record) -> str:
+    return "order=dataset" if record.drawing is None else f"order=random order_seed={record.drawing.seed}"
 
 
 def best(records: Iterable[Record]) -> Record | None:

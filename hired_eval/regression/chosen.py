@@ -49,7 +49,7 @@ class ChosenSet:
         """
         of_method = _composed((*self.overrides, *self.methods[method].split()))
         of_benchmark = _composed((*self.overrides, f"task={benchmark}"))
-        return {**of_method, "task": of_benchmark["task"], "limit": self.samples}
+        return {**of_method, "task": of_benchmark["task"], "limit": self.samples, "order": "dataset"}
 
     def part(
         self, methods: Sequence[str] | None, benchmarks: Sequence[str] | None, samples: int | None

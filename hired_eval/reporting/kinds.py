@@ -9,7 +9,7 @@ from math import isqrt
 from hired_eval.errors import UserError
 from hired_eval.records.context import Block, blocks_of, left_out, versions_note
 from hired_eval.records.record import Record, Speed, Spread
-from hired_eval.records.store import Store, best
+from hired_eval.records.store import Store, best, why_apart
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.published import published, value
 from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, rows_of, target_of
@@ -19,6 +19,7 @@ from hired_eval.reporting.tables import (
     DIFFERENCE_NOTE,
     FLIPS_NOTE,
     SCORE_NOTE,
+    SEQUENCE_NOTE,
     Cell,
     Table,
     TableRow,
@@ -73,7 +74,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     if not shown:
         raise nothing_yet(spec.name, configs)
     paper = published(spec)
-    body, without_full = [], []
+    body, without_full, apart, uneven = [], [], [], []
     blocks = sorted(blocks_of(shown), key=lambda block: _block_order(spec, block))
     for block in blocks:
         full = {b: repetitions(_on(FULL.of(block.records), b)) for b in labels}
@@ -87,6 +88,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
             cells = []
             for c in columns:
                 b = c.name
+                apart += [why for r in chosen[b] for f in full[b][:1] if (why := why_apart(r, f))]
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
                 reason = "" if block.settings else f"{row.label} on {labels[b]}: {_why(store, row, block, b)}"
                 if c.show == "flips":
@@ -94,6 +96,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 else:
                     cells.append(accuracy_cell(store, chosen[b], full[b], printed, reason))
             body.append(TableRow(block.label, with_seeds(row.label, used), token_share(used), cells))
+        uneven += [f"{labels[b]} ({_sizes(block, rows, b)})" for b in labels if _sizes(block, rows, b)]
         if block.settings and without:
             without_full.append(
                 f"Without a difference, since full execution was not run with {block.settings}: "
@@ -114,6 +117,12 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     notes += [MARKS[mark] for mark in MARKS if mark in marks]
     if any(block.settings for block in blocks):
         notes.append("A block that names settings differs in them from the block above it.")
+    if uneven:
+        notes.append(
+            f"Stopped at different sizes, so that differences stand on what both runs answered: "
+            f"{', '.join(uneven)}."
+        )
+    notes += [f"No difference: {why}." for why in dict.fromkeys(apart)]
     notes += [*without_full, *store.superseded_lines("accuracy"), *versions_note(shown)]
     notes += _not_rows([r for r in records if r.run not in found])
     if reasons := list(dict.fromkeys(cell.reason for cell in cells if cell.reason)):
@@ -153,6 +162,15 @@ def rows_for(spec: TableSpec, records: Iterable[Record], configs: Configs) -> tu
     return [*listed, *rows_of(r for r in records if r.run not in named)], listed
 
 
+def _sizes(block: Block, rows: Sequence[Row], benchmark: str) -> str:
+    """'200 to 450 documents': how many the runs on random pictures answered; '' where all did as many."""
+    runs = [r for row in rows for r in repetitions(_on(row.of(block.records), benchmark))]
+    sizes = [r.samples for r in runs]
+    if not any(r.drawing for r in runs) or min(sizes) == max(sizes):
+        return ""
+    return f"{min(sizes)} to {max(sizes)} documents"
+
+
 def _block_order(spec: TableSpec, block: Block) -> tuple[int, str, str, str]:
     models = [*spec.models, *spec.stand_for]
     place = models.index(block.model) if block.model in models else len(models)
@@ -179,7 +197,9 @@ def _score_notes(cells: Sequence[Cell]) -> list[str]:
     notes = [SCORE_NOTE]
     if any(cell.difference for cell in cells):
         notes.append(DIFFERENCE_NOTE)
-    if any(cell.n_text() for cell in cells):
+    if any(cell.answered is not None for cell in cells):
+        notes.append(SEQUENCE_NOTE)
+    if any(cell.n_text() and cell.answered is None for cell in cells):
         notes.append(
             "n: scored questions, for MME pairs of them, and how many pictures they are about; of a "
             "difference, those that both runs answered."

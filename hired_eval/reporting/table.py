@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hired_eval.records.context import blocks_of, context_of
+from hired_eval.records.goal import Goal
 from hired_eval.records.record import Count, Record
 from hired_eval.records.statistics import FEWEST, Estimate
-from hired_eval.records.store import Store, scorer_of_run
+from hired_eval.records.store import Store, scorer_of_run, why_apart
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import FULL, label_of, seed_of
 
-SAME = ("model", "weights", "data", "samples", "benchmark")
+SAME = ("model", "weights", "data", "benchmark")
 OF_ONE_ORIGIN = ("checkpoint", "documents")
 
 
@@ -25,6 +26,8 @@ def full_run_like(record: Record, records: Sequence[Record]) -> Record | None:
         if r.status == "complete"
         and r.measure == "accuracy"
         and all(getattr(r, name) == getattr(record, name) for name in SAME)
+        and (r.samples == record.samples or record.drawing)
+        and not why_apart(r, record)
         and all(getattr(r.identity, name) == getattr(record.identity, name) for name in OF_ONE_ORIGIN)
         and context_of(r) == context_of(record)
     ]
@@ -82,6 +85,25 @@ def show_score(store: Store, record: Record) -> str:
     if not score.n or record.failed_samples:
         return "withheld"
     return f"{score.value:.1f}{' %' * scorer_of_run(record).share}"
+
+
+def settled_line(store: Store, record: Record, full: Record | None, goal: Goal | None) -> str | None:
+    """What a run was asked to find out and whether it is settled; None where it was asked nothing.
+
+    Raises:
+        UserError: samples cannot be read.
+    """
+    if goal is None or full is None or record.score is None:
+        return None
+    found = store.difference([(record, full)])
+    if found is None:
+        return None
+    answered = f"after {record.samples} of {record.documents} documents"
+    if not record.partial:
+        said = goal.decided(found.value, found.value) or "the difference on the whole benchmark"
+        return f"{label_of(record)}: {said}, {answered}: {found.value:+.2f}"
+    said = goal.reached(found.low, found.high) or "not settled"
+    return f"{label_of(record)}: {said}, {answered}: {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def _interval(score: Estimate) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hired_eval.records.flips import KINDS
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Difference, adjust_for_many
-from hired_eval.records.store import Store, best, scorer_of_run
+from hired_eval.records.store import Store, best, scorer_of_run, why_apart
 from hired_eval.reporting.rows import SEED, budget_of, seed_of
 
 DASH = "-"
@@ -37,10 +38,12 @@ class Cell:
         high: upper end.
         n: scored units.
         pictures: different pictures they are about; None where no bootstrap over pictures was made.
+        answered: documents that were answered, where they were drawn at random; None elsewhere.
         documents: documents of the whole benchmark.
         digits: digits behind the point.
         published: the published number as printed.
         difference: to full execution, paired.
+        settled: what the difference settles of what the run was asked to decide.
         p_adjusted: of its test, for how many differences the table has; None where it has no other.
         seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
@@ -55,10 +58,12 @@ class Cell:
     high: float | None = None
     n: int | None = None
     pictures: int | None = None
+    answered: int | None = None
     documents: int | None = None
     digits: int = 1
     published: str | None = None
     difference: Difference | None = None
+    settled: str = ""
     p_adjusted: float | None = None
     seeds: Sequence[tuple[int, float]] = ()
     marks: str = ""
@@ -88,6 +93,8 @@ class Cell:
         """' n=16 (8 pictures)' where only a part of the benchmark was answered, or too little of it."""
         if self.n is None or self.pictures is None or ("*" not in self.marks and self.pictures >= FEWEST):
             return ""
+        if self.answered is not None:
+            return f" {self.answered} of {self.documents} ({self.pictures} pictures)"
         return n_text(self.n, self.pictures)
 
     def number_text(self) -> str:
@@ -105,7 +112,8 @@ class Cell:
         # where full execution answered another part of the benchmark, the difference stands on what both did
         shared = "" if d.n == self.n else n_text(d.n, d.clusters)
         interval = interval_text(d.shown_low, d.shown_high, self.digits, d.clusters, "+")
-        return f"{d.value:+.{self.digits}f}{interval}{mark}{shared}"
+        settled = f", {self.settled}" if self.settled else ""
+        return f"{d.value:+.{self.digits}f}{interval}{mark}{shared}{settled}"
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,12 @@ FLIPS_NOTE = (
 )
 
 
+SEQUENCE_NOTE = (
+    'A cell with "of" stands on random pictures: its interval and that of its difference hold for the whole '
+    "benchmark, at every time that the run looked (confidence sequence, 95 %); ! where it leaves out 0."
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a report.
@@ -159,13 +173,15 @@ class Table:
 def repetitions(records: Iterable[Record]) -> list[Record]:
     """The runs of a cell: of each seed the one over most documents and of those the newest, by seed.
 
-    A seed that was run on fewer documents than another is left out.
+    A seed that was run on fewer documents than another is left out, unless both drew them in the same order.
     """
     records = list(records)
     by_seed = {seed: best(r for r in records if seed_of(r) == seed) for seed in sorted(map(seed_of, records))}
     found = [r for r in by_seed.values() if r is not None]
-    most = max((r.samples for r in found), default=0)
-    return [r for r in found if r.samples == most]
+    most = max(found, key=lambda r: r.samples, default=None)
+    if most is None:
+        return []
+    return [r for r in found if r.samples == most.samples or (r.drawing and r.drawing == most.drawing)]
 
 
 def with_seeds(label: str, runs: Iterable[Record]) -> str:
@@ -196,16 +212,22 @@ def accuracy_cell(
     marks = "*" * first.partial + "+" * (first.weights == "dummy") + "#" * scorer.share
     same = not full or {r.run for r in full} & {r.run for r in runs}
     of_seed = {seed_of(r): r for r in full}
+    pairs = [] if same else [(r, of_seed.get(seed_of(r), full[0])) for r in runs]
+    found = store.difference(pairs) if pairs and not any(why_apart(*pair) for pair in pairs) else None
+    goal = read_goal(first.config)
+    settled = goal and found and found.sequence and goal.decided(found.low, found.high)
     return Cell(
         value=score.value,
         low=score.shown_low,
         high=score.shown_high,
         n=score.n,
         pictures=score.clusters,
+        answered=min(r.samples for r in runs) if first.drawing else None,
         documents=first.documents,
         digits=scorer.digits,
         published=published,
-        difference=None if same else store.difference([(r, of_seed.get(seed_of(r), full[0])) for r in runs]),
+        difference=found,
+        settled=settled or "",
         seeds=list(zip(map(seed_of, runs), score.seeds, strict=True)) if score.seeds else (),
         marks=marks,
         run=" ".join(r.run for r in runs),

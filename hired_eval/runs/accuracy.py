@@ -14,6 +14,7 @@ import pandas as pd
 from lmms_eval.evaluator import simple_evaluate
 
 from hired_eval.errors import RefusedError, UserError
+from hired_eval.lmms.drawing import narrowed
 from hired_eval.lmms.guards import explain_scorer_errors, keep_unchanged
 from hired_eval.lmms.model import HiredLlava
 from hired_eval.lmms.scorers import check_scorer
@@ -21,8 +22,10 @@ from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
 from hired_eval.models.answering import DroppingLlava
 from hired_eval.processes import Processes
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Count, Record, Tokens
 from hired_eval.records.replies import ReplyFile
+from hired_eval.records.store import part_of
 from hired_eval.runs.loading import Models
 from hired_eval.runs.plan import Plan, Say, note_place
 
@@ -55,9 +58,14 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
         pictures_per_pass=config.reading.pictures_per_pass,
     )
-    if plan.limit is not None and plan.limit != config.limit:
-        say(f"limit={config.limit} would cut questions that count together: answering {plan.limit}")
-    log = ReplyFile(folder, processes.rank)
+    numbers = sorted(plan.chosen) if plan.chosen else None
+    grows = read_goal(asdict(config)) is not None
+    if plan.limit is not None and plan.limit != config.limit and not grows:
+        cut = "the questions about a picture" if numbers else "questions that count together"
+        say(f"limit={config.limit} would cut {cut}: answering {plan.limit}")
+    if numbers:
+        say(f"answering {len(numbers)} of {len(task.eval_docs)} documents, random ones (order=random)")
+    log = ReplyFile(folder, processes.rank, None if config.rerun else plan.other)
     if log.known:
         say(f"going on with {len(log.known)} questions answered before")
     model = HiredLlava.around(
@@ -66,12 +74,15 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         on_error=config.on_error,
         log=log,
         seed=config.seed,
+        numbers=numbers,
         workers=config.reading.workers,
     )
+    documents = len(task.eval_docs)
     answered_before = {key for key in log.known if log.get(key) is not None}
     start = time.perf_counter()
     # some scorers print, write a file for a leader board, and keep totals for all runs of a process
     with (
+        narrowed(task, numbers),
         TemporaryDirectory() as scratch,
         redirect_stdout(sys.stderr),
         keep_unchanged([task.config.process_results, *task.aggregation().values()]),
@@ -81,7 +92,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             model=model,
             tasks=[task],
             task_manager=task_manager(),
-            limit=plan.limit,
+            limit=None if numbers else plan.limit,
             bootstrap_iters=0,
             process_docs_parallel=1,
             random_seed=config.seed,
@@ -95,15 +106,19 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
     replies = {key: reply for part in processes.gather(model.replies) for key, reply in part.items()}
     if not processes.main:
         return None
-    samples = make_sample_table(
-        results["samples"][benchmark.lmms_task], benchmark, replies, read, folder.path
-    )
+    logged = results["samples"][benchmark.lmms_task]
+    if numbers:
+        logged = [{**sample, "doc_id": numbers[sample["doc_id"]]} for sample in logged]
+    samples = make_sample_table(logged, benchmark, replies, read, folder.path)
+    if plan.chosen:
+        places = [plan.chosen[document] for document in samples["doc_id"]]
+        samples["unit"], samples["stratum"] = zip(*places, strict=True)
     check_agreement(samples, benchmark, results, task, folder.path)
     answered = len(replies.keys() - answered_before)
     record = replace(
         plan.record,
         status="failed" if samples["error"].notna().any() else "complete",
-        **scores(samples, benchmark, results, len(task.eval_docs), config.seed),
+        **scores(samples, benchmark, results, documents, config.seed, part_of(plan.record)),
         tokens=count_tokens(samples),
         timings=replace(
             note_place(checkpoint),

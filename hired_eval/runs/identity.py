@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from enum import Enum
 from functools import cache
 from math import isfinite
@@ -42,8 +42,21 @@ NOT_PART_OF_THE_RUN = (
     "device",
 )
 """Where and how a run is done. Every other option counts, also one that is added later."""
-RESOLVED = ("method", "budget", "model", "task", "data", "limit")
+RESOLVED = (
+    "method",
+    "budget",
+    "model",
+    "task",
+    "data",
+    "limit",
+    "precision",
+    "decide",
+    "order",
+    "order_seed",
+)
 """Options that count by what they come to."""
+RANDOM = "random"
+"""What the setting `order` of a part drawn at random begins with; its seed follows."""
 TIMED = ("batch_size", "efficiency")
 """Options that count where time is measured: repeats too, since who asks for more wants a surer median."""
 NOT_PART_OF_THE_MODEL = (
@@ -72,6 +85,7 @@ def identify_run(
     dropper: TokenDropper,
     *,
     limit: int | None,
+    order_seed: int | None = None,
     machine: str | None = None,
     feature_layer: int | None = None,
 ) -> Identity:
@@ -83,6 +97,7 @@ def identify_run(
         data: where the documents come from.
         dropper: the method with the options that run.
         limit: of the documents, None where it cuts off none.
+        order_seed: of the random order of a part; None for the first documents.
         machine: where speed is measured, what it is measured on.
         feature_layer: that feeds the projector, counted from 0; None where it is not known before loading.
 
@@ -126,6 +141,8 @@ def identify_run(
             "data": data.label,
             "limit": limit,
         }
+        if order_seed is not None:
+            settings["order"] = f"{RANDOM} {order_seed}"
     method = effective_method(dropper)
     options = _with_contents(dropper, method.options)
     settings = normal(settings | {"method": {"_target_": method.target, **options}})
@@ -143,12 +160,16 @@ def identify_run(
 
 
 def name_run(identity: Identity) -> str:
-    """A name that tells the run, with a hash of all that makes it the same run."""
+    """A name that tells the run, with a hash of all that makes it the same run.
+
+    A part drawn at random is the same run however large it is: it may grow.
+    """
     settings, full_versions = identity.settings, identity.versions
     timed = "machine" in settings
     same = {
         "format": FORMAT,
-        **{name: getattr(identity, name) for name in ("settings", "code", "checkpoint")},
+        "settings": {k: v for k, v in settings.items() if k != "limit" or "order" not in settings},
+        **{name: getattr(identity, name) for name in ("code", "checkpoint")},
         # speed is measured on made-up pictures
         "documents": None if timed else identity.documents,
         # of a measurement of speed the build for a device matters too; of Python, the patch level never does
@@ -165,6 +186,14 @@ def name_run(identity: Identity) -> str:
     share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget)] if budget else []
     parts = [subject, settings["model"]["name"], method, *share, _sha256(same)[:10]]
     return re.sub(r"[^\w.+-]", "_", "-".join(map(str, parts)))
+
+
+def name_otherwise(identity: Identity, order_seed: int) -> str:
+    """The name of the whole run where this is a part drawn at random, else that of such a part."""
+    settings = {**identity.settings}
+    if settings.pop("order", None) is None:
+        settings["order"] = f"{RANDOM} {order_seed}"
+    return name_run(replace(identity, settings=settings | {"limit": None}))
 
 
 def effective_method(dropper: TokenDropper) -> Method:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
@@ -14,12 +13,14 @@ import pandas as pd
 from hired_eval.errors import RefusedError, UserError
 from hired_eval.paths import hide_home
 from hired_eval.processes import Processes
+from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
 from hired_eval.runs.accuracy import measure_accuracy
 from hired_eval.runs.efficiency import STOCK, measure_efficiency
 from hired_eval.runs.loading import Models
 from hired_eval.runs.options import RunConfig
-from hired_eval.runs.plan import Plan, Say, plan_run
+from hired_eval.runs.plan import Outcome, Plan, Say, plan_run
+from hired_eval.runs.precision import settle
 from hired_eval.runs.probes import MEASUREMENTS, measure_inside
 
 MEASURES: dict[str, Callable[[Plan, Say, Models], tuple[Record, pd.DataFrame] | None]] = {
@@ -28,15 +29,6 @@ MEASURES: dict[str, Callable[[Plan, Say, Models], tuple[Record, pd.DataFrame] | 
     STOCK: measure_efficiency,
     **dict.fromkeys(MEASUREMENTS, measure_inside),
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run's record, where it lies, and whether it was there already."""
-
-    record: Record
-    folder: Path
-    reused: bool
 
 
 def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
@@ -54,7 +46,18 @@ def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
     """
     if config.measure != "accuracy" and Processes().count > 1:
         raise UserError(f"measure={config.measure} runs in one process; start it without accelerate launch")
-    plan = plan_run(config)
+    goal = read_goal(asdict(config))
+    if goal is not None:
+        return settle(config, goal, lambda plan: follow(plan, say, models), say)
+    return follow(plan_run(config), say, models)
+
+
+def follow(plan: Plan, say: Say, models: Models) -> Outcome:
+    """Do what a plan says, or give its record where it is complete already; see `measure`.
+
+    Raises:
+        UserError: see `measure`.
+    """
 
     def leave_failure(
         kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -74,15 +77,29 @@ def _measured(plan: Plan, say: Say, models: Models) -> Outcome:
     with folder.locked() if processes.main else nullcontext():
         if processes.main and plan.config.rerun:
             folder.clear()
-        earlier = processes.from_main(folder.record() if processes.main else None)
+        earlier = processes.from_main(_earlier(plan) if processes.main else None)
         if earlier is not None:
-            return Outcome(earlier, folder.path, reused=True)
+            return Outcome(earlier, folder.path.parent / earlier.run, reused=True)
         record = plan.record
         found = MEASURES[plan.config.measure](plan, say, models)
         if found is not None:
             record = replace(found[0], finished=_now())
             folder.write(record, found[1])
         return Outcome(processes.from_main(record), folder.path, reused=False)
+
+
+def _earlier(plan: Plan) -> Record | None:
+    """A complete record of what is asked for: of a part drawn at random also one of a larger part, or of all.
+
+    Raises:
+        UserError: see `RunFolder.record`.
+    """
+    found = plan.folder.record()
+    if plan.chosen is None:
+        return found
+    if found is not None and found.samples >= len(plan.chosen):
+        return found
+    return None if plan.other is None or plan.config.rerun else plan.other.record()
 
 
 def _record_failure(plan: Plan, error: Exception) -> None:

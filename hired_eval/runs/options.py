@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from hired_eval.errors import UserError, first_line
 from hired_eval.method_configs import ABOUT
 from hired_eval.paths import write_tilde
+from hired_eval.records.goal import MOST_POINTS
 from hired_eval.records.record import Benchmark
 from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
@@ -30,6 +31,7 @@ from hired_eval.typed import (
 if TYPE_CHECKING:
     from hired_eval.dropping import TokenDropper
 
+POINTS = Range(f"above 0 and at most {MOST_POINTS}", 0, MOST_POINTS, open=True)
 COMPOSED = "Composed"
 """The class of a composition, whose config has a method's config under each name."""
 TWO_AT_LEAST = Range("of at least 2", 2)
@@ -140,6 +142,10 @@ class RunConfig:
     ]
     budget: Share | None
     limit: Count | None
+    precision: Annotated[float, POINTS] | None
+    decide: str | None
+    order: Literal["random", "dataset"]
+    order_seed: Seed
     batch_size: Count | Literal["auto"]
     share_prefix: bool
     reading: ReadingOptions

@@ -12,19 +12,35 @@ from lmms_eval.api.task import Task
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
+from hired_eval.lmms.drawing import Order, draw_order
 from hired_eval.lmms.local_data import BUNDLED, DataSource, find_data_source
 from hired_eval.lmms.tasks import load_task, round_to_whole_units
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint, device_type, feature_layer_of
 from hired_eval.records.record import Record, RunFolder, Timings
 from hired_eval.records.scores import scorer_for
-from hired_eval.runs.identity import default_options, effective_method, identify_run, name_run, version_of
+from hired_eval.runs.identity import (
+    default_options,
+    effective_method,
+    identify_run,
+    name_otherwise,
+    name_run,
+    version_of,
+)
 from hired_eval.runs.loading import Models
 from hired_eval.runs.options import ModelOptions, RunConfig, build_dropper, dump_config
 
 PICTURES_LOOKED_AT = 4
 """By a measurement inside the model, where no limit is set."""
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A benchmark with its documents, and the random order of them where a part may be drawn."""
+
+    task: Task
+    order: Order | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,8 @@ class Plan:
         source: the checkpoint's folder, or its id on the hub.
         folder: where the record goes.
         limit: how many documents are answered, or pictures looked at; None: all.
+        chosen: those that are answered, where they are drawn at random: see `Order.part`.
+        other: the folder of the whole run where this is a part drawn at random, else that of such a part.
         record: what it says whatever comes out.
         counted: the task, where its documents had to be counted.
     """
@@ -48,8 +66,10 @@ class Plan:
     source: str
     folder: RunFolder
     limit: int | None
+    chosen: dict[int, tuple[int, str]] | None
+    other: RunFolder | None
     record: Record
-    counted: Task | None
+    counted: Counted | None
 
     def load_task(self) -> Task:
         """The benchmark with its documents, once a run.
@@ -57,7 +77,7 @@ class Plan:
         Raises:
             UserError: see `hired_eval.lmms.tasks.load_task`.
         """
-        return load_task(self.config.task, self.data) if self.counted is None else self.counted
+        return load_task(self.config.task, self.data) if self.counted is None else self.counted.task
 
     def load_checkpoint(self, models: Models, say: Say) -> Checkpoint:
         """The model.
@@ -70,8 +90,21 @@ class Plan:
         return models.get(self.source, config.model, config.device, config.seed, content)
 
 
-def plan_run(config: RunConfig) -> Plan:
+@dataclass(frozen=True)
+class Outcome:
+    """A run's record, where it lies, and whether it was there already."""
+
+    record: Record
+    folder: Path
+    reused: bool
+
+
+def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
     """What a config asks for.
+
+    Args:
+        config: as `configs/config.yaml` describes it.
+        counted: of an earlier plan for the same documents.
 
     Raises:
         UserError: an option that makes no sense.
@@ -89,17 +122,22 @@ def plan_run(config: RunConfig) -> Plan:
             f"those of {config.method.label} do; measure=accuracy, gallery and efficiency do"
         )
     source = find_checkpoint(model)
-    limit, counted = count_documents(config, data)
+    limit, counted = count_documents(config, data, counted)
+    drawn = counted.order if counted and limit is not None else None
     identity = identify_run(
         config,
         source,
         data,
         dropper,
         limit=limit,
+        order_seed=config.order_seed if drawn else None,
         machine=describe_place(config.device) if config.timed else None,
         feature_layer=feature_layer_of(source, model.feature_layer),
     )
     folder = RunFolder(config.runs_dir, name_run(identity))
+    other = None
+    if config.measure == "accuracy" and (drawn or limit is None):
+        other = RunFolder(config.runs_dir, name_otherwise(identity, config.order_seed))
     record = Record(
         run=folder.path.name,
         measure=config.measure,
@@ -116,12 +154,17 @@ def plan_run(config: RunConfig) -> Plan:
         config=asked,
         status="failed",
         finished="",
+        drawing=drawn.drawing if drawn else None,
     )
-    return Plan(config, data, dropper, source, folder, limit, record, counted)
+    chosen = drawn.part(limit) if drawn and limit is not None else None
+    return Plan(config, data, dropper, source, folder, limit, chosen, other, record, counted)
 
 
-def count_documents(config: RunConfig, data: DataSource) -> tuple[int | None, Task | None]:
-    """The limit as it comes to: whole pairs, and None where it cuts off no document; and the task, if loaded.
+def count_documents(
+    config: RunConfig, data: DataSource, counted: Counted | None = None
+) -> tuple[int | None, Counted | None]:
+    """The limit as it comes to: whole pairs or units that were drawn, and None where it cuts off nothing; and
+    the task, if loaded.
 
     Of a measurement inside the model it is the number of pictures, and where time is measured there is none.
     """
@@ -130,12 +173,21 @@ def count_documents(config: RunConfig, data: DataSource) -> tuple[int | None, Ta
     limit = config.limit
     if limit is None:
         return None, None
-    try:
-        task = load_task(config.task, data)
-    except UserError:
-        return limit, None  # the run itself says what is wrong, and leaves a record of it
-    limit = round_to_whole_units(task, limit, scorer_for(config.task))
-    return limit if limit < len(task.eval_docs_no_media) else None, task
+    if counted is None:
+        try:
+            task = load_task(config.task, data)
+        except UserError:
+            return limit, None  # the run itself says what is wrong, and leaves a record of it
+        drawn = config.order == "random"
+        counted = Counted(
+            task, draw_order(task, scorer_for(config.task), config.order_seed) if drawn else None
+        )
+    task = counted.task
+    if counted.order is not None:
+        limit = len(counted.order.part(limit))
+    else:
+        limit = round_to_whole_units(task, limit, scorer_for(config.task))
+    return limit if limit < len(task.eval_docs_no_media) else None, counted
 
 
 def find_checkpoint(model: ModelOptions) -> str:

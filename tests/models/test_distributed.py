@@ -21,7 +21,7 @@ def test_two_processes_give_what_one_gives(
 ) -> None:
     # an odd number of documents, so that one process has fewer and lmms-eval pads its requests
     options = [f"model.path={tiny_checkpoint}", f"data.path={docvqa_folder}", "limit=7", "batch_size=2"]
-    options += ["method=hired", "budget=0.5", "device=cpu"]
+    options += ["order=dataset", "method=hired", "budget=0.5", "device=cpu"]
     one = run_quietly(*options, f"runs_dir={tmp_path / 'one'}")
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -146,7 +146,7 @@ MUTANTS = [
     Mutant(
         "a limit beyond the documents makes another run",
         "hired_eval/runs/plan.py",
-        "return limit if limit < len(task.eval_docs_no_media) else None, task", "return limit, task",
+        "return limit if limit < len(task.eval_docs_no_media) else None, counted", "return limit, counted",
         tests=("tests/test_identity.py",),
     ),
     Mutant(
@@ -293,7 +293,8 @@ MUTANTS = [
     ),
     Mutant(
         "a run that is asked for again is not repeated",
-        "hired_eval/runs/measuring.py", "plan.config.rerun", "not plan.config", ("tests/test_runs.py",),
+        "hired_eval/runs/measuring.py", "processes.main and plan.config.rerun", "not processes",
+        ("tests/test_runs.py",),
     ),
     Mutant(
         "the interval draws pictures over all strata",

@@ -1,0 +1,81 @@
+"""`hired-eval plan`: what a run or a sweep will take, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from hired_eval.cli import help as help_text
+from hired_eval.cli.arguments import quote, translate_for_hydra
+from hired_eval.errors import UserError
+from hired_eval.paths import config_folder
+
+if TYPE_CHECKING:
+    from hired_eval.cli.running import Job
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what each run takes, and all of them together.
+
+    Raises:
+        UserError: a name or an option is wrong, or the speed is no positive number.
+    """
+    from hired_eval.reporting.render import aligned
+    from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
+
+    parser = argparse.ArgumentParser(prog="hired-eval plan", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--tflops", type=float, default=TFLOPS, help="TFLOP a second of the card")
+    asked, overrides = parser.parse_known_args(list(arguments))
+    if not asked.tflops > 0:
+        raise UserError(f"--tflops must be above 0, got {asked.tflops:g}")
+    found = forecast([job.read() for job in compose(overrides)])
+    head = ["benchmark", "model", "method", "questions", "encodings", "TFLOP", "from"]
+    rows = [
+        [
+            f.benchmark,
+            f.model,
+            f.method,
+            f"{f.questions} of {f.documents}",
+            str(f.encodings),
+            "-" if f.tflop is None else f"{f.tflop:.3g}",
+            "records" if f.known else "assumption",
+        ]
+        for f in found
+    ]
+    print(aligned([head, *rows]))
+    print(summarize_forecasts(found, asked.tflops))
+    if not all(f.known for f in found):
+        print('"assumption": no record says how scores differ; one answer in ten is taken to change')
+
+
+def compose(overrides: list[str]) -> list[Job]:
+    """The runs of a command line, without the word `plan`.
+
+    Raises:
+        UserError: a name that no config has.
+    """
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    help_text.check_names(overrides)
+    from hired_eval.cli.running import Job
+
+    found: list[Job] = []
+
+    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+    def app(config: DictConfig) -> None:
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        found.append(Job(resolved, (), False))
+
+    before = sys.argv[:]
+    with TemporaryDirectory() as scratch:
+        # Hydra leaves a note of a sweep, and here is none
+        sys.argv[1:] = [*translate_for_hydra(overrides), f"hydra.sweep.dir={quote(scratch)}"]
+        try:
+            app()
+        finally:
+            sys.argv[:] = before
+    return found
