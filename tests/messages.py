@@ -476,6 +476,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
         "this dropping method needs keys and the CLS query, and the encoding lacks them",
     ),
+    (
+        lambda place: build("visionzip").vision.drop(encoding(), Layouts((p.LAYOUT,))),
+        "this dropping method needs keys, and the encoding lacks them",
+    ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (
         applied(lambda inputs: inputs["input_ids"].fill_(1)),

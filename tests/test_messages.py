@@ -51,6 +51,10 @@ ELSEWHERE = {
         "min_pixels=… is more than max_pixels=…; set both",
     ],
     # in tests/models/test_layer_stages.py
+    "models/prompt.py": [
+        "the checkpoint's chat template refuses the task's messages (…); take the simple form, with "
+        "--force_simple",
+    ],
     "dropping/composed.py": [
         "… both choose tokens before the language model; combine one of them with stages inside it",
     ],
@@ -184,7 +188,11 @@ ELSEWHERE = {
         "its question is not text but a …",
         "its task shows a …; this model sees only pictures",
     ],
+    # in tests/test_chat.py, but for the first
     "lmms/model.py": [
+        "… has no chat template; take the simple form, with --force_simple",
+        "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat template; "
+        "leave prompt out, or add --force_simple",
         "its task gives up: …",
     ],
     # in tests/models/test_decoding.py

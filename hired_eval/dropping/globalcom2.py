@@ -74,7 +74,6 @@ class GlobalCom2(RankingByAttention, BudgetedDropper):
         scores = scores.masked_fill(~layouts.unpadded, -torch.inf)
         return keep_highest(scores, counts, encoding.features, max(budgets))
 
-
     def _score(self, encoding: VisionEncoding) -> Tensor:
         """(S, N) what CLS makes of each patch, or the attention that it receives."""
         if self.takes_received(encoding):

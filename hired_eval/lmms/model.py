@@ -20,15 +20,23 @@ from tqdm import tqdm
 
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import Decoded, Documents, read_pictures, read_question
+from hired_eval.lmms.documents import Decoded, Documents, read_messages, read_pictures, read_question
 from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
 from hired_eval.models.answering import DroppingLlava, Prepared, Question
 from hired_eval.models.batching import batches, windows
 from hired_eval.models.checkpoint import load_checkpoint
-from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
+from hired_eval.models.configs import (
+    IMAGES,
+    QUESTION,
+    Prompt,
+    default_dtype,
+    default_prompt,
+    prompt_named,
+)
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures, whole_pictures
 from hired_eval.models.memory import free_bytes, is_out_of_memory
+from hired_eval.models.prompt import Turn
 from hired_eval.models.reading import ReadAhead, ReadPicture, ReadQuestion, count_workers
 from hired_eval.models.visual_tokens import TokenCounts
 from hired_eval.processes import Processes
@@ -129,11 +137,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         given = dict(locals())
         own = read_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
         dropper = build_as_typed(method, unquote(options))
-        prompt_used = (
-            default_prompt(own["pretrained"], own["revision"])
-            if own["prompt"] is None
-            else Prompt(prompt_named(own["prompt"]), "the option prompt")
-        )
+        prompt_used = self._choose_prompt(own)
         of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
         logger.info(f"prompt {prompt_used.template!r} of {prompt_used.origin}; numbers in {of_type}")
         loading = (
@@ -152,6 +156,12 @@ class HiredLlava(lmms):  # type: ignore[misc]
         )
         # lmms-eval has seeded torch with its --seed
         self._start(llava, own["batch_size"], own["on_error"], None, torch.initial_seed(), own["workers"])
+
+    def _choose_prompt(self, own: dict[str, Any]) -> Prompt:
+        """The prompt that is named, or the model config's, or that of the chat template."""
+        if own["prompt"] is None:
+            return default_prompt(own["pretrained"], own["revision"])
+        return Prompt(prompt_named(own["prompt"]), "the option prompt")
 
     @classmethod
     def around(
@@ -431,14 +441,14 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self, key: RequestKey, request: Instance, decoded: Decoded, known: dict[str, ReadPicture]
     ) -> ReadRequest:
         """A request with its pictures read."""
-        context, target, doc_to_visual, doc_id, task, split = request.args
+        _, target, _, doc_id, task, split = request.args
         documents = self._documents(task, split)
         try:
             document = (
                 documents.read(doc_id, decoded) if isinstance(documents, Documents) else documents[doc_id]
             )
             refuse_deep_pictures(document)
-            visuals = doc_to_visual(document)
+            question = self._question(request, document)
         except UserError as error:
             return ReadRequest(key, error)
         except UNREADABLE as error:
@@ -449,10 +459,14 @@ class HiredLlava(lmms):  # type: ignore[misc]
         if request.request_type == "loglikelihood":
             continuation = target if isinstance(target, str) else str(target(document))
         try:
-            question = Question(read_question(context), read_pictures(visuals))
             return ReadRequest(key, self.llava.read_question(question, known), continuation)
         except UserError as error:
             return ReadRequest(key, error)
+
+    def _question(self, request: Instance, document: Any) -> Question:
+        """What a request asks of a document."""
+        context, _, doc_to_visual, *_ = request.args
+        return Question(read_question(context), read_pictures(doc_to_visual(document)))
 
     def _prepared(self, request: ReadRequest) -> Prepared:
         """A request's question with its images encoded.
@@ -474,6 +488,48 @@ class HiredLlava(lmms):  # type: ignore[misc]
             if not is_out_of_memory(error):
                 raise
             raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
+
+
+class HiredLlavaChat(HiredLlava):
+    """The same model in lmms-eval's chat form: a task's messages, by the processor's own chat template.
+
+    lmms-eval takes this form unless it is told --force_simple, and asks it for generated text only.
+
+    Args:
+        pretrained: as of the simple form.
+        system_prompt: text of a system turn that is put before the messages; none by default.
+        options: as of the simple form, but for the prompt.
+
+    Raises:
+        UserError: as of the simple form, or a prompt is named, or there is no chat template.
+    """
+
+    is_simple = False
+
+    def __init__(self, pretrained: str, system_prompt: str | None = None, **options: Any) -> None:
+        super().__init__(pretrained, **options)
+        if not getattr(self.llava.processor, "chat_template", None):
+            raise UserError(f"{pretrained} has no chat template; take the simple form, with --force_simple")
+        self.first = () if system_prompt is None else (Turn("system", (system_prompt,)),)
+
+    def _choose_prompt(self, own: dict[str, Any]) -> Prompt:
+        """None: the chat template makes it.
+
+        Raises:
+            UserError: a prompt is named.
+        """
+        if own["prompt"] is not None:
+            raise UserError(
+                "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat "
+                "template; leave prompt out, or add --force_simple"
+            )
+        return Prompt(IMAGES + QUESTION, "the chat template, which makes it of messages")
+
+    def _question(self, request: Instance, document: Any) -> Question:
+        """The task's messages about a document."""
+        turns, pictures = read_messages(request.args[1](document))
+        asked = "\n".join(part for turn in turns if turn.role == "user" for part in turn.parts if part)
+        return Question(asked, pictures, (*self.first, *turns))
 
 
 def _count_bytes(read: list[ReadRequest]) -> int:
@@ -515,4 +571,9 @@ def _seed(seed: int, key: RequestKey) -> int:
 
 def _generation(request: Instance) -> dict[str, Any]:
     """Generation options of a request; none where a likelihood is asked for."""
-    return request.args[1] if request.request_type == "generate_until" else {}
+    if request.request_type != "generate_until":
+        return {}
+    # behind the messages in the chat form
+    _, first, second, *_ = request.args
+    options: dict[str, Any] = second if isinstance(second, dict) else first
+    return options

@@ -19,6 +19,7 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.layer_stage import acting, counts_by_layer, mean_allowed
 from hired_eval.errors import UserError
 from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.configs import IMAGES
 from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
 from hired_eval.models.encoding_cache import CachedEncoder, EncodingStore
 from hired_eval.models.families import family_of
@@ -29,11 +30,13 @@ from hired_eval.models.inside import inside
 from hired_eval.models.memory import count_row_bytes, free_bytes, is_out_of_memory
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import (
+    Turn,
     check_template,
     continue_prompt,
     count_marked_places,
     find_special_tokens,
     render,
+    render_chat,
     tokenize,
 )
 from hired_eval.models.question import QuestionTower
@@ -51,10 +54,17 @@ IMAGES_REMEMBERED = 16
 
 @dataclass(frozen=True)
 class Question:
-    """A question about any number of images, none included."""
+    """A question about any number of images, none included.
+
+    Attributes:
+        text: the question.
+        images: in the order of the prompt.
+        turns: a conversation that asks it, rendered by the processor's chat template in place of the prompt.
+    """
 
     text: str
     images: tuple[Image.Image, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,9 +181,11 @@ class DroppingLlava:
         self.square = checkpoint.square
         self.tokenizer = self.processor.tokenizer
         self.dropper = dropper
-        self.prompt = check_template(prompt)
         self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
         self._placeholder = self.family.placeholder(self.processor)
+        # a chat template has the marks around an image in it, which here belong to each image
+        with_marks = self._placeholder.replace(self.processor.image_token, IMAGES)
+        self.prompt = check_template(prompt.replace(with_marks, IMAGES))
         self.cache = None
         if encodings is not None:
             self.cache = CachedEncoder(self.family, self.processor.image_processor, encodings)
@@ -193,7 +205,7 @@ class DroppingLlava:
         special = find_special_tokens(self.tokenizer, self.processor.image_token)
         of_text = {self.tokenizer.unk_token_id, self.family.config.image_token_id}
         self._control_ids = set(self.tokenizer.convert_tokens_to_ids(sorted(special))) - of_text
-        self._control_tokens: dict[int, list[int]] = {}
+        self._control_tokens: dict[tuple[int, tuple[Turn, ...]], list[int]] = {}
         self._told_of_marks = False
         self._prefixes = PrefixCaches(self.family)
         self._remembered: OrderedDict[str, VisualTokens] = OrderedDict()
@@ -232,7 +244,7 @@ class DroppingLlava:
             if key not in known:
                 known[key] = self._read_picture(rgb, name, key, among)
             pictures.append(known[key])
-        return ReadQuestion(question.text, tuple(pictures))
+        return ReadQuestion(question.text, tuple(pictures), question.turns)
 
     def _read_picture(self, image: Image.Image, name: str, key: str, among: int) -> ReadPicture:
         """A picture with its partitions; without them where its tokens are, or may be, known already."""
@@ -312,9 +324,9 @@ class DroppingLlava:
         read = self.read_question(question) if isinstance(question, Question) else question
         images = tuple(self._visual_tokens(picture, read.text) for picture in read.pictures)
         image_token, image_token_id = self.processor.image_token, self.family.config.image_token_id
-        text = render(self.prompt, read.text, len(images), self.tokenizer, image_token, self._placeholder)
+        text = self._render(read)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, image_token))
-        self._check_text(read.text, len(images), ids)
+        self._check_text(read, ids)
         if ids.count(image_token_id) != len(images):
             raise UserError(
                 f"the tokenizer makes {ids.count(image_token_id)} placeholders of {len(images)} images; "
@@ -345,24 +357,36 @@ class DroppingLlava:
         prepared = Prepared(expanded, scored, images, digests, shared, placed)
         return self._planned(prepared) if self.dropper.inside else prepared
 
-    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
+    def _render(self, read: ReadQuestion) -> str:
+        """The prompt of a question."""
+        if read.turns:
+            return render_chat(read.turns, self.processor, self._placeholder)
+        of_prompt = (self.tokenizer, self.processor.image_token, self._placeholder)
+        return render(self.prompt, read.text, len(read.pictures), *of_prompt)
+
+    def _check_text(self, read: ReadQuestion, ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
 
         Raises:
             UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
         """
-        image_token = self.processor.image_token
-        marks = count_marked_places(question, image_token)
+        question, images = read.text, len(read.pictures)
+        marks = 0 if read.turns else count_marked_places(question, self.processor.image_token)
         if images and marks not in (0, images) and not self._told_of_marks:
             self._told_of_marks = True
             logger.warning(
                 f"a question marks {marks} places for its {images} images: the marks are read as text and "
                 "the images are put in front, here and wherever the numbers differ"
             )
-        if images not in self._control_tokens:
-            plain = render(self.prompt, "a", images, self.tokenizer, image_token, self._placeholder)
-            self._control_tokens[images] = self._controls(tokenize(self.tokenizer, plain))
-        if self._controls(ids) != self._control_tokens[images]:
+        turns = tuple(
+            Turn(turn.role, tuple(None if part is None else "a" for part in turn.parts))
+            for turn in read.turns
+        )
+        form = images, turns
+        if form not in self._control_tokens:
+            plain = self._render(replace(read, text="a", turns=turns))
+            self._control_tokens[form] = self._controls(tokenize(self.tokenizer, plain))
+        if self._controls(ids) != self._control_tokens[form]:
             raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
 
     def _controls(self, ids: list[int]) -> list[int]:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.models.configs import IMAGES, QUESTION
 
 IMAGE_MARK = "<image>"
 """How lmms-eval's tasks mark the place of an image in a question."""
 MOST_ROUNDS = 50
 """Breaking one special token can make another, once or twice."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user or assistant.
+        parts: its texts in order, and None where a picture is.
+    """
+
+    role: str
+    parts: tuple[str | None, ...]
 
 
 def check_template(template: str) -> str:
@@ -65,6 +80,45 @@ def render(
     # the question comes last, so that braces in it are never filled in
     before, after = template.replace(IMAGES, " ".join([placeholder or image_token] * images)).split(QUESTION)
     return _harmless([_Piece(before), *pieces, _Piece(after)], find_special_tokens(tokenizer, image_token))
+
+
+def render_chat(turns: Sequence[Turn], processor: Any, placeholder: str) -> str:
+    """A conversation by the processor's own chat template, up to where the answer begins.
+
+    Args:
+        turns: the conversation; special tokens in its texts are text, as in `render`.
+        processor: stock.
+        placeholder: what stands for one image, the tokens around it included.
+
+    Raises:
+        UserError: the template refuses the conversation.
+    """
+    texts: list[str] = []
+
+    def content(part: str | None) -> dict[str, str]:
+        if part is None:
+            return {"type": "image"}
+        text = part.strip()
+        texts.append(text)
+        # white space at the ends is left to the template, which may cut it off
+        held = part.replace(text, f"\ue000{len(texts) - 1}\ue001", 1) if text else part
+        return {"type": "text", "text": held}
+
+    messages = [{"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns]
+    try:
+        made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise UserError(
+            f"the checkpoint's chat template refuses the task's messages ({first_line(error)}); take the "
+            "simple form, with --force_simple"
+        ) from error
+    if placeholder not in made:
+        made = made.replace(processor.image_token, placeholder)
+    parts = re.split("\ue000(\\d+)\ue001", made)
+    pieces = [
+        _Piece(texts[int(part)], foreign=True) if i % 2 else _Piece(part) for i, part in enumerate(parts)
+    ]
+    return _harmless(pieces, find_special_tokens(processor.tokenizer, processor.image_token))
 
 
 def continue_prompt(
