@@ -21,9 +21,9 @@ from bench.stock import fresh, llava_hf
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.tasks import load_task
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.models.encoding_cache import GIB, EncodingStore
 from hired_eval.models.family import Picture
@@ -102,10 +102,10 @@ class Runner:
         encodings: EncodingStore | None = None,
     ) -> list[str]:
         """Answers in the order of the requests."""
-        llava = DroppingLlava(
+        llava = DroppingVLM(
             self.checkpoint, dropper, self.prompt, share_prefix=share_prefix, encodings=encodings
         )
-        model = HiredLlava.around(llava, batch_size=self.setting.batch_size)
+        model = HiredVLM.around(llava, batch_size=self.setting.batch_size)
         model.task_dict = work.documents
         return model.generate_until(fresh(work.requests))
 
@@ -115,7 +115,7 @@ class Runner:
         No way of answering can leave these out. Decoding and resizing pictures, the questions and the answers
         come on top.
         """
-        llava = DroppingLlava(self.checkpoint, build("full"), self.prompt)
+        llava = DroppingVLM(self.checkpoint, build("full"), self.prompt)
         images: dict[Any, tuple[Prefix, Picture]] = {}
         for request in work.requests:
             context, _, doc_to_visual, doc_id, task, split = request.args

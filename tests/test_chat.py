@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from hired_eval.errors import UserError
 from hired_eval.lmms.documents import read_messages
-from hired_eval.lmms.model import HiredLlava, HiredLlavaChat
+from hired_eval.lmms.model import HiredVLM, HiredVLMChat
 from hired_eval.models.prompt import Turn, render_chat
 from tests import tiny
 
@@ -124,7 +124,7 @@ def test_full_answers_as_lmms_evals_own_model(
     monkeypatch.setitem(sys.modules, "decord", decord)
     name, of_own, options = OWN[family]
     own = get_model(name)(pretrained=str(saved(family)), device="cpu", device_map="cpu", **of_own)
-    ours = HiredLlavaChat(
+    ours = HiredVLMChat(
         str(saved(family)), method="full", device="cpu", dtype=of_own.get("dtype", "bfloat16"), **options
     )
     known, found = (answers(model, ["toy_plain", "toy_turns"], tasks) for model in (own, ours))
@@ -142,7 +142,7 @@ def test_both_forms_give_the_same_answers(
     options: dict[str, Any] = {"method": "random", "budget": 0.4, "device": "cpu"}
     simple, chat = (
         answers(form(str(saved(family)), **options), ["toy_plain"], tasks)
-        for form in (HiredLlava, HiredLlavaChat)
+        for form in (HiredVLM, HiredVLMChat)
     )
     # the simple form puts a space between the places of several pictures, the template what it likes
     assert simple[:2] == chat[:2]
@@ -151,7 +151,7 @@ def test_both_forms_give_the_same_answers(
 def test_what_the_chat_form_cannot_show_is_refused(saved: Callable[[str], Path]) -> None:
     folder = str(saved("llava"))
     with pytest.raises(UserError, match="leave prompt out, or add --force_simple"):
-        HiredLlavaChat(folder, prompt="{images}{question}")
+        HiredVLMChat(folder, prompt="{images}{question}")
     film = [{"role": "user", "content": [{"type": "video", "url": "film.mp4"}]}]
     with pytest.raises(UserError, match="its task shows a video; this model sees only pictures"):
         read_messages(film)

@@ -191,8 +191,8 @@ ELSEWHERE = {
     # in tests/test_chat.py, but for the first
     "lmms/model.py": [
         "… has no chat template; take the simple form, with --force_simple",
-        "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat template; "
-        "leave prompt out, or add --force_simple",
+        "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat "
+        "template; leave prompt out, or add --force_simple",
         "its task gives up: …",
     ],
     # in tests/models/test_decoding.py

@@ -61,7 +61,7 @@ def _show(chosen: argparse.Namespace) -> None:
     import torch  # seconds, which a mistake in the picture's name need not cost
 
     from hired_eval.dropping.registry import build_as_typed
-    from hired_eval.models.answering import DroppingLlava, Question
+    from hired_eval.models.answering import DroppingVLM, Question
     from hired_eval.models.configs import prompt_named, typed_text
     from hired_eval.runs.loading import Models
     from hired_eval.runs.options import read_model
@@ -73,7 +73,7 @@ def _show(chosen: argparse.Namespace) -> None:
     prompt = prompt_named(chosen.prompt) if chosen.prompt else model.prompt
     question = typed_text("--question", chosen.question)
     checkpoint = Models().get(find_checkpoint(model), model, chosen.device, 0)
-    llava = DroppingLlava(checkpoint, dropper, prompt)
+    llava = DroppingVLM(checkpoint, dropper, prompt)
     with torch.inference_mode():
         prepared = llava.prepare(Question(question, (picture,)))
         answer = llava.answer([prepared], dict(GENERATION))[0].text

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import Decoded, Documents, read_messages, read_pictures, read_question
-from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.lmms.options import VLMOptions, read_typed, unquote
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.batching import batches, windows
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import (
@@ -84,7 +84,7 @@ SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 
 
-class HiredLlava(lmms):  # type: ignore[misc]
+class HiredVLM(lmms):  # type: ignore[misc]
     """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
@@ -102,7 +102,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
-        pictures_per_pass: pictures that go through the vision tower together, see `DroppingLlava`.
+        pictures_per_pass: pictures that go through the vision tower together, see `DroppingVLM`.
         options: options of the dropping method, e.g. budget and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
@@ -135,7 +135,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         given = dict(locals())
-        own = read_typed(LlavaOptions, {name: given[name] for name in types_of(LlavaOptions)})
+        own = read_typed(VLMOptions, {name: given[name] for name in types_of(VLMOptions)})
         dropper = build_as_typed(method, unquote(options))
         prompt_used = self._choose_prompt(own)
         of_type = own["dtype"] or default_dtype(own["pretrained"], own["revision"])
@@ -147,7 +147,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         checkpoint = load_checkpoint(
             own["pretrained"], dtype=of_type, **{name: own[name] for name in loading}
         )
-        llava = DroppingLlava(
+        llava = DroppingVLM(
             checkpoint,
             dropper,
             prompt_used.template,
@@ -166,7 +166,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
     @classmethod
     def around(
         cls,
-        llava: DroppingLlava,
+        llava: DroppingVLM,
         *,
         batch_size: int | Literal["auto"],
         on_error: str = "stop",
@@ -174,7 +174,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         seed: int = 0,
         numbers: Sequence[int] | None = None,
         workers: int | Literal["auto"] = 0,
-    ) -> HiredLlava:
+    ) -> HiredVLM:
         """A model around a checkpoint that is loaded already.
 
         Args:
@@ -193,7 +193,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
 
     def _start(
         self,
-        llava: DroppingLlava,
+        llava: DroppingVLM,
         batch_size: int | Literal["auto"],
         on_error: str,
         log: ReplyFile | None,
@@ -490,7 +490,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
             raise UserError(f"memory ran out while its image was encoded; {LESS_MEMORY}") from error
 
 
-class HiredLlavaChat(HiredLlava):
+class HiredVLMChat(HiredVLM):
     """The same model in lmms-eval's chat form: a task's messages, by the processor's own chat template.
 
     lmms-eval takes this form unless it is told --force_simple, and asks it for generated text only.
@@ -552,7 +552,7 @@ def _keys(requests: list[Instance], sampled: set[str], numbers: Sequence[int] | 
     Args:
         requests: in lmms-eval's order.
         sampled: generation options, as `repr` writes them, with which answers are sampled.
-        numbers: see `HiredLlava.around`.
+        numbers: see `HiredVLM.around`.
     """
     times: Counter[int] = Counter()
     keys = []

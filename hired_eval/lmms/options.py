@@ -12,8 +12,8 @@ from hired_eval.typed import Count, Natural, check_options, paths_as_text, read,
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaOptions:
-    """The options of `hired_eval.lmms.model.HiredLlava` beside those of the method."""
+class VLMOptions:
+    """The options of `hired_eval.lmms.model.HiredVLM` beside those of the method."""
 
     pretrained: Path
     batch_size: Count | Literal["auto"]
@@ -45,7 +45,7 @@ def unquote(options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str):
             continue
         swallowed = re.search(r",\s*(\w+)=", value)
-        if swallowed and swallowed[1] in {*types_of(LlavaOptions), "method", "budget"}:
+        if swallowed and swallowed[1] in {*types_of(VLMOptions), "method", "budget"}:
             raise UserError(
                 f"{name} swallows {swallowed[1]}=: lmms-eval takes all that follows an apostrophe or a quote "
                 f"that is not closed for text; put {name} last, or take an apostrophe out"

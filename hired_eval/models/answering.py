@@ -147,8 +147,8 @@ class Prepared:
         return tuple(image.counts for image in self.images)
 
 
-class DroppingLlava:
-    """A LLaVA checkpoint that answers questions with a dropping method.
+class DroppingVLM:
+    """A checkpoint of any family that answers questions with a dropping method.
 
     Args:
         checkpoint: stock model and processor.

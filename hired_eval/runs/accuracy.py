@@ -16,11 +16,11 @@ from lmms_eval.evaluator import simple_evaluate
 from hired_eval.errors import RefusedError, UserError
 from hired_eval.lmms.drawing import narrowed
 from hired_eval.lmms.guards import explain_scorer_errors, keep_unchanged
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.processes import Processes
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Count, Record, Tokens
@@ -50,7 +50,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
     except UserError as error:
         raise RefusedError(str(error)) from error
     checkpoint = plan.load_checkpoint(models, say)
-    llava = DroppingLlava(
+    llava = DroppingVLM(
         checkpoint,
         plan.dropper,
         config.model.prompt,
@@ -68,7 +68,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
     log = ReplyFile(folder, processes.rank, None if config.rerun else plan.other)
     if log.known:
         say(f"going on with {len(log.known)} questions answered before")
-    model = HiredLlava.around(
+    model = HiredVLM.around(
         llava,
         batch_size=config.batch_size,
         on_error=config.on_error,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from hired_eval.dropping import Layouts, SelectingDropper, VisionEncoding
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.encoding_cache import EncodingStore, fingerprint
 from hired_eval.models.families import family_of
@@ -44,8 +44,8 @@ def questions() -> list[Question]:
 
 def losses(
     checkpoint: tuple[Any, Any], method: str, options: dict[str, Any], store: EncodingStore | None
-) -> tuple[list[float], DroppingLlava]:
-    model = DroppingLlava(
+) -> tuple[list[float], DroppingVLM]:
+    model = DroppingVLM(
         Checkpoint(*checkpoint), build(method, **options), "U:{images}\n{question} A:", encodings=store
     )
     return [x.loss for x in model.likelihood([model.prepare(q, " yes") for q in questions()])], model
@@ -106,7 +106,7 @@ def test_a_method_is_shown_the_same_with_and_without_the_cache(
 
     def shown(store: EncodingStore | None) -> dict[str, Any]:
         dropper = kind(layers=layers)
-        model = DroppingLlava(Checkpoint(*llava_next), dropper, "U:{images}\n{question} A:", encodings=store)
+        model = DroppingVLM(Checkpoint(*llava_next), dropper, "U:{images}\n{question} A:", encodings=store)
         model.prepare(questions()[0])
         (one,) = dropper.shown
         return one
@@ -137,9 +137,7 @@ def test_a_layer_that_was_recorded_for_others_is_not_there(
     store = EncodingStore(tmp_path, 100 * MIB)
     messages = []
     for cache in (None, store, store):
-        model = DroppingLlava(
-            Checkpoint(*llava_next), ReadsLayer0(), "U:{images}\n{question}", encodings=cache
-        )
+        model = DroppingVLM(Checkpoint(*llava_next), ReadsLayer0(), "U:{images}\n{question}", encodings=cache)
         with pytest.raises(UserError) as refused:
             model.prepare(questions()[0])
         messages.append(str(refused.value))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hired_eval.dropping.registry import build
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from tests import tiny
 
@@ -30,7 +30,7 @@ def observe(family: str) -> dict[str, Any]:
     ]
     found = {}
     for method, options in METHODS.items():
-        answering = DroppingLlava(checkpoint, build(method, **options), "a:{images}{question}")
+        answering = DroppingVLM(checkpoint, build(method, **options), "a:{images}{question}")
         prepared = [answering.prepare(question) for question in questions]
         places = [
             [image.packed.partition.tolist(), image.packed.index.tolist()]

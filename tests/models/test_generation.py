@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hired_eval import Full
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.generation import can_answer_together, can_share_prefixes
 from tests import tiny
@@ -103,14 +103,14 @@ def test_a_question_is_answered_as_alone_on_every_kind_of_language_model(kind: s
     text, shares, together = MODELS[kind]
     parts = model_of(text)
     assert (can_share_prefixes(parts[0].config), can_answer_together(parts[0].config)) == (shares, together)
-    llava = DroppingLlava(Checkpoint(*parts), Full(), PROMPT)
+    llava = DroppingVLM(Checkpoint(*parts), Full(), PROMPT)
     prepared = [llava.prepare(question) for question in asked()]
     assert all(bool(p.shared) == shares for p in prepared)
     expected = [stock(parts, question) for question in asked()]
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
     scored = [llava.prepare(question, " yes") for question in asked()]
     losses = torch.tensor([x.loss for x in llava.likelihood(scored)])
-    alone = DroppingLlava(Checkpoint(*parts), Full(), PROMPT, share_prefix=False)
+    alone = DroppingVLM(Checkpoint(*parts), Full(), PROMPT, share_prefix=False)
     one_by_one = torch.tensor([alone.likelihood([alone.prepare(q, " yes")])[0].loss for q in asked()])
     torch.testing.assert_close(losses, one_by_one, atol=1e-4, rtol=1e-4)
 
@@ -126,7 +126,7 @@ def test_a_checkpoints_own_options_count_as_on_the_stock_model(
 ) -> None:
     for name, value in options.items():
         monkeypatch.setattr(plain[0].generation_config, name, value)
-    llava = DroppingLlava(Checkpoint(*plain), Full(), PROMPT)
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT)
     prepared = [llava.prepare(question) for question in asked()[:4]]
     expected = [stock(plain, question) for question in asked()[:4]]
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
@@ -138,7 +138,7 @@ def test_order_company_and_sharing_change_no_answer(plain: tuple[Any, Any], seed
     questions = asked()
     expected = [stock(plain, question) for question in questions]
     order = random.Random(seed).sample(range(8), 8)
-    llava = DroppingLlava(Checkpoint(*plain), Full(), PROMPT, share_prefix=share)
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, share_prefix=share)
     for size in (1, 3, 8):
         for start in range(0, 8, size):
             members = order[start : start + size]

@@ -17,7 +17,7 @@ from hired_eval.dropping import SelectingDropper
 from hired_eval.dropping.fastv import FastV
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint, set_resolution
 from hired_eval.models.encoding_cache import EncodingStore
 from hired_eval.models.families import family_of
@@ -94,7 +94,7 @@ def forward(model: Any, inputs: Any) -> Any:
         return model(**inputs)
 
 
-def prepare(answering: DroppingLlava, prompts: list[list[tuple[int, int]]]) -> list[Prepared]:
+def prepare(answering: DroppingVLM, prompts: list[list[tuple[int, int]]]) -> list[Prepared]:
     return [answering.prepare(Question("b" * i + "?", pictures(s))) for i, s in enumerate(prompts)]
 
 
@@ -126,7 +126,7 @@ def test_full_is_stock_in_bfloat16(qwen: tuple[Any, Any], stock: tuple[Any, Any]
 def test_answers_of_the_evaluation_are_stock(
     qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool
 ) -> None:
-    answering = DroppingLlava(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share)
+    answering = DroppingVLM(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share)
     answers = answering.answer(prepare(answering, PROMPTS), {"max_new_tokens": 5})
     expected = qwen[1].batch_decode(stock[1], skip_special_tokens=True)
     assert [answer.text for answer in answers] == expected
@@ -144,7 +144,7 @@ def test_layouts_are_those_of_the_image_processor(qwen: tuple[Any, Any]) -> None
 def test_answers_from_the_cache_are_the_same(qwen: tuple[Any, Any], tmp_path: Path) -> None:
     dropper, answers = build("random", budget=0.3), []
     for store in (None, EncodingStore(tmp_path, 2**24), EncodingStore(tmp_path, 2**24)):
-        answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE, encodings=store)
+        answering = DroppingVLM(Checkpoint(*qwen), dropper, TEMPLATE, encodings=store)
         answers.append(answering.answer(prepare(answering, PROMPTS[:3]), {"max_new_tokens": 5}))
     assert answers[0] == answers[1] == answers[2]
 
@@ -154,7 +154,7 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     qwen: tuple[Any, Any], method: str, options: dict[str, Any]
 ) -> None:
     dropper = build(method, budget=0.3, **options)
-    answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(*qwen), dropper, TEMPLATE)
     batch = prepare(answering, FEW)
     for prepared in batch:
         for image, counts in zip(prepared.images, prepared.counts, strict=True):
@@ -175,7 +175,7 @@ def test_kept_tokens_keep_their_place_in_the_picture(qwen: tuple[Any, Any]) -> N
     model, processor = qwen
     inputs = inputs_of(processor, [[(300, 40), (700, 500)]])
     dropper = build("random", budget=0.3)
-    answering = DroppingLlava(Checkpoint(model, processor), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), dropper, TEMPLATE)
     kept = [image.packed.index for image in prepare(answering, [[(300, 40), (700, 500)]])[0].images]
     ids, kinds, grid = (inputs[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw"))
     with torch.inference_mode():
@@ -204,7 +204,7 @@ def test_kept_tokens_keep_their_place_in_the_picture(qwen: tuple[Any, Any]) -> N
 
 def test_a_token_made_of_many_is_in_the_middle(qwen: tuple[Any, Any]) -> None:
     model, processor = qwen
-    answering = DroppingLlava(Checkpoint(model, processor), build("random", budget=0.3), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), build("random", budget=0.3), TEMPLATE)
     [image] = prepare(answering, [[(700, 500)]])[0].images
     index = torch.cat([torch.tensor([-1]), image.packed.index[1:]])
     image = replace(image, packed=replace(image.packed, index=index))
@@ -244,7 +244,7 @@ def test_second_turns_and_beams_count_the_prompt_as_it_was_given(qwen: tuple[Any
 @pytest.mark.parametrize("method", ["hired", "visionzip", "prumerge"])
 def test_methods_that_need_cls_are_refused_by_name(qwen: tuple[Any, Any], method: str) -> None:
     model, processor = qwen
-    answering = DroppingLlava(Checkpoint(model, processor), build(method), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), build(method), TEMPLATE)
     with pytest.raises(UserError, match=r"the CLS token, which Qwen.*methods that need none: .*random"):
         prepare(answering, [[(100, 60)]])
 
@@ -290,10 +290,10 @@ def test_attention_received_is_that_of_the_eager_layer(
 
 
 def test_layers_that_see_windows_have_no_attention_received(qwen2_5_vl: tuple[Any, Any]) -> None:
-    answering = DroppingLlava(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
     with pytest.raises(UserError, match=r"layer 2 of .* attends within windows.*: 1, 3$"):
         prepare(answering, [[(100, 60)]])
-    whole = DroppingLlava(Checkpoint(*qwen2_5_vl), Received(layer=1, budget=0.5), TEMPLATE)
+    whole = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=1, budget=0.5), TEMPLATE)
     assert prepare(whole, [[(100, 60)]])[0].counts[0].kept == 4
 
 
@@ -309,7 +309,7 @@ def test_tokens_leave_inside_the_language_model(qwen: tuple[Any, Any], layer: in
         assert not forward(model, inputs).logits[:, -1].equal(whole), "dropping must matter"
         for i in (0, 1, 3):
             assert generate(model, inputs_of(processor, FEW[i : i + 1], i))[0].equal(together[i])
-    answering = DroppingLlava(Checkpoint(model, processor), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), dropper, TEMPLATE)
     answers = answering.answer(prepare(answering, FEW), {"max_new_tokens": 5})
     assert [a.text for a in answers] == processor.batch_decode(together, skip_special_tokens=True)
 
@@ -340,7 +340,7 @@ def test_pictures_are_scaled_to_the_pixels_that_are_asked_for(qwen: tuple[Any, A
     set_resolution(config, images, side**2 * 30, side**2 * 90, None)
     assert tokens(side, side) == (6, 6), "a smaller one is enlarged to 30 tokens at least"
     set_resolution(config, images, None, None, 5 * side)
-    answering = DroppingLlava(Checkpoint(model, processor, 5 * side), build("full"), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor, 5 * side), build("full"), TEMPLATE)
     kept = [image.layout.tile for one in prepare(answering, PROMPTS) for image in one.images]
     assert kept == [(5, 5)] * len(kept)
 
