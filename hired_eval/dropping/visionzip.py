@@ -42,7 +42,8 @@ class VisionZip(RankingByAttention, BudgetedDropper):
             UserError: the encoding lacks the attention or keys.
         """
         attention = self.attention(encoding, None).float()
-        by_head = encoding.keys_of_patches().float().unflatten(2, (encoding.heads or attention.shape[1], -1))
+        heads = encoding.heads or attention.shape[1]
+        by_head = encoding.keys_of_patches().float().reshape(*attention.shape[::2], heads, -1)
         ranked = attention.sum(dim=1).argsort(dim=1, descending=True, stable=True)
         counts = even_split(layouts, budgets)
         contextual = [floor_share(self.contextual, count) for count in counts]

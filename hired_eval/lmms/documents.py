@@ -122,7 +122,8 @@ def read_messages(messages: Any) -> tuple[tuple[Turn, ...], tuple[Pillow.Image, 
     Raises:
         UserError: it shows something else than texts and pictures.
     """
-    turns, pictures = [], []
+    turns: list[Turn] = []
+    pictures: list[Pillow.Image] = []
     for message in messages:
         parts: list[str | None] = []
         for content in message["content"]:
