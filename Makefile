@@ -129,7 +129,7 @@ smoke-wheel: $(READY)
 	$(BIN)/python scripts/smoke_wheel.py
 
 # What the measured tables of README.md and docs/ are filled from, then those tables
-MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) encoding_cache=build/encodings $(OVERRIDES)
+MEASURE = $(BIN)/python -m hired_eval -m task=docvqa runs_dir=$(RUNS) $(OVERRIDES)
 measured: $(READY)
 	$(MEASURE) budget=0.2 'method=glob(*)'
 	$(MEASURE) method=full method.newline=none

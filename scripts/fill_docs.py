@@ -180,7 +180,7 @@ def served(family: Family, name: str) -> str:
     for options in WAYS:
         if options.keys() <= types_of(type(build(name))).keys():
             try:
-                family.check(build(name, **options).vision)
+                family.refuse_what_is_not_there(build(name, **options).vision)
             except UserError as error:
                 reasons.append(str(error).split(", ")[0].replace(f" of {family.tower_class.__name__}", ""))
                 continue

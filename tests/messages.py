@@ -173,11 +173,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
         p.probe_twice,
         "measure=gallery runs in one process; start it without accelerate launch",
     ),
-    (
-        ["encoding_cache={tmp}", "encoding_cache_gib=-1"],
-        "encoding_cache_gib must be above 0, got -1",
-    ),
-    (["encoding_cache=/dev/null"], "encoding_cache=/dev/null is a file; name a folder"),
     # types of options
     (["rerun=no"], "rerun must be true or false, got 'no'"),
     (["runs_dir=none"], "runs_dir must be a path, got 'none'"),

@@ -22,6 +22,7 @@ from hired_eval import Full, HiRED, PartitionLayout
 from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
+from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.tasks import load_task
@@ -368,7 +369,7 @@ def out_of_memory(place: Place, where: str) -> None:
 
 
 def several_rounds(place: Place) -> None:
-    HiredVLM.around(place.llava(), batch_size=1).generate_until_multi_round([])
+    HiredVLM.around(Answerer(place.llava())).generate_until_multi_round([])
 
 
 def no_picture(place: Place) -> None:

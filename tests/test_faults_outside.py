@@ -173,22 +173,6 @@ def test_a_damaged_checkpoint_is_one_line(
     assert ("copy them again" if damage != "config" else "is not a checkpoint that can be loaded") in line
 
 
-def test_damaged_files_of_the_encoding_cache_are_made_again(
-    start: Start, undisturbed: pd.DataFrame, tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    assert start(f"encoding_cache={cache}") == 0
-    files = sorted(cache.rglob("*.safetensors"))
-    whole = {file: file.read_bytes() for file in files}
-    for number, file in enumerate(files):
-        content = bytearray(whole[file])
-        content[-1] ^= 1
-        file.write_bytes([bytes(content), content[: len(content) // 2], b""][number % 3])
-    assert start(f"encoding_cache={cache}", "rerun=true") == 0
-    pd.testing.assert_frame_equal(samples(tmp_path / "runs"), undisturbed)
-    assert {file: file.read_bytes() for file in files} == whole
-
-
 @pytest.mark.parametrize("gone_at", ["model.safetensors", "processor_config.json"])
 def test_a_hub_that_goes_away_while_a_checkpoint_is_fetched(
     start: Start,

@@ -55,7 +55,7 @@ def name(*overrides: str) -> str:
         (["method=even_split"], ["method=fastervlm"]),
         (["method=spatial"], ["method=spatial_sampling", "method.mode=pooling"]),
         (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
-        (["method=full"], ["method=full", "encoding_cache=somewhere", "encoding_cache_gib=3", "rerun=true"]),
+        (["method=full"], ["method=full", "rerun=true"]),
         (["method=random"], ["method=random", "method.seed=0"]),
         (["method=hired"], ["method=hired", "++method.label=Ours"]),
         (["data=auto"], ["data=bundled"]),
@@ -242,7 +242,7 @@ def test_a_checkpoint_replaced_while_a_sweep_runs_is_loaded_again(
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) -> None:
-    """Neither methods, seeds, numeric types nor the cache leave anything behind for the next run."""
+    """Neither methods, seeds, nor numeric types leave anything behind for the next run."""
     asked = [
         ["method=prumerge_plus"],
         ["method=random", "seed=4", "model.dtype=bfloat16"],
@@ -250,7 +250,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(tiny_run: list[str], tmp_path: Path) 
     ]
     models = Models()
     for options in asked:
-        sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep", f"encoding_cache={tmp_path}/cache"]
+        sweep = [*tiny_run, *options, f"runs_dir={tmp_path}/sweep"]
         together = run_quietly(*sweep, models=models)
         alone = run_quietly(*tiny_run, *options, f"runs_dir={tmp_path}/alone")
         assert together.folder.name == alone.folder.name

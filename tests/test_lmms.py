@@ -16,6 +16,7 @@ from PIL import Image
 
 from hired_eval import Full
 from hired_eval.errors import UserError
+from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.documents import read_pictures
 from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.tasks import task_manager
@@ -272,7 +273,7 @@ def test_an_interrupted_run_draws_what_is_missing(
     def draws(name: str) -> list[Any]:
         log = ReplyFile(RunFolder(tmp_path, name))
         llava = DroppingVLM(Checkpoint(*llava_next), Full(), "U:{images}\n{question} A:")
-        model = HiredVLM.around(llava, batch_size=4, log=log, seed=7)
+        model = HiredVLM.around(Answerer(llava, batch_size=4, log=log, seed=7))
         results = simple_evaluate(
             model, tasks=["toy_warm"], task_manager=repeated, bootstrap_iters=0, verbosity="ERROR"
         )

@@ -12,7 +12,6 @@ from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import load_task
 from hired_eval.models.answering import Answer, DroppingVLM, Prepared
 from hired_eval.records.record import Benchmark, Count
-from hired_eval.runs.loading import Models
 from hired_eval.runs.measuring import Outcome
 from tests import tiny
 from tests.data import truncated_png, write_docvqa, write_mme, write_ocrbench
@@ -129,24 +128,6 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(
     pd.testing.assert_frame_equal(samples_of(outcome), samples_of(finished))
     assert outcome.record.score == finished.record.score
     assert not (outcome.folder / "replies.jsonl").exists()
-
-
-def test_a_sweep_shares_one_cache_of_encodings_and_another_sweep_has_its_own(
-    tiny_run: list[str], tmp_path: Path
-) -> None:
-    cached = [*tiny_run, f"runs_dir={tmp_path / 'runs'}", f"encoding_cache={tmp_path / 'cache'}"]
-
-    def sources(models: Models, budget: float) -> dict[str, int]:
-        outcome = run_quietly(*cached, f"budget={budget}", models=models)
-        use = outcome.record.timings.encodings or {}
-        return {source: count for source, count in use.items() if count}
-
-    models = Models()
-    assert sources(models, 0.1) == {"computed": 6}
-    assert sources(models, 0.2) == {"memory": 6}
-    assert sources(Models(), 0.3) == {"disk": 6}
-    with pytest.raises(UserError, match="encoding_cache_gib must be above 0, got 0"):
-        run_quietly(*cached, "encoding_cache_gib=0", models=models)
 
 
 @pytest.mark.parametrize("limit", ["null", "2"])

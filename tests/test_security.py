@@ -35,12 +35,11 @@ def test_code_in_a_checkpoint_is_not_run(with_code: Path) -> None:
     assert not (with_code.parent / "was here").exists()
 
 
-def test_runs_and_caches_hold_no_pickle(tiny_run: list[str], tmp_path: Path) -> None:
-    folders = [f"runs_dir={tmp_path}/runs", f"encoding_cache={tmp_path}/cache"]
+def test_runs_hold_no_pickle(tiny_run: list[str], tmp_path: Path) -> None:
     for options in (["method=hired"], ["method=prumerge", "batch_size=3"]):
-        run_quietly(*tiny_run, *folders, *options, "limit=4")
+        run_quietly(*tiny_run, f"runs_dir={tmp_path}/runs", *options, "limit=4")
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {".json", ".parquet", ".safetensors"} <= {file.suffix for file in files} <= ENDINGS_WITHOUT_CODE
+    assert {".json", ".parquet"} <= {file.suffix for file in files} <= ENDINGS_WITHOUT_CODE
     assert not [file for file in files if file.read_bytes().startswith(PICKLE_PROTOCOL)]
 
 

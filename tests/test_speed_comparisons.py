@@ -16,7 +16,6 @@ from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import unpad
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint
-from hired_eval.models.encoding_cache import GIB, EncodingStore
 from hired_eval.runs.options import Workload
 from tests.selected import Kept, drop
 
@@ -100,20 +99,16 @@ def test_sharing_and_caching_change_no_answer(setting: end_to_end.Setting) -> No
 @pytest.mark.parametrize("task", ["docvqa", "ocrbench", "vqav2"])
 @pytest.mark.parametrize(("method", "options"), [("full", {}), ("hired", {"budget": 0.2})])
 def test_no_optimisation_changes_an_answer_of_the_bundled_model(
-    setting: end_to_end.Setting,
-    task: str,
-    method: str,
-    options: dict[str, Any],
-    tmp_path: Path,
+    setting: end_to_end.Setting, task: str, method: str, options: dict[str, Any]
 ) -> None:
     """One question at a time with nothing shared, and batches with all there is."""
     (work,) = end_to_end.workloads((task,), 16)
     dropper = build(method, **options)
     plainly = end_to_end.Runner(replace(setting, batch_size=1)).answer(work, dropper, share_prefix=False)
-    store = EncodingStore(tmp_path, GIB)
     runner = end_to_end.Runner(replace(setting, batch_size=8))
-    assert runner.answer(work, dropper, encodings=store) == plainly
-    assert runner.answer(work, dropper, encodings=store) == plainly, "encodings from the cache"
+    assert runner.answer(work, dropper) == plainly
+    together = runner.answer_together(work, [build("prumerge"), dropper, build("random", budget=0.3)])
+    assert together[len(plainly) : 2 * len(plainly)] == plainly, "in one pass with other methods"
 
 
 def test_the_table_goes_between_the_marks() -> None:

@@ -75,12 +75,15 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
 
         _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
     models, names, pace = Models(), name_jobs(jobs), Pace()
+    configs = [_read_or_none(job) for job in jobs]
     problems: list[str] = []
     outcomes: dict[Path, Outcome] = {}
     stores: dict[Path, Store] = {}
     number, unreachable = 0, False
     while number < len(jobs) and not unreachable:
         number += 1
+        models.following = [config for config in configs[number:] if config is not None]
+        before = len(models.ahead)
         try:
             outcome = measure(jobs[number - 1].read(), _hush, models)
             seen, problem = outcome.folder in outcomes, _explain_failed_samples(outcome)
@@ -89,7 +92,8 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
             if outcome.reused and not problem:
                 result = "the same run as one before" if seen else ""
             else:
-                result = f"{summarize(outcome, store)}{pace.note(len(jobs) - number)}" + "; " * bool(problem)
+                took = pace.note(len(jobs) - number, len(models.ahead), len(models.ahead) - before)
+                result = f"{summarize(outcome, store)}{took}" + "; " * bool(problem)
         except UserError as error:
             problem, result = str(error), ""
             unreachable = isinstance(error, HubError) and not error.reachable
@@ -139,16 +143,19 @@ class Pace:
         """A run begins."""
         self.begun = time.monotonic()
 
-    def note(self, left: int) -> str:
+    def note(self, left: int, ahead: int, others: int) -> str:
         """What is said of a run that is done: its seconds, and about how many minutes the others will take.
 
         Args:
             left: how many runs follow.
+            ahead: how many of them are answered already.
+            others: how many of these were answered along with it.
         """
         self.seconds.append(time.monotonic() - self.begun)
-        minutes = left * sum(self.seconds) / len(self.seconds) / 60
+        minutes = (left - ahead) * sum(self.seconds) / (len(self.seconds) + ahead) / 60
         rest = f", about {minutes:.0f} min left" if minutes >= 1 else ", under a minute left" * (left > 0)
-        return f" ({self.seconds[-1]:.0f} s{rest})"
+        along = f" for {others + 1} runs" * (others > 0)
+        return f" ({self.seconds[-1]:.0f} s{along}{rest})"
 
 
 def _print_table(outcomes: Sequence[Outcome], stores: Mapping[Path, Store]) -> None:
@@ -175,6 +182,13 @@ def _print_table(outcomes: Sequence[Outcome], stores: Mapping[Path, Store]) -> N
         full = full_run_like(outcome.record, store.records)
         if settled := settled_line(store, outcome.record, full, read_goal(outcome.record.config)):
             print(settled)
+
+
+def _read_or_none(job: Job) -> RunConfig | None:
+    try:
+        return job.read()
+    except UserError:
+        return None  # its own turn says what is wrong
 
 
 def _explain_failed_samples(outcome: Outcome) -> str | None:

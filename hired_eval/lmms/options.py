@@ -13,25 +13,41 @@ from hired_eval.typed import Count, Natural, check_options, paths_as_text, read,
 
 @dataclass(frozen=True, kw_only=True)
 class VLMOptions:
-    """The options of `hired_eval.lmms.model.HiredVLM` beside those of the method."""
+    """The options of `hired_eval.lmms.model.HiredVLM` beside those of the method.
+
+    Attributes:
+        pretrained: a folder, or an id on the hub.
+        batch_size: requests answered together; 'auto': as many as the free memory holds.
+        device: 'auto' or a torch device.
+        dtype: by default that of the model config with this hub id, then the checkpoint's own.
+        prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
+            default the prompt of the model config with this hub id, then the processor's chat template. The
+            name of a folder decides nothing.
+        revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
+            `load_checkpoint`.
+        on_error: 'stop' at a sample that fails, or 'record' it and go on.
+        share_prefix: prefill the prompt up to the question once for all questions about an image.
+        workers: threads that read pictures ahead, see `count_workers`.
+        pictures_per_pass: pictures that go through the vision tower together, see `Pictures`.
+    """
 
     pretrained: Path
-    batch_size: Count | Literal["auto"]
-    device: str
-    dtype: Literal["float32", "float16", "bfloat16"] | None
-    prompt: str | None
-    revision: str | None
-    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None
-    attention: Literal["sdpa", "eager", "flash_attention_2"]
-    quantization: Literal["none", "8bit", "4bit"]
-    feature_layer: int | None
-    min_pixels: Count | None
-    max_pixels: Count | None
-    square: Count | None
-    on_error: Literal["stop", "record"]
-    share_prefix: bool
-    workers: Natural | Literal["auto"]
-    pictures_per_pass: Count | Literal["auto"]
+    batch_size: Count | Literal["auto"] = 1
+    device: str = "auto"
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    prompt: str | None = None
+    revision: str | None = None
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    feature_layer: int | None = None
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    square: Count | None = None
+    on_error: Literal["stop", "record"] = "stop"
+    share_prefix: bool = True
+    workers: Natural | Literal["auto"] = "auto"
+    pictures_per_pass: Count | Literal["auto"] = "auto"
 
 
 def unquote(options: dict[str, Any]) -> dict[str, Any]:

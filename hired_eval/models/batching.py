@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from hired_eval.models.answering import Prepared
 
@@ -16,33 +16,40 @@ LARGE_BATCH = 16
 """Windows of larger batches are not longer, except to hold two batches: what is read ahead fills them."""
 
 
-def windows(
-    questions: Iterable[tuple[Key, Prepared]], batch_size: int, most_bytes: int
-) -> Iterator[list[tuple[Key, Prepared]]]:
-    """Cut a stream of questions into the windows within which they are sorted.
+class Window(Generic[Key]):
+    """Questions that are sorted before they are answered, as they come in the order of work.
 
     A window is some batches long, and ends early where its images take much memory. Neighbouring questions
     about the same images stay in one window unless it becomes four times as long.
 
     Args:
-        questions: in the order of the windows.
         batch_size: questions answered together, at most.
         most_bytes: memory that the visual tokens of a window may take.
     """
-    length = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
-    window: list[tuple[Key, Prepared]] = []
-    images: dict[str, int] = {}
-    for key, prepared in questions:
-        full = len(window) >= length or sum(images.values()) >= most_bytes
-        same_images = bool(window) and bool(prepared.digests) and prepared.digests == window[-1][1].digests
-        if full and not (same_images and len(window) < 4 * length):
-            yield window
-            window, images = [], {}
-        window.append((key, prepared))
+
+    def __init__(self, batch_size: int, most_bytes: int) -> None:
+        self.length = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
+        self.most_bytes = most_bytes
+        self._questions: list[tuple[Key, Prepared]] = []
+        self._bytes: dict[str, int] = {}
+
+    def add(self, key: Key, prepared: Prepared) -> list[tuple[Key, Prepared]]:
+        """The questions so far, where the window is full and begins anew with this one; else []."""
+        last = self._questions[-1][1] if self._questions else None
+        full = len(self._questions) >= self.length or sum(self._bytes.values()) >= self.most_bytes
+        same_images = last is not None and bool(prepared.digests) and prepared.digests == last.digests
+        ended: list[tuple[Key, Prepared]] = []
+        if full and not (same_images and len(self._questions) < 4 * self.length):
+            ended = self.end()
+        self._questions.append((key, prepared))
         for digest, image in zip(prepared.digests, prepared.images, strict=True):
-            images[digest] = image.embeddings.nbytes + image.packed.features.nbytes
-    if window:
-        yield window
+            self._bytes[digest] = image.embeddings.nbytes + image.packed.features.nbytes
+        return ended
+
+    def end(self) -> list[tuple[Key, Prepared]]:
+        """The questions so far; the window is empty then."""
+        ended, self._questions, self._bytes = self._questions, [], {}
+        return ended
 
 
 def batches(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -243,38 +243,66 @@ class Family(ABC):
         Raises:
             UserError: the stage asks for a layer or a signal that the vision tower lacks.
         """
-        rows, received = self.layers_read(stage) | also, self.received_read(stage)
-        self.check(stage, also)
-        last = len(self.layers) - 1
-        key_layer = last if stage.key_layer == "last" else self.feature_layer
-        needs_keys = "keys" in stage.reads
+        return self.look(pixels, [stage], also=also)(stage)
+
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
+        """Partitions through the vision tower once, for the stages of several methods.
+
+        Args:
+            pixels, also: as of `encode`.
+            stages: say what is recorded.
+
+        Returns:
+            What gives each of the stages its encoding, in tensors of its own: just what it asks for.
+
+        Raises:
+            UserError: a stage asks for a layer or a signal that the vision tower lacks.
+        """
+        for stage in stages:
+            self.refuse_what_is_not_there(stage, also)
+        rows = also.union(*map(self.layers_read, stages))
+        received = frozenset[int]().union(*map(self.received_read, stages))
+        kept = {self._key_layer(stage) for stage in stages if "keys" in stage.reads}
         recorded = {
-            i: Projections(
-                self.heads, row=i in rows, keep=needs_keys and i == key_layer, received=i in received
-            )
-            for i in sorted(rows | received | ({key_layer} if needs_keys else set()))
+            i: Projections(self.heads, row=i in rows, keep=i in kept, received=i in received)
+            for i in sorted(rows | received | kept)
         }
         pixels = pixels.to(self.tower.device, self.tower.dtype)
         parts = [*self.layers] if self.after_layers is None else [*self.layers, self.after_layers]
         features = run_tower(lambda: self.run(pixels), parts, self.feature_layer, recorded, self.watch)
         features = features.reshape(len(pixels), -1, features.shape[-1])
         # a device map may put the tower's layers on several devices
-        here = features.device
-        source = recorded[key_layer] if needs_keys else None
-        first = int(self.class_token)
-        return VisionEncoding(
-            # contiguous, as an encoding from the cache is: a method may ask for a view
-            features=self.group(features[:, first:]).flatten(2).contiguous(),
-            cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(rows)},
-            keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-            cls_query=source.query.to(here) if source and self.class_token else None,
-            feature_layer=self.feature_layer,
-            received_attention={
-                i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
-                for i in sorted(received)
-            },
-            heads=self.heads,
-        )
+        here, first = features.device, int(self.class_token)
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            source = recorded[self._key_layer(stage)] if "keys" in stage.reads else None
+            shown, got = self.layers_read(stage) | also, self.received_read(stage)
+            return VisionEncoding(
+                # contiguous: a method may ask for a view
+                features=self._own(self.group(features[:, first:]).flatten(2), stages),
+                cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(shown)},
+                keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
+                cls_query=self._own(source.query.to(here), stages) if source and first else None,
+                feature_layer=self.feature_layer,
+                received_attention={
+                    i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
+                    for i in sorted(got)
+                },
+                heads=self.heads,
+            )
+
+        return show
+
+    def _key_layer(self, stage: VisionStage) -> int:
+        """The layer whose keys a stage reads."""
+        return len(self.layers) - 1 if stage.key_layer == "last" else self.feature_layer
+
+    @staticmethod
+    def _own(values: Tensor, stages: Sequence[VisionStage]) -> Tensor:
+        """Values in order in memory; a copy where several stages get them, and one may write into them."""
+        return values.clone(memory_format=torch.contiguous_format) if len(stages) > 1 else values.contiguous()
 
     def _of_tokens(self, attention: Tensor) -> Tensor:
         """Attention of tokens (P, ..., N): the sum of what each of a token's patches gets."""
@@ -286,15 +314,14 @@ class Family(ABC):
         patches = self.group(keys[:, first:])
         return torch.cat([keys[:, :first], patches.mean(dim=2)], dim=1)
 
-    def check(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
-        """Refuse a stage that the vision tower cannot serve.
+    def refuse_what_is_not_there(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
+        """Refuse a stage that asks for what the vision tower lacks.
 
         Args:
-            stage: of a method.
-            also: further layers, as in `encode`.
+            stage, also: as of `encode`.
 
         Raises:
-            UserError: the stage asks for a layer or a signal that the vision tower lacks.
+            UserError: naming the layer or the signal.
         """
         last = len(self.layers) - 1
         for layer in self.layers_read(stage) | self.received_read(stage) | also:

@@ -47,7 +47,12 @@ class PrefixCaches:
 
     Args:
         family: of the model.
+
+    Attributes:
+        sharers: how many such caches share that memory.
     """
+
+    sharers = 1
 
     def __init__(self, family: Family) -> None:
         self.family, self.model = family, family.model
@@ -115,7 +120,7 @@ class PrefixCaches:
         for key, layers in caches.items():
             self._kept[key] = layers
             self._kept.move_to_end(key)
-        limit = spare_bytes(self.model.device)
+        limit = spare_bytes(self.model.device) // self.sharers
         while (
             self._kept and sum(self._bytes(layers[0][0].shape[1]) for layers in self._kept.values()) > limit
         ):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from loguru import logger
 from transformers import PreTrainedTokenizerBase
 
 from hired_eval.errors import UserError, first_line
@@ -144,6 +145,104 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     written = bool(bos) and prompt.lstrip().startswith(str(bos))
     ids: list[int] = tokenizer(prompt, add_special_tokens=not written)["input_ids"]
     return ids
+
+
+class PromptWriter:
+    """Questions as the ids of prompts, in which text from a data set stays text.
+
+    Args:
+        processor: stock; its tokenizer and image token count, and for conversations its chat template.
+        template: text with `{images}` and `{question}`.
+        image_token_id: id of the image token.
+        placeholder: what stands for one image.
+
+    Raises:
+        UserError: the template lacks a place.
+    """
+
+    def __init__(self, processor: Any, template: str, image_token_id: int, placeholder: str) -> None:
+        self.processor, self.tokenizer, self.image_token = (
+            processor,
+            processor.tokenizer,
+            processor.image_token,
+        )
+        self.image_token_id, self.placeholder = image_token_id, placeholder
+        # a chat template has the marks around an image in it, which here belong to each image
+        with_marks = placeholder.replace(self.image_token, IMAGES)
+        self.template = check_template(template.replace(with_marks, IMAGES))
+        tokenizer, image_token = self.tokenizer, self.image_token
+        special = tokenizer.convert_tokens_to_ids(sorted(find_special_tokens(tokenizer, image_token)))
+        self._control_ids = {*special} - {tokenizer.unk_token_id, image_token_id}
+        self._control_tokens: dict[tuple[int, tuple[Turn, ...]], list[int]] = {}
+        self._told_of_marks = False
+
+    def write(
+        self, question: str, images: int, continuation: str = "", turns: tuple[Turn, ...] = ()
+    ) -> tuple[list[int], int]:
+        """The ids of a prompt, one placeholder an image, and how many at its end are the continuation's.
+
+        Args:
+            question: as the benchmark states it.
+            images: their number.
+            continuation: text behind the prompt.
+            turns: a conversation that asks it, for which the chat template takes the place of the prompt's.
+
+        Raises:
+            UserError: the tokenizer makes control tokens of text, other placeholders than there are images,
+                or no tokens of the continuation.
+        """
+        text = self._render(question, images, turns)
+        ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, self.image_token))
+        self._check_text(question, images, turns, ids)
+        if ids.count(self.image_token_id) != images:
+            raise UserError(
+                f"the tokenizer makes {ids.count(self.image_token_id)} placeholders of {images} images; "
+                f"its image token must be {self.image_token!r} with id {self.image_token_id}"
+            )
+        scored = 0
+        if continuation:
+            scored = len(ids) - _common_prefix(tokenize(self.tokenizer, text), ids)
+            if scored == 0:
+                raise UserError(f"the continuation {continuation!r} has no tokens to score")
+        return ids, scored
+
+    def _render(self, question: str, images: int, turns: tuple[Turn, ...]) -> str:
+        if turns:
+            return render_chat(turns, self.processor, self.placeholder)
+        return render(self.template, question, images, self.tokenizer, self.image_token, self.placeholder)
+
+    def _check_text(self, question: str, images: int, turns: tuple[Turn, ...], ids: list[int]) -> None:
+        """Say where a question's marks for images are text, and refuse control tokens from a question.
+
+        Raises:
+            UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
+        """
+        marks = 0 if turns else count_marked_places(question, self.image_token)
+        if images and marks not in (0, images) and not self._told_of_marks:
+            self._told_of_marks = True
+            logger.warning(
+                f"a question marks {marks} places for its {images} images: the marks are read as text and "
+                "the images are put in front, here and wherever the numbers differ"
+            )
+        plain = tuple(Turn(t.role, tuple(None if part is None else "a" for part in t.parts)) for t in turns)
+        form = images, plain
+        if form not in self._control_tokens:
+            made = tokenize(self.tokenizer, self._render("a", images, plain))
+            self._control_tokens[form] = self._controls(made)
+        if self._controls(ids) != self._control_tokens[form]:
+            raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
+
+    def _controls(self, ids: list[int]) -> list[int]:
+        """The control tokens among ids, in their order; placeholders are counted elsewhere."""
+        return [i for i in ids if i in self._control_ids]
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    """How many leading ids two sequences share."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping import Layouts, PackedTokens, PartitionLayout, VisionEncoding, VisionStage
+from hired_eval.errors import UserError
 from hired_eval.models.family import Family, Picture
 
 PICTURES_A_PASS = 16
@@ -48,8 +50,61 @@ class VisualTokens:
     layout: PartitionLayout
 
 
+class Encoder:
+    """The vision tower for the stages of several methods: what goes through it together does so once for all.
+
+    What was encoded is held on the tower's device until `forget`; for a single stage nothing is.
+
+    Args:
+        family: of the model.
+        stages: one a method. For a stage that asks for what the tower lacks, or that is not named here, the
+            tower runs, and refuses, when it is asked.
+    """
+
+    def __init__(self, family: Family, stages: Sequence[VisionStage]) -> None:
+        self.family = family
+        self.stages = list[VisionStage]()
+        for stage in stages:
+            with suppress(UserError):
+                family.refuse_what_is_not_there(stage)
+                self.stages.append(stage)
+        self._passes: dict[tuple[int, ...], tuple[Sequence[Picture], Callable[..., VisionEncoding]]] = {}
+
+    def encode(self, pictures: Sequence[Picture], stage: VisionStage) -> VisionEncoding:
+        """The encoding of the pictures of one pass, for a stage.
+
+        Args:
+            pictures: with partitions of one shape; known again by their pixels, which are the same object.
+            stage: says what is recorded.
+
+        Raises:
+            UserError: see `Family.encode`.
+        """
+        pixels = [picture.pixels for picture in pictures]
+        of_pass = tuple(map(id, pixels))
+        if len(self.stages) == 1 or stage not in self.stages:
+            return self.family.encode(_joined(pixels), stage)
+        if of_pass not in self._passes:
+            # with the pictures, since what is freed may give its id to another
+            self._passes[of_pass] = pictures, self.family.look(_joined(pixels), self.stages)
+        return self._passes[of_pass][1](stage)
+
+    def forget(self) -> None:
+        """Free the memory of what was encoded."""
+        self._passes.clear()
+
+
+def _joined(pixels: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0]
+
+
 def make_visual_tokens(
-    family: Family, pictures: Sequence[Picture], stage: VisionStage, *, per_pass: int | None = None
+    family: Family,
+    pictures: Sequence[Picture],
+    stage: VisionStage,
+    *,
+    per_pass: int | None = None,
+    encoder: Encoder | None = None,
 ) -> list[VisualTokens]:
     """Encode pictures, drop tokens, and project the kept ones.
 
@@ -60,6 +115,7 @@ def make_visual_tokens(
         per_pass: pictures in one pass at most, which have partitions of one size. By default one on the CPU,
             where the vision tower's sums differ in their last bits with the number of partitions, and
             elsewhere 16.
+        encoder: of several methods; by default of this one alone.
 
     Raises:
         UserError: see `Family.encode` and `drop_tokens`.
@@ -67,13 +123,13 @@ def make_visual_tokens(
     """
     if per_pass is None:
         per_pass = 1 if family.tower.device.type == "cpu" else PICTURES_A_PASS
+    encoder = encoder or Encoder(family, [stage])
     made: list[VisualTokens] = []
     for _, group in groupby(pictures, lambda p: (p.pixels.shape[1:], p.layout.tokens_per_partition)):
         alike = list(group)
         for start in range(0, len(alike), per_pass):
             of_pass = alike[start : start + per_pass]
-            pixels = [picture.pixels for picture in of_pass]
-            encoding = family.encode(torch.cat(pixels) if len(pixels) > 1 else pixels[0], stage)
+            encoding = encoder.encode(of_pass, stage)
             made += drop_tokens(family, encoding, [picture.layout for picture in of_pass], stage)
     return made
 

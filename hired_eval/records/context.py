@@ -25,8 +25,8 @@ ELSEWHERE = {
     "seed",
 }
 NO_REASON = {
-    "batch_size", "share_prefix", "reading", "encoding_cache", "encoding_cache_gib", "device", "on_error",
-    "runs_dir", "rerun", "profile", "efficiency",
+    "batch_size", "share_prefix", "reading", "device", "on_error", "runs_dir", "rerun", "profile",
+    "efficiency",
 }  # fmt: skip
 # Of a model: where it lies is told by the content of its checkpoint, alpha is an option of the method.
 NOT_OF_A_MODEL = {"name", "path", "hub_id", "revision", "device_map", "alpha", "weights"}

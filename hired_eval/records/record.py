@@ -149,7 +149,8 @@ class Timings:
         questions_per_second: likewise.
         batch_size: as asked for; of 'auto' that of the largest batch.
         out_of_memory: each time that memory ran out, the batch size that did not fit and the next.
-        encodings: where vision encodings came from, with how many.
+        together: how many runs of a sweep were answered in one pass over the pictures; the seconds of reading
+            and encoding them are split evenly among these.
         processes: that answered.
     """
 
@@ -160,7 +161,7 @@ class Timings:
     questions_per_second: float = 0.0
     batch_size: int | None = None
     out_of_memory: list[dict[str, int]] = field(default_factory=list)
-    encodings: dict[str, int] | None = None
+    together: int = 1
     processes: int = 1
 
 

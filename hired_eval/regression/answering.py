@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import zlib
 from collections.abc import Callable
@@ -61,7 +60,7 @@ def answer_samples(
 ) -> tuple[pd.DataFrame, dict[str, Scorer]]:
     """Every run of the set; samples as `reporting.regression.COLUMNS`, and how each benchmark is scored.
 
-    Nothing of an earlier run is used, neither answers nor encodings, since the code may have changed.
+    Nothing of an earlier run is used, since the code may have changed.
 
     Args:
         chosen: the set.
@@ -76,18 +75,15 @@ def answer_samples(
     scorers: dict[str, Scorer] = {}
     for benchmark in chosen.benchmarks:
         start = time.perf_counter()
-        # an encoding is read by the methods of one benchmark, and its memory is free before the next
         with TemporaryDirectory(prefix="hired-eval-") as scratch:
-            runs, encodings = Path(scratch, "runs"), Path(scratch, "encodings")
-            for method in chosen.methods:
-                config = read_config(chosen.config(method, benchmark))
+            configs = [
+                replace(read_config(chosen.config(method, benchmark)), runs_dir=Path(scratch))
+                for method in chosen.methods
+            ]
+            for number, method in enumerate(chosen.methods):
+                models.following = configs[number + 1 :]
                 with redirect_stderr(log):
-                    outcome = measure(
-                        replace(config, runs_dir=runs, encoding_cache=encodings), lambda line: None, models
-                    )
-                if not frames:
-                    # lmms-eval collects garbage after every run: half a second with a loaded model
-                    gc.freeze()
+                    outcome = measure(configs[number], lambda line: None, models)
                 scorers[benchmark] = scorer_of_run(outcome.record)
                 frames.append(_compact(outcome.folder, benchmark, method))
         seconds = time.perf_counter() - start

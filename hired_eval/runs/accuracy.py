@@ -20,14 +20,14 @@ from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
-from hired_eval.models.answering import DroppingVLM
 from hired_eval.processes import Processes
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Count, Record, Tokens
-from hired_eval.records.replies import ReplyFile
+from hired_eval.records.replies import RequestKey
 from hired_eval.records.store import part_of
 from hired_eval.runs.loading import Models
 from hired_eval.runs.plan import Plan, Say, note_place
+from hired_eval.runs.together import companions_of, make_answerer
 
 
 def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.DataFrame] | None:
@@ -50,14 +50,6 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
     except UserError as error:
         raise RefusedError(str(error)) from error
     checkpoint = plan.load_checkpoint(models, say)
-    llava = DroppingVLM(
-        checkpoint,
-        plan.dropper,
-        config.model.prompt,
-        share_prefix=config.share_prefix,
-        encodings=models.encodings(config.encoding_cache, config.encoding_cache_gib),
-        pictures_per_pass=config.reading.pictures_per_pass,
-    )
     numbers = sorted(plan.chosen) if plan.chosen else None
     grows = read_goal(asdict(config)) is not None
     if plan.limit is not None and plan.limit != config.limit and not grows:
@@ -65,23 +57,14 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         say(f"limit={config.limit} would cut {cut}: answering {plan.limit}")
     if numbers:
         say(f"answering {len(numbers)} of {len(task.eval_docs)} documents, random ones (order=random)")
-    log = ReplyFile(folder, processes.rank, None if config.rerun else plan.other)
-    if log.known:
-        say(f"going on with {len(log.known)} questions answered before")
-    model = HiredVLM.around(
-        llava,
-        batch_size=config.batch_size,
-        on_error=config.on_error,
-        log=log,
-        seed=config.seed,
-        numbers=numbers,
-        workers=config.reading.workers,
-    )
+    own = make_answerer(plan, checkpoint)
+    if own.log and own.log.known:
+        say(f"going on with {len(own.log.known)} questions answered before")
     documents = len(task.eval_docs)
-    answered_before = {key for key in log.known if log.get(key) is not None}
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), plan.effort.seconds
     # some scorers print, write a file for a leader board, and keep totals for all runs of a process
     with (
+        companions_of(plan, models, checkpoint) as companions,
         narrowed(task, numbers),
         TemporaryDirectory() as scratch,
         redirect_stdout(sys.stderr),
@@ -89,7 +72,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         explain_scorer_errors(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
     ):
         results = simple_evaluate(
-            model=model,
+            model=HiredVLM.around(own, companions, numbers=numbers, workers=config.reading.workers),
             tasks=[task],
             task_manager=task_manager(),
             limit=None if numbers else plan.limit,
@@ -102,8 +85,10 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             # a picture that cannot be read is a failed sample by now: scoring must not stumble over it
             cli_args=Namespace(output_path=scratch, process_with_media=config.on_error == "stop"),
         )
-    seconds = time.perf_counter() - start
-    replies = {key: reply for part in processes.gather(model.replies) for key, reply in part.items()}
+    # what others were answered in is theirs
+    seconds = time.perf_counter() - start + spent - sum(other.effort.seconds for other in companions)
+    replies = {key: reply for part in processes.gather(own.replies) for key, reply in part.items()}
+    answered = len(set[RequestKey]().union(*processes.gather(own.effort.answered)))
     if not processes.main:
         return None
     logged = results["samples"][benchmark.lmms_task]
@@ -114,7 +99,6 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         places = [plan.chosen[document] for document in samples["doc_id"]]
         samples["unit"], samples["stratum"] = zip(*places, strict=True)
     check_agreement(samples, benchmark, results, task, folder.path)
-    answered = len(replies.keys() - answered_before)
     record = replace(
         plan.record,
         status="failed" if samples["error"].notna().any() else "complete",
@@ -125,9 +109,9 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
             seconds=seconds,
             questions_timed=answered,
             questions_per_second=answered / seconds,
-            batch_size=model.largest_batch if config.batch_size == "auto" else config.batch_size,
-            out_of_memory=[asdict(time) for time in model.out_of_memory],
-            encodings=asdict(llava.cache.use) if llava.cache else None,
+            batch_size=own.effort.largest_batch if config.batch_size == "auto" else config.batch_size,
+            out_of_memory=[asdict(time) for time in own.effort.out_of_memory],
+            together=own.effort.together,
             processes=processes.count,
         ),
     )

@@ -35,8 +35,6 @@ NOT_PART_OF_THE_RUN = (
     "rerun",
     "profile",
     "on_error",
-    "encoding_cache",
-    "encoding_cache_gib",
     "share_prefix",
     "reading",
     "device",

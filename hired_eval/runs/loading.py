@@ -1,16 +1,16 @@
-"""The checkpoint and the vision encodings that the runs of a process share."""
+"""What the runs of a process share: the checkpoint, and what one of them answered for others."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hired_eval.errors import UserError
 
 if TYPE_CHECKING:
     from hired_eval.models.checkpoint import Checkpoint
-    from hired_eval.models.encoding_cache import EncodingStore
-    from hired_eval.runs.options import ModelOptions
+    from hired_eval.runs.options import ModelOptions, RunConfig
+    from hired_eval.runs.plan import Plan
 
 LOADING = (
     "revision", "dtype", "device_map", "attention", "quantization", "weights", "feature_layer", "min_pixels",
@@ -19,14 +19,19 @@ LOADING = (
 
 
 class Models:
-    """Keeps the last checkpoint and the last cache of vision encodings, so that a sweep loads them once."""
+    """Keeps the last checkpoint, so that a sweep loads it once, and what its runs answer for each other.
+
+    Attributes:
+        following: the runs of a sweep that come after the one that is measured.
+        ahead: those of them that are answered.
+    """
 
     def __init__(self) -> None:
+        self.following: Sequence[RunConfig] = ()
+        self.ahead: list[Plan] = []
         self._asked: tuple[dict[str, Any], str | None] | None = None
         self._named: dict[str, str] = {}
         self._loaded: Checkpoint | None = None
-        self._cache: tuple[Path, float] | None = None
-        self._encodings: EncodingStore | None = None
 
     def get(
         self, source: str, model: ModelOptions, device: str, seed: int, content: str | None = None
@@ -61,21 +66,8 @@ class Models:
             self._asked = asked, content
         return self._loaded
 
-    def encodings(self, folder: Path | None, gib: float) -> EncodingStore | None:
-        """The cache of vision encodings; None where no folder is named.
-
-        Args:
-            folder: where it lies on disk.
-            gib: its limit on disk in GiB.
-
-        Raises:
-            UserError: the folder is a file.
-        """
-        if folder is None:
-            return None
-        from hired_eval.models.encoding_cache import GIB, EncodingStore
-
-        if self._encodings is None or self._cache != (folder, gib):
-            self._encodings = EncodingStore(folder, int(gib * GIB))
-            self._cache = (folder, gib)
-        return self._encodings
+    def take_ahead(self, config: RunConfig) -> Plan | None:
+        """The plan of a run that is answered already, once; None for one that is not."""
+        found = next((plan for plan in self.ahead if plan.config == config), None)
+        self.ahead = [plan for plan in self.ahead if plan is not found]
+        return found

@@ -39,7 +39,7 @@ def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
     Args:
         config: as `configs/config.yaml` describes it.
         say: called with one line about what is being done.
-        models: shared by the runs of a sweep, so that they load their model once.
+        models: shared by the runs of a sweep, so that they load their model and encode their pictures once.
 
     Raises:
         UserError: the config, the checkpoint, the data, a sample, or the disk.
@@ -49,7 +49,7 @@ def measure(config: RunConfig, say: Say, models: Models) -> Outcome:
     goal = read_goal(asdict(config))
     if goal is not None:
         return settle(config, goal, lambda plan: follow(plan, say, models), say)
-    return follow(plan_run(config), say, models)
+    return follow(models.take_ahead(config) or plan_run(config), say, models)
 
 
 def follow(plan: Plan, say: Say, models: Models) -> Outcome:
@@ -75,9 +75,10 @@ def _measured(plan: Plan, say: Say, models: Models) -> Outcome:
     """The record of an earlier run that is complete, or of a new one, which is held while it is made."""
     folder, processes = plan.folder, Processes()
     with folder.locked() if processes.main else nullcontext():
-        if processes.main and plan.config.rerun:
+        # what an earlier run of the sweep answered on the way is of now
+        if processes.main and plan.config.rerun and not plan.effort.answered:
             folder.clear()
-        earlier = processes.from_main(_earlier(plan) if processes.main else None)
+        earlier = processes.from_main(plan.find_earlier() if processes.main else None)
         if earlier is not None:
             return Outcome(earlier, folder.path.parent / earlier.run, reused=True)
         record = plan.record
@@ -86,20 +87,6 @@ def _measured(plan: Plan, say: Say, models: Models) -> Outcome:
             record = replace(found[0], finished=_now())
             folder.write(record, found[1])
         return Outcome(processes.from_main(record), folder.path, reused=False)
-
-
-def _earlier(plan: Plan) -> Record | None:
-    """A complete record of what is asked for: of a part drawn at random also one of a larger part, or of all.
-
-    Raises:
-        UserError: see `RunFolder.record`.
-    """
-    found = plan.folder.record()
-    if plan.chosen is None:
-        return found
-    if found is not None and found.samples >= len(plan.chosen):
-        return found
-    return None if plan.other is None or plan.config.rerun else plan.other.record()
 
 
 def _record_failure(plan: Plan, error: Exception) -> None:

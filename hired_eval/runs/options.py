@@ -18,7 +18,6 @@ from hired_eval.records.scores import scorer_for
 from hired_eval.typed import (
     Count,
     Natural,
-    Positive,
     Proportion,
     Range,
     Seed,
@@ -149,8 +148,6 @@ class RunConfig:
     batch_size: Count | Literal["auto"]
     share_prefix: bool
     reading: ReadingOptions
-    encoding_cache: Path | None
-    encoding_cache_gib: Positive
     device: str
     seed: Seed
     on_error: Literal["stop", "record"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from lmms_eval.api.task import Task
 
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
+from hired_eval.lmms.answerer import Effort
 from hired_eval.lmms.drawing import Order, draw_order
 from hired_eval.lmms.local_data import BUNDLED, DataSource, find_data_source
 from hired_eval.lmms.tasks import load_task, round_to_whole_units
@@ -58,6 +59,7 @@ class Plan:
         other: the folder of the whole run where this is a part drawn at random, else that of such a part.
         record: what it says whatever comes out.
         counted: the task, where its documents had to be counted.
+        effort: what answering takes, also where another run of a sweep does it on the way.
     """
 
     config: RunConfig
@@ -70,6 +72,7 @@ class Plan:
     other: RunFolder | None
     record: Record
     counted: Counted | None
+    effort: Effort = field(default_factory=Effort)
 
     def load_task(self) -> Task:
         """The benchmark with its documents, once a run.
@@ -78,6 +81,20 @@ class Plan:
             UserError: see `hired_eval.lmms.tasks.load_task`.
         """
         return load_task(self.config.task, self.data) if self.counted is None else self.counted.task
+
+    def find_earlier(self) -> Record | None:
+        """A complete record of what is asked for: of a part drawn at random also one of a larger part, or of
+        all.
+
+        Raises:
+            UserError: see `RunFolder.record`.
+        """
+        found = self.folder.record()
+        if self.chosen is None:
+            return found
+        if found is not None and found.samples >= len(self.chosen):
+            return found
+        return None if self.other is None or self.config.rerun else self.other.record()
 
     def load_checkpoint(self, models: Models, say: Say) -> Checkpoint:
         """The model.

@@ -254,7 +254,7 @@ def cls_attention(llava: DroppingVLM, asked: list[Asked]) -> Findings:
     maps = []
     for i, one in enumerate(asked):
         size = (one.picture.height, one.picture.width)
-        picture = llava.read(one.picture)
+        picture = llava.pictures.read(one.picture)
         pixels = picture.pixels[picture.layout.full_image][None]
         encoding = llava.family.encode(pixels, llava.dropper.vision, also=frozenset(layers))
         maps.append([encoding.attention_at(layer)[0].sum(dim=0).cpu().numpy() for layer in layers])
@@ -286,7 +286,7 @@ def gallery(llava: DroppingVLM, asked: list[Asked]) -> Findings:
 def partitions_of(llava: DroppingVLM, picture: Image.Image) -> np.ndarray:
     """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
-    read = llava.read(picture)
+    read = llava.pictures.read(picture)
     values = read.pixels.float().roll(-read.layout.full_image, dims=0)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
     pixels: np.ndarray = (

@@ -67,8 +67,7 @@ class Sweep:
 
     def __init__(self, arguments: list[str], folder: Path, slow_disk: float) -> None:
         self.runs, self.journal = folder / "runs", folder / "journal"
-        cache = f"encoding_cache={folder / 'encodings'}"
-        self.arguments = ["-m", *arguments, cache, f"runs_dir={self.runs}"]
+        self.arguments = ["-m", *arguments, f"runs_dir={self.runs}"]
         self.output = folder / "output"
         self.conditions = Conditions(folder / "datasets", self.journal, slow_disk)
         folder.mkdir(parents=True)

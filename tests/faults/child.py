@@ -20,7 +20,7 @@ import lmms_eval.models  # noqa: F401  (seconds, spared to every child)
 import torch
 
 from hired_eval.__main__ import main
-from hired_eval.lmms.model import HiredVLM
+from hired_eval.lmms.answerer import Answerer
 from hired_eval.reporting.table import run_table  # noqa: F401
 from hired_eval.runs.measuring import measure  # noqa: F401
 
@@ -101,9 +101,9 @@ def _child(arguments: list[str], output: Path, conditions: Conditions) -> None:
 
 
 def _keep_journal(journal: Path) -> None:
-    attempt = HiredVLM._attempt
+    attempt = Answerer._attempt
 
-    def noted(self: HiredVLM, batch: dict[Any, Any], *rest: Any) -> Any:
+    def noted(self: Answerer, batch: dict[Any, Any], *rest: Any) -> Any:
         assert self.log is not None
         line = json.dumps([[self.log.file.parent.name, *key] for key in batch]) + "\n"
         handle = os.open(journal, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
@@ -111,7 +111,7 @@ def _keep_journal(journal: Path) -> None:
         os.close(handle)
         return attempt(self, batch, *rest)
 
-    HiredVLM._attempt = noted  # type: ignore[method-assign]
+    Answerer._attempt = noted  # type: ignore[method-assign]
 
 
 def _slow_down(seconds: float) -> None:

@@ -13,9 +13,10 @@ from lmms_eval.api.instance import Instance
 from hired_eval import Full, PartitionLayout
 from hired_eval.dropping import PackedTokens
 from hired_eval.errors import UserError
-from hired_eval.lmms.model import HiredVLM, OutOfMemory
+from hired_eval.lmms.answerer import Answerer, OutOfMemory
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.models.answering import DroppingVLM, Prepared, Question
-from hired_eval.models.batching import BATCHES_A_WINDOW, batches, windows
+from hired_eval.models.batching import BATCHES_A_WINDOW, Window, batches
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 from tests import tiny
@@ -49,7 +50,7 @@ def test_every_question_is_in_one_batch_and_only_shared_prefixes_are_shared(
         for i, (image, own, with_image) in enumerate(wanted)
     ]
     seen: list[int] = []
-    for window in windows(iter(questions), batch_size, 2**29):
+    for window in cut(questions, batch_size):
         shared: list[str] = []
         for batch in batches(window, lambda longest: batch_size):
             assert 1 <= len(batch) <= batch_size
@@ -67,9 +68,15 @@ def test_every_question_is_in_one_batch_and_only_shared_prefixes_are_shared(
 def test_a_window_does_not_end_between_questions_about_one_image() -> None:
     size = BATCHES_A_WINDOW * 2
     questions = [(i, about("a" if i < size - 3 else "b", 5, 2)) for i in range(size + 6)]
-    assert [len(w) for w in windows(iter(questions), 2, 2**29)] == [size + 6]
+    assert [len(w) for w in cut(questions, 2)] == [size + 6]
     endless = [(i, about("a", 5, 2)) for i in range(10 * size)]
-    assert max(len(w) for w in windows(iter(endless), 2, 2**29)) == 4 * size
+    assert max(len(w) for w in cut(endless, 2)) == 4 * size
+
+
+def cut(questions: list[tuple[int, Prepared]], batch_size: int) -> list[list[tuple[int, Prepared]]]:
+    window: Window[int] = Window(batch_size, 2**29)
+    ended = [window.add(*question) for question in questions]
+    return [questions for questions in [*ended, window.end()] if questions]
 
 
 def requests_for(documents: list[dict[str, Any]]) -> tuple[list[Instance], dict[str, Any]]:
@@ -101,7 +108,7 @@ def model_for(
     checkpoint: tuple[Any, Any], documents: list[dict[str, Any]], *, share: bool = True, **options: Any
 ) -> tuple[HiredVLM, list[Instance]]:
     llava = DroppingVLM(Checkpoint(*checkpoint), Full(), PROMPT, share_prefix=share)
-    model = HiredVLM.around(llava, **options)
+    model = HiredVLM.around(Answerer(llava, **options))
     requests, model.task_dict = requests_for(documents)
     return model, requests
 
@@ -148,7 +155,7 @@ def test_out_of_memory_halves_the_batch_and_is_told(
     model, requests = model_for(llava_next, documents, batch_size=8)
     with memory_for(llava_next[0], rows=3):
         assert model.generate_until(requests) == one_by_one
-    assert model.out_of_memory == [OutOfMemory(8, 4), OutOfMemory(4, 2)]
+    assert model.own.effort.out_of_memory == [OutOfMemory(8, 4), OutOfMemory(4, 2)]
 
 
 def test_out_of_memory_with_one_question_stops_the_run_or_is_recorded(

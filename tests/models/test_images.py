@@ -172,7 +172,7 @@ def test_the_tower_sees_what_the_stock_processor_makes_of_the_upright_picture(
     upright = ImageOps.exif_transpose(picture)
     stock = parts[1].image_processor(images=[upright], return_tensors="pt")["pixel_values"]
     stock = stock[0] if stock.dim() == 5 else stock
-    seen = llava.read(as_rgb(picture))
+    seen = llava.pictures.read(as_rgb(picture))
     assert torch.equal(seen.pixels, stock[: seen.layout.partitions])
     assert llava.prepare(Question("?", (picture,))).digests == (digest(as_rgb(upright)),)
 

@@ -4,7 +4,6 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -19,7 +18,6 @@ from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint, set_resolution
-from hired_eval.models.encoding_cache import EncodingStore
 from hired_eval.models.families import family_of
 from hired_eval.models.images import pad_to_square
 from tests import tiny
@@ -139,14 +137,6 @@ def test_layouts_are_those_of_the_image_processor(qwen: tuple[Any, Any]) -> None
         read = family.read(tiny.picture(width, height), processor.image_processor).layout
         assert family.layout((height, width)) == read
         assert read.total_tokens == read.stock_tokens == read.tile[0] * read.tile[1]
-
-
-def test_answers_from_the_cache_are_the_same(qwen: tuple[Any, Any], tmp_path: Path) -> None:
-    dropper, answers = build("random", budget=0.3), []
-    for store in (None, EncodingStore(tmp_path, 2**24), EncodingStore(tmp_path, 2**24)):
-        answering = DroppingVLM(Checkpoint(*qwen), dropper, TEMPLATE, encodings=store)
-        answers.append(answering.answer(prepare(answering, PROMPTS[:3]), {"max_new_tokens": 5}))
-    assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.parametrize(("method", "options"), WITHOUT_CLS)

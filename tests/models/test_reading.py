@@ -14,7 +14,7 @@ from PIL import Image
 
 from hired_eval import Full, HiRED
 from hired_eval.errors import UserError
-from hired_eval.lmms import model as plugin
+from hired_eval.lmms.answerer import Answerer, as_written
 from hired_eval.lmms.model import HiredVLM
 from hired_eval.models import answering, reading
 from hired_eval.models.answering import DroppingVLM, Question
@@ -51,10 +51,15 @@ def show(document: dict[str, Any]) -> list[Image.Image]:
 
 
 def model_for(
-    checkpoint: tuple[Any, Any], documents: datasets.Dataset, *, per_pass: int = 1, **options: Any
+    checkpoint: tuple[Any, Any],
+    documents: datasets.Dataset,
+    *,
+    per_pass: int = 1,
+    workers: int = 0,
+    **options: Any,
 ) -> tuple[HiredVLM, list[Any]]:
     llava = DroppingVLM(Checkpoint(*checkpoint), HiRED(budget=0.4), PROMPT, pictures_per_pass=per_pass)
-    model = HiredVLM.around(llava, batch_size=3, **options)
+    model = HiredVLM.around(Answerer(llava, batch_size=3, **options), workers=workers)
     requests, _ = requests_for([{"question": question} for question in documents["question"]])
     for request in requests:
         context, generation, _, *which = request.args
@@ -80,7 +85,7 @@ def one_by_one(llava_next: tuple[Any, Any], documents: datasets.Dataset) -> list
         llava = DroppingVLM(Checkpoint(*llava_next), HiRED(budget=0.4), PROMPT)
         prepared = llava.prepare(Question(document["question"], tuple(show(document))))
         (answer,) = llava.answer([prepared], {"max_new_tokens": 5})
-        counts = tuple(plugin._tokens(answer.counts))
+        counts = tuple(as_written(answer.counts))
         replies.append(Reply(text=answer.text, counts=counts, images=answer.images))
     return replies
 
@@ -116,7 +121,7 @@ def test_several_pictures_share_a_pass(
     model, requests = model_for(llava_next, documents, per_pass=3, workers=2)
     with tower_passes(llava_next) as passes:
         assert replies_of(model, requests) == one_by_one
-    partitions = [count.layout.partitions for count in model.llava._remembered.values()]
+    partitions = [count.layout.partitions for count in model.llava.pictures._remembered.values()]
     assert sorted(passes) == sorted([sum(partitions[:3]), sum(partitions[3:])])
 
 
@@ -133,7 +138,7 @@ def test_a_pass_that_does_not_fit_is_halved(
         assert replies_of(model, requests) == one_by_one
     finally:
         handle.remove()
-    assert model.llava.pictures_per_pass == 2
+    assert model.llava.pictures.per_pass == 2
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -236,11 +241,11 @@ def test_the_batch_size_follows_the_free_memory(
     for free, expected in ((5 * longest * a_token // 2, range(2, 6)), (1, range(1, 2)), (2**40, range(8, 9))):
         monkeypatch.setattr(answering, "free_bytes", lambda device, free=free: free)
         model, requests = model_for(llava_next, documents)
-        model = HiredVLM.around(model.llava, batch_size="auto")
+        model = HiredVLM.around(Answerer(model.llava, batch_size="auto"))
         model.task_dict = {"task": {"test": documents}}
         sizes.clear()
         assert replies_of(model, requests) == one_by_one
-        assert max(sizes) == model.largest_batch
+        assert max(sizes) == model.own.effort.largest_batch
         assert max(sizes) in expected
 
 
@@ -254,6 +259,6 @@ def test_a_method_that_refuses_a_picture_in_a_pass_names_its_document(
             return super().drop(encoding, layouts)
 
     model, requests = model_for(llava_next, documents, per_pass=5, on_error="record")
-    model.llava.dropper = Choosy()
+    model.llava.pictures.stage = Choosy()
     errors = {i: reply.error for i, reply in enumerate(replies_of(model, requests)) if reply.error}
     assert errors == dict.fromkeys([3, 6, 14], "not this one")

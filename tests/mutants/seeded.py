@@ -135,7 +135,7 @@ MUTANTS = [
         "hired_eval/dropping/types.py",
         "layer = max(recorded) if self.feature_layer is None else self.feature_layer",
         "layer = min(recorded)",
-        tests=("tests/models/test_cache.py",),
+        tests=("tests/models/test_together.py",),
     ),
     Mutant(
         "the record's method is that of the config, not the one that ran",
@@ -161,10 +161,10 @@ MUTANTS = [
         tests=("tests/test_code.py",),
     ),
     Mutant(
-        "a method is shown what the cache recorded for others",
-        "hired_eval/models/encoding_cache.py",
-        "return self._encoding(tensors, stage)", "return encoding",
-        tests=("tests/models/test_cache.py",),
+        "methods that are answered together write into each other's encodings",
+        "hired_eval/models/family.py",
+        "if len(stages) > 1 else values.contiguous()", "if False else values.contiguous()",
+        tests=("tests/models/test_together.py",),
     ),
     Mutant(
         "runs of another numeric type meet in a table",
@@ -261,12 +261,12 @@ MUTANTS = [
     ),
     Mutant(
         "copies of a sampled request are one draw",
-        "hired_eval/lmms/model.py", "times[id(request)] += 1", "times[id(request)] += 0",
+        "hired_eval/lmms/requests.py", "times[id(request)] += 1", "times[id(request)] += 0",
         ("tests/test_lmms.py",),
     ),
     Mutant(
         "a draw forgets which request it is for",
-        "hired_eval/lmms/model.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
+        "hired_eval/lmms/answerer.py", "repr((seed, *key))", "repr((seed, key[3]))", ("tests/test_lmms.py",),
     ),
     Mutant(
         "any aggregate of lmms-eval counts as the score of the samples",

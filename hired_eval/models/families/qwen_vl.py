@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -256,13 +256,13 @@ class Qwen25VL(QwenVL):
     stock: ClassVar = Qwen2_5_VLForConditionalGeneration
     tower_class: ClassVar = Qwen2_5_VisionTransformerPretrainedModel
 
-    def check(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
+    def refuse_what_is_not_there(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
         """As in both models, with attention of layers that attend to the whole picture.
 
         Raises:
             UserError: as in both models, or a layer attends within windows.
         """
-        super().check(stage, also)
+        super().refuse_what_is_not_there(stage, also)
         whole = self.tower.fullatt_block_indexes
         for layer in self.received_read(stage):
             if layer not in whole:
@@ -272,16 +272,21 @@ class Qwen25VL(QwenVL):
                     f"{', '.join(map(str, whole))}"
                 )
 
-    def encode(
-        self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
-    ) -> VisionEncoding:
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
         """As in both models; in the tower tokens are in the order of its windows, here in raster order."""
-        found = super().encode(pixels, stage, also=also)
         in_windows, _ = self._windows(*pixels.shape[1:3])
-        order = in_windows.argsort().to(found.features.device)
-        received = {layer: values[:, order] for layer, values in found.received_attention.items()}
-        keys = None if found.keys is None else found.keys[:, order]
-        return replace(found, features=found.features[:, order], keys=keys, received_attention=received)
+        look = super().look(pixels, stages, also=also)
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            found = look(stage)
+            order = in_windows.argsort().to(found.features.device)
+            received = {layer: values[:, order] for layer, values in found.received_attention.items()}
+            keys = None if found.keys is None else found.keys[:, order]
+            return replace(found, features=found.features[:, order], keys=keys, received_attention=received)
+
+        return show
 
     def count_parts(self, layout: PartitionLayout) -> dict[str, Any]:
         """Gated feed-forward parts, and windows in most layers."""
@@ -314,9 +319,9 @@ class Qwen3VL(QwenVL):
     stock: ClassVar = Qwen3VLForConditionalGeneration
     tower_class: ClassVar = Qwen3VLVisionModel
 
-    def encode(
-        self, pixels: Tensor, stage: VisionStage, *, also: frozenset[int] = frozenset()
-    ) -> VisionEncoding:
+    def look(
+        self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
+    ) -> Callable[[VisionStage], VisionEncoding]:
         """As in both models, with what the language model adds to each token, (S, N, k * D)."""
         added: list[Tensor] = []
         handles = [
@@ -324,12 +329,17 @@ class Qwen3VL(QwenVL):
             for merger in self.tower.deepstack_merger_list
         ]
         try:
-            found = super().encode(pixels, stage, also=also)
+            look = super().look(pixels, stages, also=also)
         finally:
             for handle in handles:
                 handle.remove()
-        by_token = torch.cat([part.to(found.features.device) for part in added], dim=-1)
-        return replace(found, added=by_token.view(*found.features.shape[:2], -1))
+
+        def show(stage: VisionStage) -> VisionEncoding:
+            found = look(stage)
+            by_token = torch.cat([part.to(found.features.device) for part in added], dim=-1)
+            return replace(found, added=by_token.view(*found.features.shape[:2], -1))
+
+        return show
 
     def embed(
         self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None
