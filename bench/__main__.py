@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import end_to_end, parts
+from bench import end_to_end, gpu, parts
 from bench.harness import Comparison, table
 from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
@@ -22,6 +22,8 @@ CASES = "abcdefgh"
 
 def main() -> None:
     """Measure and report."""
+    if sys.argv[1:2] == ["gpu"]:
+        gpu.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--cases", default=CASES, help=f"letters of {CASES}; h: memory of the vision side")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns after the warm-up")

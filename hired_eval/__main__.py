@@ -62,6 +62,11 @@ def _command(arguments: list[str]) -> list[str]:
 
         regress(arguments[1:])
         return []
+    if arguments[:1] == ["lmms-tasks"]:
+        from hired_eval.lmms.mini_tasks import main as lmms_tasks
+
+        lmms_tasks(arguments[1:])
+        return []
     if arguments == ["--version"]:
         print(f"hired_eval {version('hired_eval')}")
         return []

@@ -35,8 +35,9 @@ def first_line(error: BaseException | None) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """'there is no method 'HIRED'; did you mean hired? known: ...': what is said of a wrong name."""
+    """'there is no method 'HiRED'; did you mean hired? known: ...': what is said of a wrong name."""
     names = list(known)
-    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    spelt = [known_name for known_name in names if known_name.lower() == name.lower()]
+    close = spelt or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

@@ -17,6 +17,8 @@ from hired_eval.paths import PACKAGE, config_folder
 ABOUT = ("_target_", "label", "place")
 """What the config of a method says beside the options of its class: which class it is, the name that tables
 show, and where they list it; a method without a place follows those that have one."""
+BUDGETS = ("budget", "tokens", "tokens_per_partition")
+"""The options that say how many visual tokens a method may keep, of which a run has one at most."""
 JOIN = " + "
 """Between the classes of a composition."""
 FULL = "full"

@@ -58,6 +58,10 @@ WAYS: list[Options] = [
 ]
 
 Row = dict[str, str]
+EVERYWHERE = (
+    ("newline", "none"), ("positions", "compact"), ("tokens", None), ("tokens_per_partition", None)
+)  # fmt: skip
+"""Options that the list of methods explains once."""
 
 
 def chosen(records: list[Record], name: str, options: Options) -> Record:
@@ -156,7 +160,7 @@ def listed() -> Iterator[list[str]]:
             # what the run fills in has no value here
             f"`{option}`" if str(value).startswith("${") else f"`{option_text(option, value)}`"
             for option, value in config.options.items()
-            if (option, value) != ("newline", "none")
+            if (option, value) not in EVERYWHERE
         ]
         yield [f"`{name}`", keeps[2:], source.removeprefix("# Source: "), ", ".join(options)]
 

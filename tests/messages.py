@@ -108,6 +108,24 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["model.alpha=-0.1"], "model.alpha must be from 0 to 1, got -0.1"),
     (["method.initial_layer=x"], "initial_layer must be a whole number of at least 0, or null, got 'x'"),
     (["method=full", "budget=0.4"], "Full has no token budget of its own; leave budget=0.4 out"),
+    (["method=full", "tokens=64"], "Full has no token budget of its own; leave tokens=64 out"),
+    (["tokens=64", "budget=0.4"], "budget and tokens are two budgets; set one of them"),
+    (
+        ["method.tokens=64"],
+        "HiRED has budget=0.2 and tokens=64; give one of them, and null for the others",
+    ),
+    (
+        ["method=fastv", "tokens_per_partition=9"],
+        "FastV has no option tokens_per_partition; set budget or tokens",
+    ),
+    (["tokens=0"], "tokens must be a whole number of at least 1, got 0"),
+    (["positions=sorted"], "positions must be 'compact' or 'original', or null, got 'sorted'"),
+    (["protocol.name=grid"], "protocol.name must be 'paper' or 'fixed_grid', got 'grid'"),
+    (
+        ["protocol=fixed_grid", "+model.square=56"],
+        "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and square "
+        "out",
+    ),
     (["method.newline=x"], "newline must be 'none' or 'rows', got 'x'"),
     (
         ["method._target_=hired_eval.dropping"],
@@ -115,7 +133,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: check_names(["shwo", "x.png"]),
-        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress",
+        "there is no command 'shwo'; did you mean show? known: report, show, plan, compare, regress, "
+        "lmms-tasks",
     ),
     (
         lambda place: baselines(Store(place.tmp)),
@@ -123,8 +142,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ["method._target_=hired_eval.Nothing"],
-        "hired_eval.Nothing cannot be found (…); correct the name, start python -m hired_eval in the folder "
-        "of your module, or install it",
+        "there is no class 'Nothing' in …hired_eval/__init__.py (method._target_); …known: …",
     ),
     (["batch_size=0"], "batch_size must be a whole number of at least 1, got 0"),
     (["batch_size=null"], "batch_size must be a whole number of at least 1 or 'auto', got None"),
@@ -166,6 +184,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "measure=efficiency_stock times the stock model, which drops nothing; set method=full",
     ),
     (
+        ["measure=efficiency_stock", "method=full", "protocol=fixed_grid"],
+        "measure=efficiency_stock times the stock model, which has no protocol=fixed_grid; set "
+        "protocol=paper",
+    ),
+    (
         ["measure=efficiency", "efficiency.text_tokens=1"],
         "efficiency.text_tokens must be a whole number of at least 2, got 1",
     ),
@@ -185,9 +208,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.cannot_be_found,
-        "tests.provocations.Missing cannot be found (module 'tests.provocations' has no attribute "
-        "'Missing'); correct the name, start python -m hired_eval in the folder of your module, or "
-        "install it",
+        "tests.nowhere.Missing cannot be found (No module named 'tests.nowhere'); correct the name, start "
+        "python -m hired_eval in the folder of your module, or install it",
     ),
     (
         lambda place: expand_home("~nobody-of-that-name/x"),
@@ -198,10 +220,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (["--colour"], "there is no flag --colour; see python -m hired_eval --help"),
     (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
     (
-        ["model.prompt=USER:", "{{images}}"],
+        ["model.prompt=USER:", "{{images}}", "{{question}}", "ASSISTANT:", "limit=2"],
         "'{{images}}' is a word on its own after model.prompt=USER:; put the whole option in quotes if its "
-        "value holds spaces: 'model.prompt=USER: {{images}}'",
+        "value holds spaces: 'model.prompt=USER: {{images}} {{question}} ASSISTANT:'",
     ),
+    (["method=HiRED"], "there is no method 'HiRED'; did you mean hired? known: …"),
     (
         lambda place: check_names(["-m", "modl"]),
         "'modl' is not an option; write NAME=VALUE, e.g. model=VALUE",
@@ -254,8 +277,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         p.drift,
-        "mini benchmark pope: this machine draws content 0, not … (pillow …, numpy …); results would not "
-        "compare. Install pillow==… and numpy==….",
+        "mini benchmark pope: this machine draws other documents (pillow …, numpy …), so that results would "
+        "not compare; install pillow==… and numpy==…",
     ),
     (p.no_picture, "t has no questions about a single picture"),
     # pictures and questions
@@ -449,7 +472,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "are theirs: the released code divides 0 by 0 here; lower alpha",
     ),
     (lambda place: build("hird"), "there is no method 'hird'; did you mean hired…? known: …"),
-    (lambda place: build("full", budget=1), "method full has no option 'budget'; its options: newline"),
+    (
+        lambda place: build("full", budget=1),
+        "method full has no option 'budget'; its options: newline, positions",
+    ),
     (lambda place: p.plugin(place, "x:X"), "method bright of x:X cannot be loaded: No module named 'x'"),
     (
         lambda place: p.plugin(place, "json:loads"),
@@ -461,15 +487,18 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: encoding(cls_attention={}).attention_at(None),
-        "this dropping method needs CLS-attention, and the encoding has none",
+        "this dropping method needs CLS-attention, and the encoding has none; a method asks for them with "
+        "reads = frozenset({{'cls_attention'}})",
     ),
     (
         lambda place: encoding().attention_at(2),
-        "CLS-attention of layer 2 was not recorded; recorded layers: 0",
+        "CLS-attention of layer 2 was not recorded; recorded layers: 0 (a method names those that it reads "
+        "in attention_layers)",
     ),
     (
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
-        "this dropping method needs keys and the CLS query, and the encoding lacks them",
+        "this dropping method needs keys and the CLS query, and the encoding has none; a method asks for "
+        "them with reads = frozenset({{'keys'}})",
     ),
     (
         lambda place: build("visionzip").vision.drop(encoding(), Layouts((p.LAYOUT,))),
@@ -704,6 +733,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (shown(__file__), f"{__file__} is not a picture that Pillow can read"),
     (p.bomb, "{tmp}/a.png is too large: …"),
     (p.shown_truncated, "{tmp}/cut.png: the image cannot be decoded: …truncated…"),
-    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write name=value"),
-    (shown("{tmp}/a.png", "--model", "minni"), "there is no model 'minni'; known: …"),
+    (shown("{tmp}/a.png", "alpha"), "'alpha' is not an option; write NAME=VALUE"),
+    (shown("{tmp}/a.png", "model=minni"), "there is no model 'minni'; did you mean mini…? known: …"),
 ]

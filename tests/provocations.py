@@ -26,6 +26,7 @@ from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.tasks import load_task
+from hired_eval.mini.benchmarks import Content
 from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
@@ -205,7 +206,7 @@ def wrong_placeholders(place: Place) -> None:
 
 def no_tokens(place: Place) -> None:
     llava = place.llava()
-    llava.tokenizer = Silent()
+    llava._prompts.tokenizer = Silent()
     llava.prepare(Question("what"), " yes")
 
 
@@ -247,7 +248,7 @@ class Placed(Full):
 
 
 def cannot_be_found(place: Place) -> None:
-    method_class("tests.provocations.Missing")
+    method_class("tests.nowhere.Missing")
 
 
 def loaded(**options: Any) -> Callable[[Place], Any]:
@@ -445,7 +446,8 @@ def shown_truncated(place: Place) -> None:
 
 
 def drift(place: Place) -> None:
-    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), "0"][1])
+    nothing = Content("0", "0", np.zeros((0, 8, 8), np.uint8))
+    place.patch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), nothing][1])
     hired_eval.mini.write_data_files("pope", place.tmp)
 
 

@@ -27,7 +27,9 @@ DOCVQA = Benchmark("docvqa", "docvqa_val", "anls", "mean")
 def test_each_benchmark_is_a_task_of_lmms_eval_with_its_metric(name: str) -> None:
     benchmark = read_task(CONFIGS[name])
     assert benchmark.name == name
-    task = load_yaml_config(task_manager().task_index[benchmark.lmms_task]["yaml_path"], mode="full")
+    task = load_yaml_config(
+        task_manager(benchmark.lmms_task).task_index[benchmark.lmms_task]["yaml_path"], mode="full"
+    )
     assert benchmark.metric in [metric["metric"] for metric in task["metric_list"]]
     assert task["output_type"] == "generate_until"
 

@@ -14,7 +14,7 @@ from lmms_eval.tasks import TaskManager
 from transformers import AutoProcessor
 
 from hired_eval.errors import UserError
-from hired_eval.lmms.documents import read_messages
+from hired_eval.lmms.documents import read_messages, read_single_turn
 from hired_eval.lmms.model import HiredVLM, HiredVLMChat
 from hired_eval.models.prompt import Turn, render_chat
 from tests import tiny
@@ -148,10 +148,18 @@ def test_both_forms_give_the_same_answers(
     assert simple[:2] == chat[:2]
 
 
-def test_what_the_chat_form_cannot_show_is_refused(saved: Callable[[str], Path]) -> None:
-    folder = str(saved("llava"))
-    with pytest.raises(UserError, match="leave prompt out, or add --force_simple"):
-        HiredVLMChat(folder, prompt="{images}{question}")
+def test_a_prompt_that_is_named_has_room_for_one_turn(
+    saved: Callable[[str], Path], tasks: TaskManager
+) -> None:
+    options: dict[str, Any] = {"method": "full", "device": "cpu", "prompt": "b:{images}{question}"}
+    simple, chat = (form(str(saved("llava")), **options) for form in (HiredVLM, HiredVLMChat))
+    assert answers(simple, ["toy_plain"], tasks) == answers(chat, ["toy_plain"], tasks)
+    assert read_single_turn([Turn("user", (None, "a", None, "b"))]) == "<image>a<image>b"
+    with pytest.raises(UserError, match="turns of user, assistant, and the prompt has room for one question"):
+        read_single_turn([Turn("user", ("a",)), Turn("assistant", ("b",))])
+
+
+def test_what_the_chat_form_cannot_show_is_refused() -> None:
     film = [{"role": "user", "content": [{"type": "video", "url": "film.mp4"}]}]
     with pytest.raises(UserError, match="its task shows a video; this model sees only pictures"):
         read_messages(film)

@@ -192,6 +192,16 @@ def test_a_sweep_goes_on_behind_a_mistake_and_fails_in_the_end(
     assert "every run was complete already (rerun=true repeats them)" in capsys.readouterr().err
 
 
+def test_a_forecast_that_fails_does_not_end_a_sweep(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *tiny_run, f"runs_dir={tmp_path}", "precision=5", "method=hired", "budget=2,3"]
+    assert command_line(monkeypatch, *sweep) == 1
+    printed = capsys.readouterr().err
+    assert "no forecast: budget must be above 0 and at most 1, got 2" in printed
+    assert re.search(r"run 2 of 2, .*budget=3: failed: budget must be above 0 and at most 1, got 3", printed)
+
+
 def test_a_sweep_over_budgets_runs_a_method_without_one_once(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

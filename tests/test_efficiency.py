@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dart": {"layer": 1},
     "hired+fastv": {"hired.budget": 0.6, "fastv.layer": 1},
 }
-SELECTION_NOT_COUNTED = ("prumerge", "sparsevlm", "dart")
+SELECTION_NOT_COUNTED = ("prumerge",)
 """Methods whose choice itself takes products of matrices."""
 
 

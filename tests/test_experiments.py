@@ -41,7 +41,7 @@ def test_an_experiment_composes_with_every_value_it_sweeps(name: str, profile: s
         for value in str(values).split(","):
             resolved = config(f"+experiment={name}", f"profile={profile}", f"{option}={value}")
             chosen = read_config(resolved)
-            assert build_dropper(chosen.method, chosen.budget) is not None
+            assert build_dropper(chosen.method, chosen.of_method) is not None
             if option == "model":
                 assert resolved["model"]["name"] == value
 
@@ -55,7 +55,7 @@ def test_an_experiment_runs_every_row_of_its_table_and_nothing_else(name: str, p
     found = set()
     for variant in params["+variant"].split(","):
         chosen = run_config(f"+experiment={name}", f"profile={profile}", f"+variant={variant}")
-        dropper = build_dropper(chosen.method, chosen.budget)
+        dropper = build_dropper(chosen.method, chosen.of_method)
         record = replace(
             unfinished(METHODS["full"], "docvqa", "mini", "a-run", identity()),
             method=effective_method(dropper),

@@ -53,6 +53,31 @@ def test_arithmetic_of_the_papers_model_is_that_of_the_readme() -> None:
     assert found.tflop / found.questions == pytest.approx(42, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("model", "text", "tokens", "tower", "patches"),
+    [
+        ("llava_onevision_0_5b", 0.358, 2941, 0.396, 5 * 729),
+        ("internvl3_1b", 0.358, 1280, 0.302, 5 * 1024),
+        ("qwen2_5_vl_3b", 2.77, 576, 0.631, 2304),
+        ("qwen3_vl_4b", 3.63, 441, 0.302, 1764),
+    ],
+)
+def test_every_family_has_its_arithmetic(
+    model: str, text: float, tokens: int, tower: float, patches: int
+) -> None:
+    """Two operations a weight and token: billions of weights in layers, for a picture of 672 x 672 pixels.
+
+    Attention, the projector and the output layer come on top.
+    """
+    options = ["profile=paper", f"model={model}", "task=pope", "runs_dir=/nowhere"]
+    full, fewer = forecast([run_config(*options, f"method={name}") for name in ("full", "divprune")])
+    assert full.tflop is not None
+    assert fewer.tflop is not None
+    least = 2e-3 * (text * (tokens + 60) + tower * patches)
+    assert least < full.tflop / full.questions < 1.7 * least
+    assert fewer.tflop < full.tflop
+
+
 def test_the_sum_of_a_sweep_is_one_line() -> None:
     one = Forecast("a", "m", "Full", 1000, 200, 100, 360.0, True)
     runs = [one, replace(one, questions=300, tflop=None)]

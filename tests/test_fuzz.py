@@ -81,7 +81,7 @@ def outcomes(
     cases = corpus(seed=0)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("lmms.tasks", "runs.accuracy"):
-            patch.setattr(f"hired_eval.{module}.task_manager", lambda: manager)
+            patch.setattr(f"hired_eval.{module}.task_manager", lambda name: manager)
         patch.setattr(DroppingVLM, "prepare", watched)
         for number, method in enumerate(METHODS):
             part = cases[number :: len(METHODS)]

@@ -55,6 +55,7 @@ def name(*overrides: str) -> str:
         (["method=even_split"], ["method=fastervlm"]),
         (["method=spatial"], ["method=spatial_sampling", "method.mode=pooling"]),
         (["method=full"], ["method=full", "device=cpu", "share_prefix=false", "on_error=record"]),
+        (["method=full"], ["method=full", "decoding=static"]),
         (["method=full"], ["method=full", "rerun=true"]),
         (["method=random"], ["method=random", "method.seed=0"]),
         (["method=hired"], ["method=hired", "++method.label=Ours"]),
@@ -126,11 +127,13 @@ def test_the_record_holds_what_ran(tiny_run: list[str], tmp_path: Path) -> None:
         *tiny_run, f"runs_dir={tmp_path}", "limit=1", "method.budget=0.7", "budget=0.4"
     ).record
     options = {
-        "newline": "none", "budget": 0.4, "spend_leftover": False, "final_layer": None, "alpha": 0.5,
+        "newline": "none", "positions": "compact", "budget": 0.4, "tokens": None,
+        "tokens_per_partition": None,
+        "spend_leftover": False, "final_layer": None, "alpha": 0.5,
         "distribute": "content", "initial_layer": 0, "heads": "sum", "head": 0, "signal": "cls",
     }  # fmt: skip
     assert record.method == Method("hired_eval.dropping.HiRED", options)
-    assert record.method_defaults == options | {"budget": 0.2}
+    assert record.method_defaults == options | {"budget": None}
     assert record.method_version == HiRED.VERSION
     assert record.identity.settings["method"]["budget"] == 0.4
     assert record.identity.settings["limit"] == 2, "both questions about the picture that was drawn"

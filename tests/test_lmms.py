@@ -2,7 +2,10 @@
 
 import io
 import json
+import re
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from lmms_eval.__main__ import cli_evaluate
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from loguru import logger
 from PIL import Image
 
 from hired_eval import Full
@@ -19,12 +23,16 @@ from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.documents import read_pictures
 from hired_eval.lmms.model import HiredVLM
+from hired_eval.lmms.options import find_source
 from hired_eval.lmms.tasks import task_manager
+from hired_eval.mini import checkpoint_path
 from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
+from hired_eval.models.configs import default_prompt
 from hired_eval.records.record import RunFolder
 from hired_eval.records.replies import ReplyFile
 from tests import tiny
+from tests.spine import command_line
 
 CHOICES = ["yes", "no", "maybe so"]
 UTILS = """
@@ -155,7 +163,7 @@ def test_a_task_of_lmms_eval_runs_on_local_data(tiny_checkpoint: Path, docvqa_fo
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {"validation": str(file)}},
     }
-    results = evaluate(tiny_checkpoint, "method=hired,budget=0.2", task, task_manager(), 5)
+    results = evaluate(tiny_checkpoint, "method=hired,budget=0.2", task, task_manager("docvqa_val"), 5)
     assert len(responses(results, "docvqa_val")) == 12
     assert 0 <= results["results"]["docvqa_val"]["anls,none"] <= 1
 
@@ -171,6 +179,53 @@ def test_the_command_line_of_lmms_eval_finds_the_plugin(
     (file,) = tmp_path.rglob("*_results.json")
     results = json.loads(file.read_text())["results"]["toy_choice"]
     assert 0 <= results["acc,none"] <= 1
+
+
+def test_its_own_command_runs_the_bundled_benchmarks_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As README says; the tasks that come with lmms-eval are left out, whose index takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    assert command_line(monkeypatch, "lmms-tasks", "build/tasks") == 0
+    assert "mini_vqav2, mini_scienceqa, mini_textvqa, mini_docvqa" in capsys.readouterr().out
+    monkeypatch.setattr("lmms_eval.__main__.TaskManager", partial(TaskManager, include_defaults=False))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (line,) = re.findall(r"^(lmms-eval --model hired_vlm .*mini_docvqa.*)$", readme, re.MULTILINE)
+    command = [*shlex.split(line), "--limit", "4", "--output_path", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    cli_evaluate()
+    (file,) = tmp_path.rglob("*_results.json")
+    assert json.loads(file.read_text())["results"]["mini_docvqa"]["anls,none"] > 0.5
+
+
+def test_a_checkpoint_is_found_by_the_name_of_its_model_config(tmp_path: Path) -> None:
+    hub_id = "llava-hf/llava-v1.6-vicuna-7b-hf"
+    assert find_source("mini") == str(checkpoint_path())
+    assert find_source("llava_next_7b") == find_source(hub_id) == hub_id
+    assert find_source(str(tmp_path)) == str(tmp_path)
+    assert find_source("nobody/nothing") == "nobody/nothing"
+    assert default_prompt("mini").template == default_prompt("mini_1_5").template
+
+
+@pytest.mark.parametrize(
+    ("reason", "token", "said"),
+    [
+        ("HF_HUB_OFFLINE is set", "x", "HF_HUB_OFFLINE is set; lmms-eval's tasks end in a RetryError"),
+        (None, None, "log in with hf auth login"),
+        (None, "x", ""),
+    ],
+)
+def test_what_lmms_eval_will_stumble_over_is_said_first(
+    reason: str | None, token: str | None, said: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hired_eval.lmms.model.explain_unreachable", lambda: reason)
+    monkeypatch.setattr("hired_eval.lmms.model.get_token", lambda: token)
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    HiredVLM(str(tiny_checkpoint), prompt="mini", dtype="float32")
+    logger.remove(sink)
+    assert said in "".join(lines)
+    assert bool(lines) == bool(said)
 
 
 @pytest.mark.parametrize(

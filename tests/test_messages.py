@@ -77,7 +77,8 @@ ELSEWHERE = {
     ],
     # in tests/models/test_question.py
     "dropping/types.py": [
-        "this dropping method reads the question, and nothing here says what it is; set text_tower=null",
+        "this dropping method reads the question, and nothing here says what it is; set text_tower=null, or "
+        "give your method a question_tower",
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",
@@ -186,13 +187,11 @@ ELSEWHERE = {
     # in tests/test_lmms.py and tests/test_scorers.py
     "lmms/documents.py": [
         "its question is not text but a …",
+        "its task has turns of …, and the prompt has room for one question; use a checkpoint with a chat "
+        "template, and leave prompt out",
         "its task shows a …; this model sees only pictures",
     ],
-    # in tests/test_chat.py, but for the first
-    "lmms/model.py": [
-        "… has no chat template; take the simple form, with --force_simple",
-        "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat "
-        "template; leave prompt out, or add --force_simple",
+    "lmms/requests.py": [
         "its task gives up: …",
     ],
     # in tests/models/test_decoding.py
@@ -222,7 +221,7 @@ ELSEWHERE = {
         "… and … both act at layer …; give them different layers",
         "… acts at layer …, and the language model has …; choose one from 1 to …",
         "… has … ratios for … layers; give one for each",
-        "… cannot keep to … visual tokens, the mean over layers that budget=… allows: the layers in front "
+        "… cannot keep to … visual tokens, the mean over layers that … allows: the layers in front "
         "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
         "a stage that uses the signal … must name it in `reads`",
     ],

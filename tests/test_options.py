@@ -147,7 +147,7 @@ def test_a_text_is_read_as_the_type_says(kind: Any, text: Any, value: Any) -> No
 
 def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
     whole = yaml.safe_load((config_folder() / "config.yaml").read_text())
-    chosen = {"model", "method", "task", "data", "profile"}
+    chosen = {"model", "method", "task", "data", "protocol", "profile"}
     assert {*whole} - {"defaults", "hydra"} | chosen == types_of(RunConfig).keys()
     assert whole["efficiency"].keys() == types_of(GROUPS["efficiency"]).keys()
     for group in ("model", "task", "data"):
@@ -158,7 +158,7 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
             assert named >= {f.name for f in declared if f.default is MISSING}, file
     assert set(get_args(kinds()["measure"])) == MEASURES.keys()
     groups = {*types_of(GROUPS["model"]), *types_of(GROUPS["reading"])}
-    assert types_of(VLMOptions).keys() <= {*kinds(), *groups, "pretrained"}
+    assert types_of(VLMOptions).keys() <= {*kinds(), *groups, "pretrained", "protocol"}
     assert whole["reading"].keys() == types_of(GROUPS["reading"]).keys()
 
 
@@ -377,9 +377,9 @@ def test_show_takes_typed_text(tmp_path: Path, picture_file: Path) -> None:
     with pytest.raises(SystemExit, match="--question holds a backslash"):
         show([str(picture_file), "--question", r"what\r?", "--out", str(tmp_path / "o.png")])
     with pytest.raises(SystemExit, match="prompt 'x' is neither a template"):
-        show([str(picture_file), "--prompt", "x"])
+        show([str(picture_file), "model.prompt=x"])
     with pytest.raises(SystemExit, match="spend_leftover must be true or false, got 'no'"):
-        show([str(picture_file), "spend_leftover=no"])
+        show([str(picture_file), "method.spend_leftover=no"])
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def checked(
     """The task, after a look at its scorer."""
     manager = TaskManager(verbosity="ERROR", include_path=str(toy), include_defaults=False)
     for place in ("lmms.tasks", "runs.accuracy"):
-        monkeypatch.setattr(f"hired_eval.{place}.task_manager", lambda: manager)
+        monkeypatch.setattr(f"hired_eval.{place}.task_manager", lambda name: manager)
     benchmark = Benchmark("toy", "toy", metric, scoring, category=category)
     task = load_task(benchmark, DataSource("hub", toy / "data"))
     check_scorer(task, benchmark)
@@ -383,4 +383,4 @@ def test_judges_are_known_by_what_their_code_reaches() -> None:
     silent = task_config("mmbench_en_dev_static")["metric_list"][0]["aggregation"]
     assert (network_of(judged), network_of(silent)) == ("requests", None)
     assert network_of(task_config("docvqa_val").get("process_results")) is None
-    assert "docvqa_val" in task_manager().task_index
+    assert "docvqa_val" in task_manager("docvqa_val").task_index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from itertools import takewhile
 from typing import Any
 
 from hired_eval.errors import UserError
@@ -117,9 +118,10 @@ def check_words(arguments: list[str], names: list[str]) -> None:
                 f"{word} {arguments[i + 1]}: an option needs an equals sign; write {word}={arguments[i + 1]}"
             )
         elif "=" in before:
+            spread = takewhile(lambda later: not re.match(r"-|\+*[\w./]+=", later), arguments[i:])
             raise UserError(
                 f"{word!r} is a word on its own after {before}; put the whole option in quotes if its value "
-                f"holds spaces: '{before} {word}'"
+                f"holds spaces: '{' '.join([before, *spread])}'"
             )
         elif i == 0:
             return  # a command that does not exist

@@ -7,12 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from hired_eval.errors import UserError, unknown
-from hired_eval.paths import config_folder
 from hired_eval.records.flips import KINDS
 from hired_eval.records.record import RECORD, Record, explained_disk_errors, replacing
 from hired_eval.records.store import Store
@@ -106,21 +104,13 @@ def _asked(overrides: list[str], own: Path | None) -> str:
     Raises:
         UserError: a name or a value that no run can have.
     """
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from hired_eval.cli.arguments import translate_for_hydra
-    from hired_eval.cli.help import check_names
+    from hired_eval.cli.composing import compose_config
     from hired_eval.cli.quiet import quiet_libraries
     from hired_eval.runs.options import read_config
     from hired_eval.runs.plan import plan_run
 
-    check_names([*([f"--config-dir={own}"] if own else []), *overrides])
+    resolved = compose_config(overrides, own)
     quiet_libraries()
-    more = [f"hydra.searchpath=[file://{own.absolute()}]"] if own else []
-    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-        composed = compose("config", [*translate_for_hydra(overrides), *more])
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return plan_run(read_config(resolved)).record.identity.config_sha256
 
 

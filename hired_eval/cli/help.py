@@ -26,10 +26,11 @@ Evaluate visual-token dropping in LLaVA models.
   python -m hired_eval method --help                            a line on every method; so with model, task
   python -m hired_eval method=random --help                     one of them with its options
   hired-eval report table3                                      the report of the runs so far
-  hired-eval show PICTURE --method hired --budget 0.2           what is kept of your own picture
+  hired-eval show PICTURE method=hired budget=0.2               what is kept of your own picture
   hired-eval plan -m +experiment=table3 precision=1             how many questions and GPU hours it will take
   hired-eval compare A B                                        two runs, and the answers that flipped
   hired-eval regress                                            compare with the committed reference results
+  hired-eval lmms-tasks FOLDER                                  the mini benchmarks for lmms-eval's command
 
 What is not named has the default shown after "=".
 """
@@ -37,7 +38,7 @@ WIDTH = 110
 OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
 """An option of a config, with the comment above it."""
 
-COMMANDS = ("report", "show", "plan", "compare", "regress")
+COMMANDS = ("report", "show", "plan", "compare", "regress", "lmms-tasks")
 NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
 

@@ -48,7 +48,10 @@ def main(arguments: Sequence[str]) -> None:
     print(aligned([head, *rows]))
     print(summarize_forecasts(found, asked.tflops))
     if not all(f.known for f in found):
-        print('"assumption": no record says how scores differ; one answer in ten is taken to change')
+        print(
+            '"assumption": no record says how scores differ; one answer in ten is taken to change, and '
+            "pictures to have 672 x 672 pixels"
+        )
 
 
 def compose(overrides: list[str]) -> list[Job]:

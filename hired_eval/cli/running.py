@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hired_eval.errors import HubError, UserError
+from hired_eval.method_configs import BUDGETS
 from hired_eval.processes import Processes
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
@@ -43,8 +44,9 @@ class Job:
             UserError: it cannot be.
         """
         config = read_config(self.config)
-        needless = config.budget is not None and not config.method.has_budget
-        return replace(config, budget=None) if needless and not self.budget_for_all else config
+        if self.budget_for_all or any(map(config.method.takes, BUDGETS)):
+            return config
+        return replace(config, budget=None, tokens=None, tokens_per_partition=None)
 
 
 def run_job(job: Job) -> list[str]:
@@ -73,7 +75,11 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
     if any(read_goal(job.config) for job in jobs):
         from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
 
-        _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+        try:
+            _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+        except UserError as error:
+            # the run that it is about says so again, and does not keep the others from being done
+            _say(f"no forecast: {error}")
     models, names, pace = Models(), name_jobs(jobs), Pace()
     configs = [_read_or_none(job) for job in jobs]
     problems: list[str] = []

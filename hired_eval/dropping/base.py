@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -15,10 +14,32 @@ from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedPass, PackedTokens, pack
 from hired_eval.dropping.types import KeptTokens, Signal, VisionEncoding
-from hired_eval.typed import Share, check_value, types_of
+from hired_eval.errors import UserError
+from hired_eval.method_configs import BUDGETS
+from hired_eval.typed import Count, Share, check_value, types_of
 
 if TYPE_CHECKING:
     from hired_eval.dropping.layer_stage import LayerStage
+    from hired_eval.models.apply import Applied
+
+
+BUDGET = 0.2
+"""The token budget of a method before the language model that is given none."""
+
+
+def given_budget(method: Any) -> str:
+    """'tokens=640': the budget that a method was given; '' for none.
+
+    Raises:
+        UserError: there are several.
+    """
+    values = {name: getattr(method, name, None) for name in BUDGETS}
+    given = [f"{name}={value:g}" for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(
+            f"{type(method).__name__} has {' and '.join(given)}; give one of them, and null for the others"
+        )
+    return "".join(given)
 
 
 def floor_share(share: float, count: int) -> int:
@@ -68,7 +89,7 @@ class TokenDropper(ABC):
         for name, kind in types_of(type(self)).items():
             object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
 
-    def __call__(self, model: torch.nn.Module) -> AbstractContextManager[torch.nn.Module]:
+    def __call__(self, model: torch.nn.Module) -> Applied:
         """Apply the method to a stock model of transformers for the length of a `with` block.
 
         Raises:
@@ -92,6 +113,9 @@ class VisionStage(TokenDropper):
     keep their own order, and are put in raster order only where newline tokens mark its rows)."""
     newline: Literal["none", "rows"] = "none"
     """Newline tokens of LLaVA-Next: none, or one behind each row of the grid that keeps a token."""
+    positions: Literal["compact", "original"] = "compact"
+    """Positions of kept tokens in the language model: numbered anew without gaps, or as they were among all
+    visual tokens of the stock model."""
 
     @property
     def vision(self) -> VisionStage:
@@ -163,16 +187,33 @@ class VisionStage(TokenDropper):
 class BudgetedDropper(VisionStage):
     """A stage held to a token budget; subclasses say what they keep within a number of tokens."""
 
-    budget: Share = 0.2
-    """Token budget as a share of P * N, above 0 and at most 1."""
+    budget: Share | None = None
+    """Token budget as a share of P * N, above 0 and at most 1; 0.2 where no budget is given."""
+    tokens: Count | None = None
+    """Instead of a share, a number of tokens for each picture."""
+    tokens_per_partition: Count | None = None
+    """Likewise for each of its partitions."""
+
+    def __post_init__(self) -> None:
+        """Settle the budget.
+
+        Raises:
+            UserError: a value of another type, or several budgets.
+        """
+        super().__post_init__()
+        if not given_budget(self):
+            object.__setattr__(self, "budget", BUDGET)
 
     @abstractmethod
     def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """At most as many tokens of each image as its budget has, newline tokens not counted."""
 
     def allowed(self, layout: PartitionLayout) -> int:
-        """floor(budget * P * N)."""
-        return floor_share(self.budget, layout.total_tokens)
+        """floor(budget * P * N), or the number of tokens, of which a small picture may have fewer."""
+        if self.budget is not None:
+            return floor_share(self.budget, layout.total_tokens)
+        each = (self.tokens_per_partition or 0) * layout.partitions
+        return min(self.tokens or each, layout.total_tokens)
 
     def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
         """Keep what the budget allows; with newline tokens, as many tokens as leave room for them.

@@ -46,6 +46,10 @@ class DART(ShareStage):
         pivots = self.pivot_image + self.pivot_text
         return self.pivot_image + count // pivots * pivots
 
+    def flops_of_choice(self, columns: int, leaving: int, width: int) -> int:
+        """The similarity of the pivots to all columns."""
+        return 2 * (self.pivot_image + self.pivot_text) * columns * width
+
     def score(self, signals: LayerSignals) -> Tensor:
         """L1 norm of the keys, which makes pivots."""
         return signals["key_norms"]

@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import TokenDropper, VisionStage, floor_share
+from hired_eval.dropping.base import TokenDropper, VisionStage, floor_share, given_budget
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.method_configs import FULL
-from hired_eval.typed import Share
+from hired_eval.typed import Count, Share
 
 LayerSignal = Literal["attention", "own_attention", "key_norms", "states", "normed_states"]
 """What a stage may read of a batch of B prompts in front of a layer, n columns of each being left:
@@ -86,7 +86,7 @@ class LayerStage(TokenDropper):
         """
 
     @abstractmethod
-    def left(self, visual: int, depth: int, total: int) -> Mapping[int, int]:
+    def left(self, visual: int, depth: int, total: int, pictures: int = 1) -> Mapping[int, int]:
         """How many visual tokens of a prompt are to stay at each of the layers.
 
         Args:
@@ -94,6 +94,7 @@ class LayerStage(TokenDropper):
                 for, all of them stay.
             depth: number of layers of the language model.
             total: P * N, summed over the prompt's pictures, of which a budget is a share.
+            pictures: how many the prompt has.
         """
 
     def merged(self, leaving: int) -> int:
@@ -113,6 +114,26 @@ class LayerStage(TokenDropper):
             (B, m) bool; None, the default, for the last token alone.
         """
         return None
+
+    def flops_of_raters(self, columns: int, words: int, width: int) -> int:
+        """Floating-point operations of the products of matrices of `raters` for one prompt.
+
+        Args:
+            columns: of the prompt, L.
+            words: behind the pictures.
+            width: of the hidden states, C.
+        """
+        return 0
+
+    def flops_of_choice(self, columns: int, leaving: int, width: int) -> int:
+        """Those of `score`, `kept` and `merge` at a layer for one prompt; none by default.
+
+        Args:
+            columns: that are left in front of the layer, n.
+            leaving: visual tokens that leave there.
+            width: of the hidden states, C.
+        """
+        return 0
 
     @abstractmethod
     def score(self, signals: LayerSignals) -> Tensor:
@@ -154,6 +175,24 @@ class ShareStage(LayerStage):
 
     budget: Share | None = None
     """Mean share of P * N that the layers see, above 0 and at most 1; null: the shares as they are."""
+    tokens: Count | None = None
+    """Instead of a share, the mean number of tokens of each picture that the layers see."""
+
+    def __post_init__(self) -> None:
+        """See that there is one budget at most."""
+        super().__post_init__()
+        given_budget(self)
+
+    def allowed(self, total: int, pictures: int) -> int | None:
+        """How many visual tokens of a prompt the layers may see in the mean; None without a budget.
+
+        Args:
+            total: P * N, summed over the prompt's pictures.
+            pictures: how many it has.
+        """
+        if self.tokens is not None:
+            return min(self.tokens * pictures, total)
+        return None if self.budget is None else floor_share(self.budget, total)
 
     @abstractmethod
     def shares(self, depth: int) -> Mapping[int, float]:
@@ -171,18 +210,18 @@ class ShareStage(LayerStage):
         """Those that have a share."""
         return tuple(self.shares(depth))
 
-    def left(self, visual: int, depth: int, total: int) -> Mapping[int, int]:
+    def left(self, visual: int, depth: int, total: int, pictures: int = 1) -> Mapping[int, int]:
         """floor(share * visual), or as many as the budget allows.
 
         Raises:
             UserError: the layers in front of the first one see more than the budget on their own.
         """
         shares = self.shares(depth)
-        if self.budget is None:
+        allowed = self.allowed(total, pictures)
+        if allowed is None:
             return {
                 layer: self.rounded(floor_share(share, visual), visual) for layer, share in shares.items()
             }
-        allowed = floor_share(self.budget, total)
         largest = max(shares.values())
         ratios = {layer: share / largest for layer, share in shares.items()}
 
@@ -200,7 +239,7 @@ class ShareStage(LayerStage):
         if seen(fits) > depth * allowed:
             raise UserError(
                 f"{type(self).__name__} cannot keep to {allowed} visual tokens, the mean over layers that "
-                f"budget={self.budget:g} allows: the layers in front see all {visual}, which makes "
+                f"{given_budget(self)} allows: the layers in front see all {visual}, which makes "
                 f"{seen(fits) / depth:.1f}; set a larger budget, or let tokens leave at an earlier layer"
             )
         while too_many - fits > 1:
@@ -295,7 +334,7 @@ def acting(stages: Sequence[LayerStage], depth: int) -> dict[int, LayerStage]:
 
 
 def plan_steps(
-    stages: Sequence[LayerStage], visual: int, depth: int, total: int | None = None
+    stages: Sequence[LayerStage], visual: int, depth: int, total: int | None = None, pictures: int = 1
 ) -> dict[int, Step]:
     """What happens to a prompt at each layer at which tokens leave, in their order.
 
@@ -304,12 +343,14 @@ def plan_steps(
         visual: tokens that the language model is given.
         depth: number of layers of the language model.
         total: P * N, summed over the prompt's pictures; None: as many as the language model is given.
+        pictures: how many the prompt has.
 
     Raises:
         UserError: see `acting`; or a budget is too small for its stage.
     """
     at = acting(stages, depth)
-    asked = {id(stage): stage.left(visual, depth, visual if total is None else total) for stage in stages}
+    whole = visual if total is None else total
+    asked = {id(stage): stage.left(visual, depth, whole, pictures) for stage in stages}
     return _steps({layer: (stage, asked[id(stage)][layer]) for layer, stage in at.items()}, visual)
 
 
@@ -332,13 +373,15 @@ def _by_layer(steps: Mapping[int, Step], visual: int, depth: int) -> list[int]:
 
 
 def counts_by_layer(
-    stages: Sequence[LayerStage], visual: int, depth: int, total: int | None = None
+    stages: Sequence[LayerStage], visual: int, depth: int, total: int | None = None, pictures: int = 1
 ) -> list[int]:
     """How many visual tokens of a prompt each layer of the language model sees; see `plan_steps`."""
-    return _by_layer(plan_steps(stages, visual, depth, total), visual, depth)
+    return _by_layer(plan_steps(stages, visual, depth, total, pictures), visual, depth)
 
 
-def mean_allowed(stages: Sequence[LayerStage], allowed: int | None, depth: int, total: int) -> float | None:
+def mean_allowed(
+    stages: Sequence[LayerStage], allowed: int | None, depth: int, total: int, pictures: int = 1
+) -> float | None:
     """How many visual tokens the layers may see in the mean; None where no stage has a budget.
 
     Args:
@@ -346,8 +389,9 @@ def mean_allowed(stages: Sequence[LayerStage], allowed: int | None, depth: int, 
         allowed: tokens that may be given to the language model; None where the method sets no limit.
         depth: number of layers of the language model.
         total: P * N, summed over the prompt's pictures.
+        pictures: how many it has.
     """
-    budgets = [s.budget for s in stages if isinstance(s, ShareStage) and s.budget is not None]
-    if budgets:
-        return floor_share(min(budgets), total)
-    return None if allowed is None else fmean(counts_by_layer(stages, allowed, depth, total))
+    means = [stage.allowed(total, pictures) for stage in stages if isinstance(stage, ShareStage)]
+    if budgets := [mean for mean in means if mean is not None]:
+        return min(budgets)
+    return None if allowed is None else fmean(counts_by_layer(stages, allowed, depth, total, pictures))

@@ -29,6 +29,7 @@ class PartitionLayout:
             one partition after the other, each in raster order, and not the assembled grid.
         grid_known: whether rows and columns are those of the picture; False where only their product is.
         newlines: the stock model puts a newline token behind each row of the assembled grid.
+        unpads: the stock model removes padding; where it does not, tokens over padding are visual tokens.
 
     Raises:
         ValueError: a negative or half-empty grid, or a size that is not positive.
@@ -42,6 +43,7 @@ class PartitionLayout:
     newline_behind: bool = False
     full_image_last: bool = False
     newlines: bool = True
+    unpads: bool = True
     grid_known: bool = True
 
     def __post_init__(self) -> None:
@@ -94,6 +96,8 @@ class PartitionLayout:
         height, width = self.rows * self.tile[0], self.cols * self.tile[1]
         if self.sub_images == 0:
             return 0, 0, 0, 0
+        if not self.unpads:
+            return 0, height, 0, width
         image_height, image_width = self.image_size
         if image_width / image_height > width / height:
             used = int(round(image_height * (width / image_width), 7))
@@ -102,6 +106,35 @@ class PartitionLayout:
         used = int(round(image_width * (height / image_height), 7))
         padding = (width - used) // 2
         return 0, height, padding, width - padding
+
+    def places(self, partition: Tensor, index: Tensor) -> Tensor:
+        """Where tokens are among the visual tokens that the stock model gives to the LLM.
+
+        A token over padding, which the stock model leaves out, is where its nearest neighbour is; one made of
+        many is where the middle of its partition is.
+
+        Args:
+            partition: (n,) int64 partition of each token.
+            index: (n,) int64 position in its partition, -1 for a token made of many.
+
+        Returns:
+            (n,) int64, newline tokens of the stock model counted.
+        """
+        rows, cols = self.tile
+        index = torch.where(index < 0, rows // 2 * cols + cols // 2, index)
+        if self.full_image_last or self.sub_images == 0:
+            return partition * self.tokens_per_partition + index
+        top, bottom, left, right = self.unpadded()
+        height, width = bottom - top, right - left
+        sub_image = partition - 1
+        y = sub_image // self.cols * rows + index // cols - top
+        x = sub_image % self.cols * cols + index % cols - left
+        y, x = y.clamp(max=height - 1).clamp(min=0), x.clamp(max=width - 1).clamp(min=0)
+        if self.shrunk is not None:
+            y, x = y * self.shrunk[0] // height, x * self.shrunk[1] // width
+            width = self.shrunk[1]
+        in_grid = self.tokens_per_partition + y * (width + self.newlines) + x
+        return torch.where(partition == self.full_image, index, in_grid)
 
     def require_grid(self) -> None:
         """Refuse to go on where the method reads the grid and it is not known.

@@ -10,7 +10,7 @@ from typing import Any
 from hired_eval.dropping.base import TokenDropper, VisionStage
 from hired_eval.dropping.types import Signal
 from hired_eval.errors import UserError, unknown
-from hired_eval.method_configs import MethodConfig, method_configs, split_name
+from hired_eval.method_configs import BUDGETS, MethodConfig, method_configs, split_name
 from hired_eval.typed import check_value, read, types_of
 
 ENTRY_POINT_GROUP = "hired_eval.methods"
@@ -52,7 +52,10 @@ def build(name: str, **options: Any) -> TokenDropper:
         return _compose(name, options, build)
     method, known = _named(name, options)
     given = {option: check_value(option, known[option], value) for option, value in options.items()}
-    return method(**_configured(name) | given)
+    configured = _configured(name)
+    if any(given.get(budget) is not None for budget in BUDGETS):
+        configured = {option: value for option, value in configured.items() if option not in BUDGETS}
+    return method(**configured | given)
 
 
 def build_as_typed(name: str, options: dict[str, Any]) -> TokenDropper:
@@ -84,8 +87,8 @@ def _compose(name: str, options: dict[str, Any], make: Callable[..., TokenDroppe
     with_budget = takes_budget({part: _named(part, ())[0] for part in parts})
     for option, value in options.items():
         part, dot, own = option.partition(".")
-        if option == "budget" and with_budget:
-            of_part[with_budget]["budget"] = value
+        if option in BUDGETS and with_budget:
+            of_part[with_budget][option] = value
         elif dot and part in of_part:
             of_part[part][own] = value
         else:

@@ -61,6 +61,15 @@ class SparseVLM(ShareStage):
         # of a single word, or of words that all fit alike, none is above average
         return torch.where(above.any(dim=1, keepdim=True), above, shown)
 
+    def flops_of_raters(self, columns: int, words: int, width: int) -> int:
+        """Every column with every word."""
+        return 2 * columns * words * width
+
+    def flops_of_choice(self, columns: int, leaving: int, width: int) -> int:
+        """The means of the clusters; distances are no products."""
+        merged = self.merged(leaving) if leaving else 0
+        return 2 * merged * recycled(leaving) * width
+
     def score(self, signals: LayerSignals) -> Tensor:
         """Attention of the raters, mean over heads and raters."""
         return signals["attention"].mean(dim=1)

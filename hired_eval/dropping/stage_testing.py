@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import floor_share
 from hired_eval.dropping.layer_stage import (
     LayerSignal,
     LayerSignals,
@@ -21,6 +20,8 @@ from hired_eval.errors import UserError
 DEPTHS = (4, 32, 40)
 VISUAL = (1, 7, 64, 576)
 BUDGETS = (0.02, 0.1, 1 / 3, 0.75, 1.0)
+NUMBER = 20
+"""A budget in tokens."""
 ROWS = (24, 9, 0)
 """Visual tokens of the prompts of a synthetic batch."""
 BEFORE, BEHIND, HEADS, CHANNELS = 3, 5, 2, 8
@@ -85,7 +86,8 @@ def _variants(stage: LayerStage) -> Iterator[LayerStage]:
     yield stage
     if isinstance(stage, ShareStage):
         for budget in BUDGETS:
-            yield replace(stage, budget=budget)
+            yield replace(stage, budget=budget, tokens=None)
+        yield replace(stage, budget=None, tokens=NUMBER)
 
 
 def _check_counts(stage: LayerStage) -> None:
@@ -99,8 +101,8 @@ def _check_counts(stage: LayerStage) -> None:
             except UserError:
                 continue
             _require(counts == sorted(counts, reverse=True), "no layer sees more than the one before")
-            budget = stage.budget if isinstance(stage, ShareStage) else None
-            allowed = visual if budget is None else floor_share(budget, visual)
+            mean = stage.allowed(visual, 1) if isinstance(stage, ShareStage) else None
+            allowed = visual if mean is None else mean
             _require(sum(counts) <= allowed * depth, "the mean over layers is within the budget")
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import TokenDropper, VisionStage, floor_share
+from hired_eval.dropping.base import BudgetedDropper, TokenDropper, VisionStage, floor_share
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.packing import PackedTokens
@@ -25,6 +26,8 @@ Unpadded = tuple[list[Tensor], list[Tensor]]
 FEATURE_LAYER = 22
 """The layer whose output feeds the projector in CLIP-L/14-336."""
 TILE = (6, 6)
+NUMBER = 50
+"""A budget in tokens."""
 BUDGETS = (0.001, 0.02, 0.1, 1 / 3, 0.75, 1.0)
 LAYOUTS = (
     PartitionLayout(0, 0, TILE, (84, 84)),
@@ -157,7 +160,12 @@ def _variants(dropper: VisionStage) -> Iterator[VisionStage]:
     for newline in ("none", "rows"):
         variant = replace(dropper, newline=newline)
         yield variant
-        if any(field.name == "budget" for field in fields(dropper)):
+        if isinstance(dropper, BudgetedDropper):
+            nothing: dict[str, Any] = {"budget": None, "tokens": None, "tokens_per_partition": None}
+            for number in ({"budget": budget} for budget in BUDGETS):
+                yield replace(variant, **(nothing | number))
+            yield replace(variant, **(nothing | {"tokens": NUMBER}))
+        elif any(field.name == "budget" for field in fields(dropper)):
             for budget in BUDGETS:
                 yield replace(variant, budget=budget)  # type: ignore[call-arg]
 
@@ -223,8 +231,9 @@ def _check_packed(
     """What the language model gets keeps the budget and the order."""
     allowed = dropper.allowed(layout)
     if allowed is not None:
-        budget = floor_share(getattr(dropper, "budget", 1.0), layout.total_tokens)
-        _require(allowed == budget, "the budget is floor(budget * P * N)")
+        budget = getattr(dropper, "budget", 1.0)
+        number = NUMBER if budget is None else floor_share(budget, layout.total_tokens)
+        _require(allowed == min(number, layout.total_tokens), "the budget is floor(budget * P * N)")
         _require(packed.length <= allowed, f"{packed.length} tokens are within the budget of {allowed}")
     newlines = int(packed.newlines_after.sum())
     most = layout.rows * layout.tile[0] if dropper.newline == "rows" else 0

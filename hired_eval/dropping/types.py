@@ -17,6 +17,35 @@ Signal = Literal["cls_attention", "received_attention", "keys"]
 receives, or keys and the CLS query."""
 
 
+class ByLayer(dict[int, Tensor]):
+    """A signal by layer, where a layer that a method has not asked for is an error of one line.
+
+    Args:
+        what: the signal, in words.
+        asked_by: where a method names the layers that it reads.
+        recorded: by layer.
+    """
+
+    def __init__(self, what: str, asked_by: str, recorded: Mapping[int, Tensor]) -> None:
+        super().__init__(recorded)
+        self.what, self.asked_by = what, asked_by
+
+    def __missing__(self, layer: int) -> Tensor:
+        known = ", ".join(str(i) for i in sorted(self)) or "none"
+        raise UserError(
+            f"{self.what} of layer {layer} was not recorded; recorded layers: {known} (a method names those "
+            f"that it reads in {self.asked_by})"
+        )
+
+
+def not_asked_for(what: str, signal: Signal) -> UserError:
+    """The error where a method reads a signal that the vision tower was not asked for."""
+    return UserError(
+        f"this dropping method needs {what}, and the encoding has none; a method asks for them with reads = "
+        f"frozenset({{{signal!r}}})"
+    )
+
+
 @dataclass(frozen=True)
 class VisionEncoding:
     """B images through the vision tower in one pass: S partitions in all, N patches each, C channels.
@@ -52,6 +81,13 @@ class VisionEncoding:
     heads: int | None = None
     nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        for name, recorded in (
+            ("cls_attention", ByLayer("CLS-attention", "attention_layers", self.cls_attention)),
+            ("received_attention", ByLayer("attention received", "received_layers", self.received_attention)),
+        ):
+            object.__setattr__(self, name, recorded)
+
     def attention_at(self, layer: int | None) -> Tensor:
         """CLS attention (S, heads, N) of `layer`, None meaning the feature layer; it must not hold NaN.
 
@@ -60,7 +96,7 @@ class VisionEncoding:
         Raises:
             UserError: the layer was not recorded.
         """
-        return self._recorded("CLS-attention", self.cls_attention, layer)
+        return self._recorded("cls_attention", layer)
 
     def received_at(self, layer: int | None) -> Tensor:
         """Attention received (S, N) in `layer`, None as in `attention_at`; it must not hold NaN.
@@ -68,18 +104,17 @@ class VisionEncoding:
         Raises:
             UserError: the layer was not recorded.
         """
-        return self._recorded("attention received", self.received_attention, layer)
+        return self._recorded("received_attention", layer)
 
-    def _recorded(self, what: str, recorded: Mapping[int, Tensor], layer: int | None) -> Tensor:
+    def _recorded(self, signal: Signal, layer: int | None) -> Tensor:
+        recorded: ByLayer = getattr(self, signal)
         if not recorded:
-            raise UserError(f"this dropping method needs {what}, and the encoding has none")
+            raise not_asked_for(recorded.what, signal)
         if layer is None:
             layer = max(recorded) if self.feature_layer is None else self.feature_layer
-        if layer not in recorded:
-            known = ", ".join(str(i) for i in sorted(recorded))
-            raise UserError(f"{what} of layer {layer} was not recorded; recorded layers: {known}")
-        self.forbid_nan(f"{what} of layer {layer}", recorded[layer])
-        return recorded[layer]
+        values = recorded[layer]
+        self.forbid_nan(f"{recorded.what} of layer {layer}", values)
+        return values
 
     def keys_and_query(self) -> tuple[Tensor, Tensor]:
         """Keys (S, 1 + N, C) and CLS query (S, C).
@@ -88,7 +123,7 @@ class VisionEncoding:
             UserError: they were not recorded.
         """
         if self.keys is None or self.cls_query is None:
-            raise UserError("this dropping method needs keys and the CLS query, and the encoding lacks them")
+            raise not_asked_for("keys and the CLS query", "keys")
         return self.keys, self.cls_query
 
     def keys_of_patches(self) -> Tensor:
@@ -110,7 +145,7 @@ class VisionEncoding:
         if self.relevance is None:
             raise UserError(
                 "this dropping method reads the question, and nothing here says what it is; set "
-                "text_tower=null"
+                "text_tower=null, or give your method a question_tower"
             )
         self.forbid_nan("the similarity of patches to the question", self.relevance)
         return self.relevance

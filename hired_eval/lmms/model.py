@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import get_token
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -17,23 +18,17 @@ from tqdm import tqdm
 
 from hired_eval.dropping.registry import build_as_typed
 from hired_eval.errors import UserError
+from hired_eval.hub import explain_unreachable
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.guards import FAULTS
-from hired_eval.lmms.options import VLMOptions, read_typed, unquote
+from hired_eval.lmms.options import VLMOptions, find_source, read_typed, unquote
 from hired_eval.lmms.requests import ReadRequest, RequestReader, count_bytes, generation_of, keys_of
 from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import load_checkpoint
-from hired_eval.models.configs import (
-    IMAGES,
-    QUESTION,
-    Prompt,
-    default_dtype,
-    default_prompt,
-    prompt_named,
-)
+from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.images import whole_pictures
-from hired_eval.models.prompt import Turn
+from hired_eval.models.pictures import Pictures
 from hired_eval.models.reading import ReadAhead, count_workers
 from hired_eval.models.visual_tokens import Encoder
 from hired_eval.processes import Processes
@@ -52,9 +47,9 @@ class HiredVLM(lmms):  # type: ignore[misc]
     """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
-        pretrained: a folder, or an id on the hub.
+        pretrained: a folder, an id on the hub, or the name of a model config, e.g. mini, the bundled one.
         method: name of the dropping method.
-        options: those of `VLMOptions`, and those of the method, e.g. budget and alpha.
+        options: those of `VLMOptions`, and those of the method, e.g. budget or tokens, and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
     quotes that it was put in.
@@ -68,27 +63,32 @@ class HiredVLM(lmms):  # type: ignore[misc]
         own = {name: value for name, value in options.items() if name not in of_method}
         asked = VLMOptions(**read_typed(VLMOptions, own | {"pretrained": pretrained}))
         dropper = build_as_typed(method, unquote(of_method))
-        source = str(asked.pretrained)
-        prompt = self._choose_prompt(asked)
-        dtype = asked.dtype or default_dtype(source, asked.revision)
+        named = str(asked.pretrained)
+        _say_what_is_missing()
+        prompt = (
+            default_prompt(named, asked.revision)
+            if asked.prompt is None
+            else Prompt(prompt_named(asked.prompt), "the option prompt")
+        )
+        dtype = asked.dtype or default_dtype(named, asked.revision)
         logger.info(f"prompt {prompt.template!r} of {prompt.origin}; numbers in {dtype}")
         llava = DroppingVLM(
-            load_checkpoint(source, dtype=dtype, **{name: getattr(asked, name) for name in LOADING}),
+            load_checkpoint(
+                find_source(named),
+                dtype=dtype,
+                fixed_grid=asked.protocol == "fixed_grid",
+                **{name: getattr(asked, name) for name in LOADING},
+            ),
             dropper,
             prompt.template,
             share_prefix=asked.share_prefix,
             pictures_per_pass=asked.pictures_per_pass,
+            decoding=asked.decoding,
         )
         # lmms-eval has seeded torch with its --seed
         seed = torch.initial_seed()
         answerer = Answerer(llava, batch_size=asked.batch_size, on_error=asked.on_error, seed=seed)
         self._start(answerer, asked.workers, ())
-
-    def _choose_prompt(self, asked: VLMOptions) -> Prompt:
-        """The prompt that is named, or the model config's, or that of the chat template."""
-        if asked.prompt is None:
-            return default_prompt(str(asked.pretrained), asked.revision)
-        return Prompt(prompt_named(asked.prompt), "the option prompt")
 
     @classmethod
     def around(
@@ -119,7 +119,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         super().__init__()
         self.own, self.answerers, self.workers = own, [own, *companions], workers
         self.numbers: Sequence[int] | None = None
-        self.first: tuple[Turn, ...] = ()
+        self.make_reader: Callable[[dict[str, Any], Pictures], RequestReader] = RequestReader
         if companions:
             self._share_encoder()
 
@@ -206,7 +206,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
             disable=self.rank != 0,
         )
         workers = count_workers(self.workers, self.llava.model.device)
-        reader = RequestReader(self.task_dict, self.llava.pictures, self.first) if groups else None
+        reader = self.make_reader(self.task_dict, self.llava.pictures) if groups else None
         with bar, whole_pictures(), ReadAhead(workers) as ahead:
             for members in groups.values():
                 assert reader is not None
@@ -268,37 +268,43 @@ class HiredVLM(lmms):  # type: ignore[misc]
         return [request for job in islice(jobs, at_once) for request in job]
 
 
+def _say_what_is_missing() -> None:
+    """Warn of what lmms-eval's tasks will stumble over, whose command line names no cause."""
+    if reason := explain_unreachable():
+        logger.warning(f"{reason}; lmms-eval's tasks end in a RetryError where their data is not cached")
+    elif get_token() is None:
+        logger.warning(
+            "no login to the hub: many tasks of lmms-eval want one even where the data is public, and end in "
+            "a RetryError without; log in with hf auth login, or set HF_TOKEN"
+        )
+
+
 class HiredVLMChat(HiredVLM):
     """The same model in lmms-eval's chat form: a task's messages, by the processor's own chat template.
 
-    lmms-eval takes this form unless it is told --force_simple, and asks it for generated text only.
+    lmms-eval takes this form unless it is told --force_simple, and asks it for generated text only. Where a
+    prompt is named, or there is no chat template, the prompt is that of the simple form, and messages are one
+    turn.
 
     Args:
         pretrained: as of the simple form.
+        prompt: as of the simple form; by default the chat template is used.
         system_prompt: text of a system turn that is put before the messages; none by default.
-        options: as of the simple form, but for the prompt.
+        options: as of the simple form.
 
     Raises:
-        UserError: as of the simple form, or a prompt is named, or there is no chat template.
+        UserError: as of the simple form.
     """
 
     is_simple = False
 
-    def __init__(self, pretrained: str, system_prompt: str | None = None, **options: Any) -> None:
-        super().__init__(pretrained, **options)
-        if not getattr(self.llava.processor, "chat_template", None):
-            raise UserError(f"{pretrained} has no chat template; take the simple form, with --force_simple")
-        self.first = () if system_prompt is None else (Turn("system", (system_prompt,)),)
-
-    def _choose_prompt(self, asked: VLMOptions) -> Prompt:
-        """None: the chat template makes it.
-
-        Raises:
-            UserError: a prompt is named.
-        """
-        if asked.prompt is not None:
-            raise UserError(
-                "the option prompt is one of the simple form, and the chat form takes the checkpoint's chat "
-                "template; leave prompt out, or add --force_simple"
-            )
-        return Prompt(IMAGES + QUESTION, "the chat template, which makes it of messages")
+    def __init__(
+        self, pretrained: str, prompt: str | None = None, system_prompt: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(pretrained, prompt=prompt, **options)
+        has_template = bool(getattr(self.llava.processor, "chat_template", None))
+        self.make_reader = partial(
+            RequestReader, by_template=has_template and prompt is None, system_prompt=system_prompt
+        )
+        if has_template and prompt is None:
+            logger.info("messages are put into the checkpoint's own chat template")

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hired_eval.errors import UserError
+from hired_eval.lmms.local_data import BUNDLED
+from hired_eval.method_configs import BUDGETS
+from hired_eval.mini import checkpoint_path
+from hired_eval.models.configs import config_of
 from hired_eval.typed import Count, Natural, check_options, paths_as_text, read, types_of
 
 
@@ -16,19 +20,21 @@ class VLMOptions:
     """The options of `hired_eval.lmms.model.HiredVLM` beside those of the method.
 
     Attributes:
-        pretrained: a folder, or an id on the hub.
+        pretrained: a folder, an id on the hub, or the name of a model config.
         batch_size: requests answered together; 'auto': as many as the free memory holds.
         device: 'auto' or a torch device.
-        dtype: by default that of the model config with this hub id, then the checkpoint's own.
+        dtype: by default that of the model config with this name or hub id, then the checkpoint's own.
         prompt: template with {images} and {question}, or the name of a model config whose prompt is used; by
-            default the prompt of the model config with this hub id, then the processor's chat template. The
-            name of a folder decides nothing.
+            default the prompt of the model config with this name or hub id, then the processor's chat
+            template. The name of a folder decides nothing.
         revision, device_map, attention, quantization, feature_layer, min_pixels, max_pixels, square: see
             `load_checkpoint`.
+        protocol: 'fixed_grid' puts every picture on one grid, 'paper' on its own.
         on_error: 'stop' at a sample that fails, or 'record' it and go on.
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
         pictures_per_pass: pictures that go through the vision tower together, see `Pictures`.
+        decoding: see `DroppingVLM`.
     """
 
     pretrained: Path
@@ -44,10 +50,12 @@ class VLMOptions:
     min_pixels: Count | None = None
     max_pixels: Count | None = None
     square: Count | None = None
+    protocol: Literal["paper", "fixed_grid"] = "paper"
     on_error: Literal["stop", "record"] = "stop"
     share_prefix: bool = True
     workers: Natural | Literal["auto"] = "auto"
     pictures_per_pass: Count | Literal["auto"] = "auto"
+    decoding: Literal["eager", "static"] = "eager"
 
 
 def unquote(options: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +69,7 @@ def unquote(options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str):
             continue
         swallowed = re.search(r",\s*(\w+)=", value)
-        if swallowed and swallowed[1] in {*types_of(VLMOptions), "method", "budget"}:
+        if swallowed and swallowed[1] in {*types_of(VLMOptions), "method", *BUDGETS}:
             raise UserError(
                 f"{name} swallows {swallowed[1]}=: lmms-eval takes all that follows an apostrophe or a quote "
                 f"that is not closed for text; put {name} last, or take an apostrophe out"
@@ -80,3 +88,12 @@ def read_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
     known = types_of(declaration)
     read_options = {name: read(known[name], value) for name, value in unquote(options).items()}
     return paths_as_text(check_options(declaration, read_options))
+
+
+def find_source(pretrained: str) -> str:
+    """A folder or an id on the hub: of the model config with this name or hub id, or what is named itself."""
+    config = config_of(pretrained) or {}
+    path = config.get("path") or ""
+    if path.startswith(BUNDLED):
+        return str(checkpoint_path(path.removeprefix(BUNDLED)))
+    return config.get("hub_id") or pretrained

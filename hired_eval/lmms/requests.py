@@ -11,7 +11,14 @@ from datasets import Dataset
 from lmms_eval.api.instance import Instance
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import Decoded, Documents, read_messages, read_pictures, read_question
+from hired_eval.lmms.documents import (
+    Decoded,
+    Documents,
+    read_messages,
+    read_pictures,
+    read_question,
+    read_single_turn,
+)
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures
 from hired_eval.models.pictures import Pictures
 from hired_eval.models.prompt import Turn
@@ -43,13 +50,21 @@ class RequestReader:
     Args:
         task_dict: documents by task and split, as lmms-eval gives them to a model.
         pictures: of any of the methods that are asked.
-        first: turns put before the messages of each request in the chat form.
+        by_template: in the chat form, messages go into the chat template; by default the prompt has room for
+            one turn of them.
+        system_prompt: text of a system turn before the messages.
     """
 
     def __init__(
-        self, task_dict: Mapping[str, Any], pictures: Pictures, first: tuple[Turn, ...] = ()
+        self,
+        task_dict: Mapping[str, Any],
+        pictures: Pictures,
+        *,
+        by_template: bool = False,
+        system_prompt: str | None = None,
     ) -> None:
-        self.task_dict, self.pictures, self.first = task_dict, pictures, first
+        self.task_dict, self.pictures, self.by_template = task_dict, pictures, by_template
+        self.first = () if system_prompt is None else (Turn("system", (system_prompt,)),)
         self._known: dict[tuple[str, str], Documents] = {}
 
     def group(self, requests: dict[RequestKey, Instance]) -> Iterable[Job]:
@@ -114,11 +129,15 @@ class RequestReader:
             if messages is None:
                 read = self.pictures.read_question(read_question(context), read_pictures(visuals), known)
             else:
-                turns, pictures = read_messages(messages)
-                asked = "\n".join(
-                    part for turn in turns if turn.role == "user" for part in turn.parts if part
-                )
-                read = self.pictures.read_question(asked, pictures, known, (*self.first, *turns))
+                turns, shown = read_messages(messages)
+                turns = (*self.first, *turns)
+                if self.by_template:
+                    asked = "\n".join(
+                        part for turn in turns if turn.role == "user" for part in turn.parts if part
+                    )
+                    read = self.pictures.read_question(asked, shown, known, turns)
+                else:
+                    read = self.pictures.read_question(read_single_turn(turns), shown, known)
             return ReadRequest(key, read, continuation)
         except UserError as error:
             return ReadRequest(key, error)

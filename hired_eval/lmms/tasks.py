@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.tasks
 import yaml
 from datasets import Dataset, Features
 from datasets.data_files import DataFilesList
@@ -38,6 +42,8 @@ from hired_eval.records.scores import Scorer, scorer_for
 FAILURES = (UserError, OSError, DatasetsError, RetryError, DecompressionBombError, *MISFITS)
 """What goes wrong where a task is made: the data cannot be read, or its functions stumble over it."""
 
+TASKS = Path(lmms_eval.tasks.__file__).parent
+"""The folder of lmms-eval's tasks."""
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
 """What this model can be asked for, in lmms-eval's words."""
 NETWORK = {"aiohttp", "anthropic", "azure", "dashscope", "httpx", "litellm", "openai", "requests", "socket"}
@@ -48,10 +54,29 @@ MEMBERS_NAMED = 8
 """Of a group or tag in an error."""
 
 
+def task_manager(name: str) -> TaskManager:
+    """lmms-eval's index of the folder that a task is in: that of all its tasks takes many times as long.
+
+    Where no file names the task, or several do, it is the index of all.
+    """
+    folders = _task_folders().get(name, ())
+    return _index(folders[0] if len(folders) == 1 else TASKS)
+
+
 @cache
-def task_manager() -> TaskManager:
-    """lmms-eval's index of tasks, built once: it reads hundreds of folders."""
-    return TaskManager(verbosity="ERROR")
+def _index(folder: Path) -> TaskManager:
+    return TaskManager(verbosity="ERROR", include_path=str(folder), include_defaults=False)
+
+
+@cache
+def _task_folders() -> dict[str, list[Path]]:
+    """The folder of each file that names a task, by the task's name."""
+    found = defaultdict[str, list[Path]](list)
+    named = re.compile(r"^[\"']?task[\"']?:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
+    for file in TASKS.rglob("*.yaml"):
+        for name in named.findall(file.read_text("utf-8")):
+            found[name].append(file.parent)
+    return found
 
 
 def hub_dataset(lmms_task: str) -> str:
@@ -69,7 +94,7 @@ def task_config(name: str) -> dict[str, Any]:
     Raises:
         UserError: no task of this name, several, or one that cannot be asked of this model or scored.
     """
-    index = task_manager().task_index
+    index = task_manager(name).task_index
     if name not in index:
         tasks = [n for n, entry in index.items() if entry["type"] == "task"]
         close = difflib.get_close_matches(name, tasks, n=3)
@@ -82,9 +107,16 @@ def task_config(name: str) -> dict[str, Any]:
         raise UserError(f"{name} is a {entry['type']} of lmms-eval ({listed}); name one of them")
     if entry["type"] != "task":
         raise UserError(f"{name} is a task of lmms-eval with code of its own, which is not supported")
-    _check_kind(name, load_yaml_config(entry["yaml_path"], mode="simple"))
+    file = Path(entry["yaml_path"])
+    return deepcopy(_read_config(name, file, file.stat().st_mtime_ns))
+
+
+@cache
+def _read_config(name: str, file: Path, changed: int) -> dict[str, Any]:
+    """See `task_config`; a file is read again when it was changed at another time (nanoseconds)."""
+    _check_kind(name, load_yaml_config(str(file), mode="simple"))
     try:
-        config: dict[str, Any] = load_yaml_config(entry["yaml_path"], mode="full")
+        config: dict[str, Any] = load_yaml_config(str(file), mode="full")
     except ModuleNotFoundError as error:
         raise UserError(
             f"lmms-eval's task {name} needs the package {error.name}, not installed here"
@@ -256,7 +288,7 @@ def _from_the_hub(
 
 def _task(benchmark: Benchmark, overrides: dict[str, Any]) -> Task:
     """lmms-eval's task, changed."""
-    made = get_task_dict([{"task": benchmark.lmms_task, **overrides}], task_manager())
+    made = get_task_dict([{"task": benchmark.lmms_task, **overrides}], task_manager(benchmark.lmms_task))
     return made[benchmark.lmms_task]
 
 
@@ -270,7 +302,7 @@ def _cause(error: BaseException) -> tuple[BaseException, bool]:
 
 
 @cache
-def _own_tasks() -> dict[str, str]:
+def own_tasks() -> dict[str, str]:
     """Names of the package's benchmarks -> their tasks of lmms-eval."""
     files = (config_folder() / "task").glob("*.yaml")
     return {file.stem: yaml.safe_load(file.read_text())["lmms_task"] for file in files}
@@ -280,7 +312,7 @@ def _schema(lmms_task: str) -> Features | None:
     """The columns of a task's real documents, which the bundled ones share; None where they are not known."""
     from hired_eval.mini.benchmarks import FEATURES
 
-    return next((FEATURES.get(name) for name, task in _own_tasks().items() if task == lmms_task), None)
+    return next((FEATURES.get(name) for name, task in own_tasks().items() if task == lmms_task), None)
 
 
 def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]:
@@ -290,7 +322,7 @@ def _bundled_files(benchmark: Benchmark, asked: Wanted) -> dict[str, list[Path]]
         UserError: there are none for it, or the task reads another data set than these stand for.
     """
     files = {split: [Path(file)] for split, file in write_data_files(benchmark.name).items()}
-    own = _own_tasks()[benchmark.name]
+    own = own_tasks()[benchmark.name]
     theirs = wanted(task_config(own))
     if theirs != asked:
         raise UserError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as Pictures
 
@@ -252,6 +254,29 @@ ROWS: dict[str, Callable[[], Iterator[Row]]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a benchmark's rows hold.
+
+    Attributes:
+        whole: `content_hash`.
+        text: the same without pictures.
+        thumbnails: (n, 8, 8) uint8, the pictures of the rows in grey; a row without one has none.
+    """
+
+    whole: str
+    text: str
+    thumbnails: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> Content:
+        """That of some rows."""
+        pictures = [Pictures.open(io.BytesIO(row["image"]["bytes"])) for row in rows if row["image"]]
+        small = [picture.convert("L").resize((8, 8), Pictures.Resampling.BOX) for picture in pictures]
+        text = content_hash([{**row, "image": None} for row in rows])
+        return cls(content_hash(rows), text, np.array([np.asarray(picture) for picture in small], np.uint8))
+
+
 def content_hash(rows: list[Row]) -> str:
     """A hash of every field and every pixel, blind to how PNG files happen to be compressed."""
     digest = hashlib.sha256()
@@ -266,9 +291,9 @@ def content_hash(rows: list[Row]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write(benchmark: str, path: Path) -> str:
-    """Write a benchmark's parquet file; returns its content hash."""
+def write(benchmark: str, path: Path) -> Content:
+    """Write a benchmark's parquet file; returns what it holds."""
     rows = list(ROWS[benchmark]())
     columns = {name: [row[name] for row in rows] for name in FEATURES[benchmark]}
     Dataset.from_dict(columns, features=FEATURES[benchmark]).to_parquet(path)
-    return content_hash(rows)
+    return Content.of(rows)

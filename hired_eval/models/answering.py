@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from loguru import logger
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from hired_eval.models.pictures import Pictures
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import PromptWriter
 from hired_eval.models.reading import ReadQuestion
+from hired_eval.models.static_cache import StaticCaches, round_up
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 
 
@@ -130,6 +132,8 @@ class DroppingVLM:
         share_prefix: prefill the prompt up to the question once for all questions about the same images,
             where the language model allows it.
         pictures_per_pass: see `Pictures`.
+        decoding: 'eager', or 'static': with a KV cache of fixed size, for which transformers compiles
+            decoding on a GPU; eagerly all the same where the language model or the method does not allow it.
 
     Raises:
         UserError: the model cannot be used with token dropping, it lacks a layer at which a stage acts, or
@@ -144,6 +148,7 @@ class DroppingVLM:
         *,
         share_prefix: bool = True,
         pictures_per_pass: int | Literal["auto"] = "auto",
+        decoding: Literal["eager", "static"] = "eager",
     ) -> None:
         self.model: Any = checkpoint.model
         self.processor: Any = checkpoint.processor
@@ -164,6 +169,15 @@ class DroppingVLM:
         blind = not dropper.inside and dropper.vision.question_tower is None
         self.share_prefix = share_prefix and can_share_prefixes(config) and blind
         self._together = can_answer_together(config)
+        self._static = None
+        if decoding == "static" and can_share_prefixes(config) and not dropper.inside:
+            self._static = StaticCaches(checkpoint.model)
+        elif decoding == "static":
+            reason = "drops tokens inside it" if dropper.inside else "has layers that attend to a part alone"
+            logger.warning(
+                f"decoding=static needs one length of all layers of the language model, which {reason}; "
+                "decoding eagerly"
+            )
         self.prefixes = PrefixCaches(self.family)
 
     @torch.inference_mode()
@@ -193,12 +207,13 @@ class DroppingVLM:
             # the last token of the shared part must not be the one whose logits are wanted
             shared = len(expanded) - behind_images if behind_images > scored else 0
         context = getattr(self.family.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(expanded) > context:
+        placed = self.family.find_positions(ids, images)
+        length = len(expanded) if placed is None else max(len(expanded), int(placed.max()) + 1)
+        if context is not None and length > context:
             raise UserError(
-                f"the prompt has {len(expanded)} tokens, visual tokens included, and the model's context "
+                f"the prompt has {length} tokens, visual tokens included, and the model's context "
                 f"holds {context}"
             )
-        placed = self.family.find_positions(ids, images)
         digests = tuple(picture.digest for picture in question.pictures)
         prepared = Prepared(expanded, scored, images, digests, shared, placed)
         return self._planned(prepared) if self.dropper.inside else prepared
@@ -207,13 +222,17 @@ class DroppingVLM:
         """Free the memory of remembered images and KV caches."""
         self.pictures.release()
         self.prefixes.clear()
+        if self._static is not None:
+            self._static.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def count_rows_that_fit(self, tokens: int) -> int:
         """How many sequences of so many tokens fit into four fifths of the memory that is free now."""
-        free = 4 * free_bytes(self.model.device) // 5
-        return free // count_row_bytes(self.family.config, tokens, self.model.dtype)
+        free = free_bytes(self.model.device)
+        if self._static is not None:
+            free, tokens = free + self._static.nbytes, round_up(tokens)
+        return 4 * free // 5 // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:
@@ -259,8 +278,9 @@ class DroppingVLM:
         given = sum(count.kept for count in prepared.counts)
         limits = [count.allowed for count in prepared.counts]
         limit = sum(n for n in limits if n is not None) if limits and None not in limits else None
-        by_layer = counts_by_layer(stages, given, self._depth, total)
-        allowed = mean_allowed(stages, limit, self._depth, total)
+        shown = len(prepared.images)
+        by_layer = counts_by_layer(stages, given, self._depth, total, shown)
+        allowed = mean_allowed(stages, limit, self._depth, total, shown)
         if allowed is not None and fmean(by_layer) > allowed:
             raise RuntimeError(f"{self.dropper}: layers see {by_layer} visual tokens, {allowed} are allowed")
         return replace(prepared, by_layer=tuple(by_layer), allowed=allowed)
@@ -279,7 +299,7 @@ class DroppingVLM:
         last = input_ids.shape[1] - 1 - torch.tensor([p.scored for p in batch], device=input_ids.device)
         with inside(self.model, self.dropper.inside) as stages:
             places = input_ids == self.family.config.image_token_id
-            stages.expect(places, last, [p.total for p in batch])
+            stages.expect(places, last, [p.total for p in batch], [len(p.images) for p in batch])
             yield
 
     @torch.inference_mode()
@@ -322,6 +342,8 @@ class DroppingVLM:
         if asked.sampling is not None and seeds is not None:
             settings["logits_processor"] = make_sampler(asked.sampling, self.model.generation_config, seeds)
         inputs = self._batch(batch, share=not alone)
+        if self._static is not None and not alone:
+            self._static.put_into(inputs, settings["max_new_tokens"])
         with self._dropping_inside(inputs["input_ids"], batch):
             output: Tensor = self.model.generate(**inputs, **settings, tokenizer=self.tokenizer)
         new = output[:, inputs["input_ids"].shape[1] :]

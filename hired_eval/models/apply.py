@@ -22,7 +22,7 @@ from hired_eval.models.patching import Contexts, close_context, open_context
 from hired_eval.models.shortened_cache import ShortenedCache, allow_adding_to, mark
 from hired_eval.models.shortened_inputs import Call, columns_in, encode_images, has_images
 from hired_eval.models.shortening import Shortening
-from hired_eval.models.visual_tokens import VisualTokens
+from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
 
 FORWARD = frozenset(
     "input_ids attention_mask position_ids past_key_values labels use_cache logits_to_keep output_attentions "
@@ -71,8 +71,8 @@ class ShortenedInputs(dict[str, Any]):
     shortening: Shortening | None = None
     visual: Tensor | None = None
     """(B, columns) bool, which columns of the shortened inputs are visual tokens; None for none."""
-    totals: list[int] | None = None
-    """P * N of each row's images."""
+    images: list[list[VisualTokens]] | None = None
+    """Those of each row."""
 
 
 class Applied(AbstractContextManager[nn.Module]):
@@ -91,6 +91,10 @@ class Applied(AbstractContextManager[nn.Module]):
         dropper: the dropping method.
         model: stock model of one of the families.
 
+    Attributes:
+        token_counts: visual tokens of each image of the last call that had images, in reading order: kept
+            before the language model, allowed by the budget, and of full execution.
+
     Raises:
         UserError: on entering: see `family_of`, or another thread is inside such a block; on a call: an
             argument is not supported, or the inputs do not fit together.
@@ -100,6 +104,7 @@ class Applied(AbstractContextManager[nn.Module]):
         self.dropper = dropper
         self.model: Any = model
         self.family: Family
+        self.token_counts: list[TokenCounts] = []
         self._entered: list[Contexts] = []
         self._stages: Stages | None = None
 
@@ -145,6 +150,7 @@ class Applied(AbstractContextManager[nn.Module]):
             raise _without_ids()
         with torch.no_grad():
             family, visual = encode_images(self.model, self.dropper, arguments)
+        self.token_counts = [image.counts for image in visual]
         if arguments.get("position_ids") is None:
             cached = columns_in(arguments.get("past_key_values"))
             arguments["position_ids"] = family.find_given_positions(given[0], arguments, cached)
@@ -202,7 +208,7 @@ class Applied(AbstractContextManager[nn.Module]):
         call = Call(input_ids, fresh, cache, arguments.get("attention_mask"), arguments.get("position_ids"))
         ready = ShortenedInputs()
         if not call.counts_short(images=bool(images)):
-            ready.shortening, ready.totals, short = call.shortened(family, images, batch)
+            ready.shortening, ready.images, short = call.shortened(family, images, batch)
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             if images and ready.shortening.changes and call.padded_behind():
                 raise UserError("generate goes on behind the last column; pad the prompts on the left")
@@ -250,7 +256,9 @@ class Applied(AbstractContextManager[nn.Module]):
             shown = nothing == 0 if mask is None else mask.to(nothing.device) != 0
             # of several equal numbers the first counts: the last column that is shown
             visual = nothing if ready.visual is None else ready.visual
-            self._stages.expect(visual, shown.cumsum(1).argmax(1), ready.totals)
+            rows = ready.images or [[] for _ in nothing]
+            totals = [sum(image.layout.total_tokens for image in row) for row in rows]
+            self._stages.expect(visual, shown.cumsum(1).argmax(1), totals, [len(row) for row in rows])
         elif ready.visual is not None:
             raise UserError(
                 f"{type(self.dropper).__name__} drops tokens inside the language model, and this prompt with "
@@ -289,11 +297,12 @@ class Applied(AbstractContextManager[nn.Module]):
             family, visual = self.family, list[VisualTokens]()
             if images:
                 family, visual = encode_images(self.model, self.dropper, arguments)
+                self.token_counts = [image.counts for image in visual]
             if positions is None:
                 call = replace(call, positions=family.find_given_positions(input_ids, arguments, call.cached))
             for name in family.vision_arguments:
                 arguments.pop(name, None)
-            ready.shortening, ready.totals, short = call.shortened(family, visual, len(input_ids))
+            ready.shortening, ready.images, short = call.shortened(family, visual, len(input_ids))
             ready.visual = short["input_ids"] == family.config.image_token_id if images else None
             ready.update(short.pop("mm_encoder_outputs", {}))
             mask = short.pop("attention_mask")

@@ -72,6 +72,7 @@ def load_checkpoint(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     square: int | None = None,
+    fixed_grid: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint for evaluation.
 
@@ -89,6 +90,7 @@ def load_checkpoint(
             architecture with random weights: for efficiency only, never for scores.
         seed: of dummy weights.
         min_pixels, max_pixels, square: see `set_resolution`.
+        fixed_grid: every picture on one grid, whatever its shape; see `Family.fix_grid`.
 
     Raises:
         UserError: nothing there, no network, another architecture or layout, damaged or missing weights, no
@@ -103,7 +105,7 @@ def load_checkpoint(
     check_placement(device_map, attention, quantization, weights)
     # a local folder's own config comes first; the published architectures need no hub
     published = published_config(source) if weights == "dummy" else None
-    config = published or _config(source, revision)
+    config = published or read_config(source, revision)
     if config.model_type not in FAMILIES:
         raise UserError(
             f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (checkpoints "
@@ -119,7 +121,15 @@ def load_checkpoint(
         else dummy_processor(published)
     )
     processor.tokenizer.padding_side = "left"
-    set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
+    if not fixed_grid:
+        set_resolution(config, processor.image_processor, min_pixels, max_pixels, square)
+    else:
+        if {min_pixels, max_pixels, square} != {None}:
+            raise UserError(
+                "protocol=fixed_grid sets the resolution of every picture; leave min_pixels, max_pixels and "
+                "square out"
+            )
+        square = family.fix_grid(config, processor.image_processor)
     if weights == "dummy":
         model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:
@@ -265,7 +275,7 @@ def feature_layer_of(source: str, feature_layer: int | None) -> int | None:
     config: Any = published_config(source)
     if config is None and Path(source).is_dir():
         try:
-            config = _config(source, None)
+            config = read_config(source, None)
         except UserError:
             return None  # whoever loads it is told
     vision = getattr(config, "vision_config", None)
@@ -322,8 +332,12 @@ def _quantization(kind: str, dtype: torch.dtype, as_they_are: list[str]) -> Bits
     )
 
 
-def _config(source: str, revision: str | None) -> Any:
+def read_config(source: str, revision: str | None) -> Any:
     """The config of a checkpoint in the layout of transformers.
+
+    Args:
+        source: a folder, or an id on the hub.
+        revision: of the hub repository.
 
     Raises:
         UserError: nothing there, or a checkpoint in the original layout of LLaVA or InternVL.

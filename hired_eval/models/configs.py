@@ -67,12 +67,12 @@ def prompt_named(prompt: str) -> str:
 
 
 def default_dtype(pretrained: str, revision: str | None = None) -> str:
-    """The dtype of the model config with this hub id, else the one in its config.json, else bfloat16."""
+    """The dtype of the model config with this name or hub id, else its config.json's, else bfloat16."""
     from transformers import PreTrainedConfig  # seconds, which a config's check does not need
 
     from hired_eval.hub import explain_unreachable
 
-    config = _config_of(pretrained)
+    config = config_of(pretrained)
     if config is not None:
         return config["dtype"]
     try:
@@ -89,26 +89,29 @@ def default_dtype(pretrained: str, revision: str | None = None) -> str:
 
 
 def default_prompt(pretrained: str, revision: str | None = None) -> Prompt:
-    """The prompt of the model config with this hub id, else what the processor's chat template makes.
+    """The prompt of the model config with this name or hub id, else what the processor's chat template makes.
 
     Raises:
         UserError: no config fits, and the checkpoint has no chat template.
     """
-    config = _config_of(pretrained)
+    config = config_of(pretrained)
     if config is None:
         return Prompt(_template_of_chat(pretrained, revision), f"the chat template of {pretrained}")
-    return Prompt(config["prompt"], f"the model config {config['name']}, which has this hub id")
+    return Prompt(config["prompt"], f"the model config {config['name']}")
 
 
 def _is_local(pretrained: str) -> bool:
     return Path(pretrained).is_dir()
 
 
-def _config_of(pretrained: str) -> dict[str, str] | None:
-    """The model config with exactly this hub id; the name of a folder says nothing about what is in it."""
+def config_of(pretrained: str) -> dict[str, str] | None:
+    """The model config with exactly this name or hub id; a folder's name says nothing about what is in it."""
     if _is_local(pretrained):
         return None
-    return next((c for c in model_configs().values() if c.get("hub_id") == pretrained), None)
+    return next(
+        (c for name, c in model_configs().items() if pretrained in (name, c.get("hub_id"))),
+        None,
+    )
 
 
 def _template_of_chat(pretrained: str, revision: str | None) -> str:

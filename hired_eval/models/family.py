@@ -120,6 +120,21 @@ class Family(ABC):
         """
         return {}
 
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """Put every picture on one grid, where all have as many visual tokens, those over padding too.
+
+        Of a family whose pictures are one square partition that is so anyway.
+
+        Args:
+            config: of the model, changed in place.
+            image_processor: stock, changed in place.
+
+        Returns:
+            Pixels on a side of the square that every picture is put on first; None for none.
+        """
+        return None
+
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The layer whose output feeds the projector, counted from 0.
 
@@ -369,11 +384,45 @@ class Family(ABC):
 
     def places(self, image: VisualTokens) -> Tensor:
         """(kept,) which of the stock model's placeholders of an image its kept tokens stand for."""
+        if image.positions == "original":
+            return self.find_places(image)
         # a method may keep more tokens than the stock model has, whose padding is removed
         return torch.arange(image.counts.kept).clamp(max=image.counts.full - 1)
 
+    def find_places(self, image: VisualTokens) -> Tensor:
+        """(kept,) where kept tokens and newline tokens are among those that the stock model gives."""
+        packed, layout = image.packed, image.layout
+        return _with_newlines(packed, layout, layout.places(packed.partition, packed.index))
+
+    def columns(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> tuple[list[int], Tensor]:
+        """The prompt with all placeholders of the stock model, and which of its columns are left.
+
+        Args:
+            input_ids: of the prompt, one placeholder an image.
+            images: of the prompt.
+
+        Returns:
+            Ids of the whole prompt, and (n,) columns, kept tokens in place of placeholders.
+        """
+        token, device = self.config.image_token_id, self.tower.device
+        whole: list[int] = []
+        left: list[Tensor] = []
+        following = iter(images)
+        for given in input_ids:
+            if given == token:
+                image = next(following)
+                left.append(len(whole) + self.places(image).to(device))
+                whole += [token] * image.counts.full
+            else:
+                left.append(torch.tensor([len(whole)], device=device))
+                whole.append(given)
+        return whole, torch.cat(left)
+
     def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:
         """Positions of a prompt with kept tokens, where they are not those of a count; None where they are.
+
+        Kept tokens with original positions have those of the stock model, and text behind them goes on from
+        there.
 
         Args:
             input_ids: of the prompt, one placeholder an image.
@@ -382,7 +431,9 @@ class Family(ABC):
         Returns:
             (planes, n), kept tokens in place of placeholders.
         """
-        return None
+        if all(image.positions == "compact" for image in images):
+            return None
+        return self.columns(input_ids, images)[1][None]
 
     def find_given_positions(
         self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int
@@ -408,3 +459,18 @@ class Family(ABC):
         if not embeddings:
             return {}
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(embeddings))}}
+
+
+def _with_newlines(packed: PackedTokens, layout: PartitionLayout, places: Tensor) -> Tensor:
+    """Places (n + m,) of tokens, of which (n,) are given, and of the newline tokens behind them."""
+    behind = packed.newlines_after.to(places.device)
+    if not bool(behind.any()):
+        return places
+    first, width = layout.tokens_per_partition, layout.unpadded()[3] - layout.unpadded()[2]
+    width = layout.shrunk[1] if layout.shrunk else width
+    row_ends = places - (places - first) % (width + 1) + width
+    ends = torch.where(places < first, first, row_ends)
+    source = torch.arange(len(places), device=places.device).repeat_interleave(1 + behind)
+    nth = torch.arange(len(source), device=places.device)
+    nth = nth - torch.searchsorted(source, source)
+    return torch.where(nth == 0, places[source], ends[source] + nth - 1)

@@ -73,7 +73,7 @@ class Stages:
         self.decoder, self.stages, self.selecting = decoder, tuple(stages), selecting
         self._check()
         self.at = acting(stages, len(decoder.layers))
-        self._expected: tuple[Tensor, Tensor, Sequence[int] | None] | None = None
+        self._expected: tuple[Tensor, Tensor, list[tuple[int, int]] | None] | None = None
         self._prompts: Prompts
         self._behind = self._last_position = torch.empty(0)
         self._segments: list[Segment] = []
@@ -129,7 +129,11 @@ class Stages:
         yield self.decoder.norm.register_forward_hook(self._spread)
 
     def expect(
-        self, visual: Tensor, asking: Tensor | None = None, totals: Sequence[int] | None = None
+        self,
+        visual: Tensor,
+        asking: Tensor | None = None,
+        totals: Sequence[int] | None = None,
+        pictures: Sequence[int] | None = None,
     ) -> None:
         """Tell of the next batch of prompts, each time before the language model reads one.
 
@@ -141,9 +145,11 @@ class Stages:
                 column, which is right where prompts are padded on the left and no answer is behind them.
             totals: P * N of each prompt, summed over its pictures, of which a budget is a share; by default
                 its visual tokens.
+            pictures: how many each prompt has; by default one.
         """
         last = torch.full((len(visual),), visual.shape[1] - 1) if asking is None else asking
-        self._expected = visual.bool(), last, totals
+        sizes = None if totals is None else list(zip(totals, pictures or [1] * len(totals), strict=True))
+        self._expected = visual.bool(), last, sizes
 
     @property
     def counts(self) -> list[list[int]]:

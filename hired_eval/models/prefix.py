@@ -146,15 +146,19 @@ def positions(mask: Tensor, rows: Sequence[Tensor | None]) -> Tensor:
         rows: (planes, n_i) positions of each row, None where its tokens are counted one by one.
 
     Returns:
-        (B, L), or (planes, B, L) where rows have positions of their own.
+        (B, L), or (planes, B, L) where rows have several planes of positions.
     """
-    own = [row for row in rows if row is not None]
-    if not own:
+    if all(row is None for row in rows):
         return (mask.cumsum(-1) - 1).clamp(min=0)
-    values = torch.cat(own, dim=1)
+    lengths = mask.sum(-1).tolist()
+    values = torch.cat(
+        [torch.arange(n)[None] if row is None else row.cpu() for row, n in zip(rows, lengths, strict=True)],
+        dim=1,
+    )
     seen = mask.flatten().nonzero().squeeze(1).to(values.device)
     placed = values.new_zeros(len(values), mask.numel()).index_copy(1, seen, values)
-    return placed.view(-1, *mask.shape)
+    placed = placed.view(-1, *mask.shape)
+    return placed[0] if len(placed) == 1 else placed
 
 
 def _stacked(rows: list[Tensor], length: int) -> Tensor:

@@ -155,7 +155,7 @@ class Prompts:
 def read_prompts(
     visual: Tensor,
     asking: Tensor,
-    totals: Sequence[int] | None,
+    sizes: Sequence[tuple[int, int]] | None,
     shown: Tensor,
     stages: Sequence[LayerStage],
     depth: int,
@@ -165,7 +165,8 @@ def read_prompts(
     Args:
         visual: (B, L) bool.
         asking: (B,) column of each prompt's last token.
-        totals: P * N of each prompt, of which a budget is a share; None: its visual tokens.
+        sizes: P * N of each prompt, of which a budget is a share, and its number of pictures; None: its
+            visual tokens, as of one picture.
         shown: (R, L) bool, R a multiple of B; False for padding.
         stages: what leaves where.
         depth: number of layers of the language model.
@@ -196,7 +197,10 @@ def read_prompts(
         behind,
         [length - count for length, count in zip(lengths, counts, strict=True)],
         max(words),
-        [plan_steps(stages, n, depth, total) for n, total in zip(counts, totals or counts, strict=True)],
+        [
+            plan_steps(stages, n, depth, *size)
+            for n, size in zip(counts, sizes or [(n, 1) for n in counts], strict=True)
+        ],
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -134,7 +135,7 @@ class Call:
             width = positions.shape[-1]
         if width == self.total:
             return False
-        if images or width != self.seen + self.fresh:
+        if images or self.before.original or width != self.seen + self.fresh:
             raise UserError(
                 f"attention_mask covers {width} tokens, and the prompt has {self.total}, with those in "
                 "the KV cache"
@@ -143,8 +144,8 @@ class Call:
 
     def shortened(
         self, family: Family, images: Sequence[VisualTokens], batch: int
-    ) -> tuple[Shortening, list[int], dict[str, Any]]:
-        """How all columns are shortened, P * N of each row's images, and the model's inputs for them.
+    ) -> tuple[Shortening, list[list[VisualTokens]], dict[str, Any]]:
+        """How all columns are shortened, the images of each row, and the model's inputs for them.
 
         Args:
             family: of the model.
@@ -155,7 +156,8 @@ class Call:
             UserError: see `images_by_row`, `shorten` and `refuse_positions`.
         """
         image_token = family.config.image_token_id
-        shortening, embeddings, totals = self.before, [], [0] * len(self.input_ids)
+        shortening, embeddings = self.before, []
+        rows: list[list[VisualTokens]] = [[] for _ in self.input_ids]
         if images:
             placeholders = self.input_ids[:, -self.fresh :] == image_token
             times = len(placeholders) // batch
@@ -163,20 +165,25 @@ class Call:
             mask = None if self.mask is None else self.mask[:, self.cached :]
             counts = [[image.counts for image in row] for row in rows]
             places = [[family.places(image).cpu() for image in row] for row in rows]
-            new = shorten(placeholders, mask, counts, places)
+            original = any(image.positions == "original" for image in images)
+            original &= self.positions is None or self.positions.dim() == 2
+            new = shorten(placeholders, mask, counts, places, original=original)
             if new.changes and self.positions is not None and self.positions.dim() == 2:
                 refuse_positions(self.positions, placeholders, mask)
             shortening = self.before.append(new, self.cached)
             embeddings = [image.embeddings for row in rows for image in row]
-            totals = [sum(image.layout.total_tokens for image in row) for row in rows]
         inputs: dict[str, Any] = {
             # padding is whatever is no placeholder
             "input_ids": shortening.take(self.widen(self.input_ids), fill=int(image_token == 0)),
             "attention_mask": shortening.mask(self.mask, self.total),
         }
-        if self.positions is not None:
-            inputs["position_ids"] = shortening.positions(self.widen(self.positions))
-        return shortening, totals, inputs | family.inputs(embeddings)
+        positions = self.positions
+        if positions is None and shortening.original:
+            # as the stock model counts
+            positions = torch.arange(self.total, device=self.input_ids.device).expand(len(self.input_ids), -1)
+        if positions is not None:
+            inputs["position_ids"] = shortening.positions(self.widen(positions))
+        return shortening, rows, inputs | family.inputs(embeddings)
 
     def padded_behind(self) -> bool:
         """Whether a row ends with padding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,12 +22,14 @@ class Shortening:
         closed: (B, S) by how much a position moves towards the start, since tokens before it are dropped.
         dropped: (B,) tokens dropped in each row; `closed` of all that follows.
         length: columns of the prompt as it was given.
+        original: positions stay as they were, so that nothing moves.
     """
 
     columns: Tensor
     closed: Tensor
     dropped: Tensor
     length: int
+    original: bool = False
 
     @property
     def short(self) -> int:
@@ -62,7 +64,8 @@ class Shortening:
     def mask(self, mask: Tensor | None, total: int) -> Tensor | None:
         """The attention mask (B, S + t) of one (B, total = length + t); None where none is needed."""
         if mask is None:
-            if not self.padded:
+            # of positions with gaps and no mask, stock makes several prompts
+            if not (self.padded or self.original):
                 return None
             mask = self.columns.new_ones(len(self.columns), total)
         return self.take(mask, 0)
@@ -87,7 +90,9 @@ class Shortening:
     def rows(self, indices: Tensor) -> Shortening:
         """Of other rows of the batch, which may recur."""
         indices = indices.to(self.columns.device)
-        return Shortening(self.columns[indices], self.closed[indices], self.dropped[indices], self.length)
+        return replace(
+            self, columns=self.columns[indices], closed=self.closed[indices], dropped=self.dropped[indices]
+        )
 
     def append(self, other: Shortening, cached: int) -> Shortening:
         """Of a prompt of `cached` columns, of which this shortened the first, and then a shortened one."""
@@ -98,6 +103,7 @@ class Shortening:
             torch.cat([self.closed, moved.expand_as(between), other.closed + moved], 1),
             self.dropped + other.dropped,
             cached + other.length,
+            self.original or other.original,
         )
 
 
@@ -112,6 +118,8 @@ def shorten(
     mask: Tensor | None,
     images: Sequence[Sequence[TokenCounts]],
     places: Sequence[Sequence[Tensor]] | None = None,
+    *,
+    original: bool = False,
 ) -> Shortening:
     """Leave as many placeholders of each image as it has kept tokens.
 
@@ -123,6 +131,7 @@ def shorten(
         mask: (B, L) attention mask; None for all ones.
         images: token counts of each row's images, in reading order.
         places: (kept,) of each image, which of its placeholders are left; the first ones if not given.
+        original: positions stay as they are; by default they close up.
 
     Raises:
         UserError: the placeholders of an image do not stand together, or the mask hides some of them.
@@ -156,8 +165,10 @@ def shorten(
     # what follows the last image is kept whole, like all that is yet to come
     tail = length - 1 - int(placeholders.any(dim=0).nonzero().max()) if min(ends) == length else 0
     columns, closed = columns[:, : short - tail], closed[:, : short - tail]
+    if original:
+        closed, dropped = torch.zeros_like(closed), torch.zeros_like(dropped)
     device = placeholders.device
-    return Shortening(columns.to(device), closed.to(device), dropped.to(device), length - tail)
+    return Shortening(columns.to(device), closed.to(device), dropped.to(device), length - tail, original)
 
 
 def _given(places: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, int, int]:

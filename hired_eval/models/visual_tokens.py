@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,12 +43,14 @@ class VisualTokens:
         counts: kept, allowed and full token counts.
         packed: the same tokens before the projector, with their places in the partitions.
         layout: geometry of the picture.
+        positions: of kept tokens: compact or original, see `VisionStage`.
     """
 
     embeddings: Tensor
     counts: TokenCounts
     packed: PackedTokens
     layout: PartitionLayout
+    positions: Literal["compact", "original"] = "compact"
 
 
 class Encoder:
@@ -162,5 +165,5 @@ def drop_tokens(
         counts = TokenCounts(len(embeddings), stage.allowed(layout), layout.stock_tokens)
         if counts.allowed is not None and counts.kept > counts.allowed:
             raise RuntimeError(f"{stage} kept {counts.kept} tokens where {counts.allowed} are allowed")
-        made.append(VisualTokens(embeddings, counts, given, layout))
+        made.append(VisualTokens(embeddings, counts, given, layout, stage.positions))
     return made

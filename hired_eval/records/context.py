@@ -24,8 +24,10 @@ ELSEWHERE = {
     "order",
     "seed",
 }
+PROTOCOL = {"protocol": "paper"}
+"""The setting that a block's label names wherever it is another."""
 NO_REASON = {
-    "batch_size", "share_prefix", "reading", "device", "on_error", "runs_dir", "rerun", "profile",
+    "batch_size", "share_prefix", "decoding", "reading", "device", "on_error", "runs_dir", "rerun", "profile",
     "efficiency",
 }  # fmt: skip
 # Of a model: where it lies is told by the content of its checkpoint, alpha is an option of the method.
@@ -52,7 +54,7 @@ def context_of(record: Record) -> dict[str, str]:
         settings |= {f"efficiency.{k}": v for k, v in timed if k not in OF_EFFICIENCY}
         if record.timings.machine:
             settings |= {"device": record.timings.device, "machine": record.timings.machine}
-    return {k: _text(v) for k, v in sorted(settings.items()) if v is not None}
+    return PROTOCOL | {k: _text(v) for k, v in sorted(settings.items()) if v is not None}
 
 
 def _two_numbers(version: str) -> str:
@@ -94,7 +96,8 @@ class Block:
         model: name.
         weights: pretrained, pickle or dummy.
         data: where the documents come from.
-        settings: how it differs from the most frequent block of model, weights and data; '' for that one.
+        settings: how it differs from the most frequent block of model, weights and data, and its protocol
+            where it is not the paper's; '' for that one under the paper's.
         records: the runs.
     """
 
@@ -125,7 +128,7 @@ def blocks_of(records: Iterable[Record]) -> list[Block]:
         for record in groups[key]:
             contexts.setdefault(json.dumps(context_of(record)), []).append(record)
         ordered = sorted(contexts.items(), key=lambda item: _weight(item[1]), reverse=True)
-        usual = json.loads(ordered[0][0])
+        usual = json.loads(ordered[0][0]) | PROTOCOL
         result += [Block(*key, differing(json.loads(context), usual), found) for context, found in ordered]
     return result
 

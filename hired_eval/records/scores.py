@@ -336,6 +336,25 @@ def difference(
     return found.scaled(scorer.scale)
 
 
+def mean_share(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame, Scorer]]) -> Estimate | None:
+    """The mean over benchmarks of a run's score as a share of another's, in percent.
+
+    Args:
+        pairs: samples of a run and of the other on each benchmark, and how they make its score.
+
+    Returns:
+        None where the runs share no document of a benchmark, or a score of the other run is 0.
+    """
+    units = []
+    for ours, theirs, scorer in pairs:
+        frames = _on_common_documents([ours, theirs])
+        if frames[0].empty:
+            return None
+        own, other = (scorer.units(samples) for samples in frames)
+        units.append((own, other))
+    return statistics.mean_share(units)
+
+
 def _ends(
     runs: Sequence[Sequence[pd.DataFrame]], scorer: Scorer, part: Part, seeds: Sequence[float]
 ) -> tuple[float, float] | None:

@@ -170,6 +170,38 @@ def spread_of_seeds(seeds: Sequence[float]) -> float:
     return float(np.std(seeds, ddof=1) / k**0.5 * quantile)
 
 
+def mean_share(pairs: Sequence[tuple[Units, Units]], seed: int = 0) -> Estimate | None:
+    """The mean over benchmarks of a run's score as a share of another's, as a percentage.
+
+    The interval draws the same images for both runs of a benchmark, and each benchmark by itself.
+
+    Args:
+        pairs: units of the two runs on each benchmark; the same units in the same order.
+        seed: of the bootstrap.
+
+    Returns:
+        None where one of the other scores is 0, so that nothing is a share of it.
+    """
+    rng = np.random.default_rng(seed)
+    shares, draws, clusters = [], [], []
+    for ours, theirs in pairs:
+        sums, counts = _by_cluster_and_stratum(ours)
+        others, _ = _by_cluster_and_stratum(theirs)
+        whole = float(_total(others.sum(axis=0), counts.sum(axis=0)))
+        if whole == 0:
+            return None
+        shares.append(float(_total(sums.sum(axis=0), counts.sum(axis=0))) / whole)
+        own, reference, drawn = np.split(
+            _drawn(np.hstack([sums, others, counts]), counts > 0, rng), 3, axis=1
+        )
+        draws.append(_total(own, drawn) / _total(reference, drawn))
+        clusters.append(len(sums))
+    value, fewest = 100 * float(np.mean(shares)), min(clusters)
+    low, high = (100 * float(x) for x in np.percentile(np.mean(draws, axis=0), [2.5, 97.5]))
+    shown = (low, high) if fewest >= FEWEST and np.isfinite([low, high]).all() else (None, None)
+    return Estimate(value, low, high, sum(len(ours.values) for ours, _ in pairs), fewest, *shown)
+
+
 def adjust_for_many(p: Sequence[float]) -> list[float]:
     """P-values adjusted for how many tests there are (Holm, 1979).
 
@@ -220,22 +252,31 @@ def _draws(
 
     Where there are several seeds, a draw is also off by what a mean over so few seeds may be off.
     """
-    drawn = np.zeros((RESAMPLES, 2 * sums.shape[1]))
-    # a cluster with units in several strata is drawn among those that lie in the same ones
-    patterns, pattern = np.unique(counts > 0, axis=0, return_inverse=True)
+    found = _total(*np.hsplit(_drawn(np.hstack([sums, counts]), counts > 0, rng), 2))
+    if seeds:
+        k = len(seeds)
+        found = found + np.std(seeds, ddof=1) / k**0.5 * rng.standard_t(k - 1, size=RESAMPLES)
+    return found
+
+
+def _drawn(columns: np.ndarray, lies_in: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES, k) sums of the columns (clusters, k) over clusters drawn with replacement.
+
+    Args:
+        columns: what is summed.
+        lies_in: (clusters, strata) bool; a cluster is drawn among those that lie in the same strata.
+        rng: draws.
+    """
+    drawn = np.zeros((RESAMPLES, columns.shape[1]))
+    patterns, pattern = np.unique(lies_in, axis=0, return_inverse=True)
     for i in range(len(patterns)):
-        members = pattern.reshape(-1) == i
-        kinds, number = _kinds(np.hstack([sums[members], counts[members]]))
+        kinds, number = _kinds(columns[pattern.reshape(-1) == i])
         start = 0
         for rows in _blocks(len(kinds)):
             weights = rng.multinomial(number.sum(), number / number.sum(), size=rows).astype(float)
             drawn[start : start + rows] += weights @ kinds
             start += rows
-    found = _total(*np.hsplit(drawn, 2))
-    if seeds:
-        k = len(seeds)
-        found = found + np.std(seeds, ddof=1) / k**0.5 * rng.standard_t(k - 1, size=RESAMPLES)
-    return found
+    return drawn
 
 
 def _flipped(by_cluster: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.flips import Flips, find_flips
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
-from hired_eval.records.scores import Part, Scorer, difference, score, scorer_for
+from hired_eval.records.scores import Part, Scorer, difference, mean_share, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 
 ARRAYS = "arrays.npz"
@@ -173,6 +173,21 @@ class Store:
         frames = [(self.samples(run), self.samples(reference)) for run, reference in pairs]
         scorer = scorer_of_run(pairs[0][0])
         return difference(frames, scorer if part is None else scorer.of_part(), part=part)
+
+    def mean_share(self, pairs: Sequence[tuple[Record, Record]]) -> Estimate | None:
+        """The mean over benchmarks of a run's score as a share of another's; see `scores.mean_share`.
+
+        None, too, where parts of a benchmark were drawn in different orders.
+
+        Args:
+            pairs: a run and the one it is compared with, for each benchmark.
+
+        Raises:
+            UserError: see `samples`.
+        """
+        if any(why_apart(*pair) for pair in pairs):
+            return None
+        return mean_share([(self.samples(a), self.samples(b), scorer_of_run(a)) for a, b in pairs])
 
     def flips(self, run: Record, reference: Record) -> Flips:
         """The documents that a run answers otherwise than the one that it is compared with.

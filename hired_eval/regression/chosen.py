@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from hired_eval.cli import help as help_text
+from hired_eval.cli.composing import compose_config
 from hired_eval.errors import UserError
-from hired_eval.method_configs import method_configs, register_compositions
+from hired_eval.method_configs import method_configs
 from hired_eval.paths import config_folder
 from hired_eval.reporting.regression import Tolerance
 
@@ -83,14 +79,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         UserError: an override names nothing that is there.
     """
-    help_text.check_names([*overrides])
-    register_compositions(overrides)
-    try:
-        with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
-            config: Any = OmegaConf.to_container(compose("config", [*overrides]), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    return dict(config)
+    return compose_config(overrides)
 
 
 def read_set(name: str) -> ChosenSet:

@@ -62,14 +62,15 @@ class Configs:
             UserError: there is no such method.
         """
         config = self._method(spec.method)
-        budget = config.get("budget") if spec.budget is None else spec.budget
+        budget = config.get("budget") if spec.budget is None and spec.tokens is None else spec.budget
+        options = spec.options if spec.tokens is None else {**spec.options, "tokens": spec.tokens}
         target = class_name_of(config["_target_"])
         name = str(config.get("label", target.rpartition(".")[2]))
-        label = spec.label or label_with(name, budget, spec.options)
+        label = spec.label or label_with(name, budget, options)
         key = {"method": spec.method, "budget": "" if budget is None else f"{budget:g}"}
         if spec.published is not None:
             key = {column: str(text) for column, text in spec.published.items()}
-        return Row(label, target, budget, spec.options, key)
+        return Row(label, target, budget, options, key)
 
     def _method(self, name: str) -> dict[str, Any]:
         """The config of a method, with what it builds on; of a class, the class alone."""

@@ -7,9 +7,11 @@ from dataclasses import fields, replace
 from math import isqrt
 
 from hired_eval.errors import UserError
+from hired_eval.method_configs import method_configs
 from hired_eval.records.context import Block, blocks_of, left_out, versions_note
 from hired_eval.records.record import Record, Speed, Spread
 from hired_eval.records.store import Store, best, why_apart
+from hired_eval.reporting.cells import share_cell, speed_cell
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.published import published, value
 from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, rows_of, target_of
@@ -40,6 +42,13 @@ MARKS = {
     "+": "Mark +: dummy weights, a number without meaning as accuracy.",
     "#": "Mark #: a share of the questions in %: OCRBench's points need all of its questions.",
 }
+SHOW_NOTES = {
+    "flips": FLIPS_NOTE,
+    "share": "Mean of Full: score over full execution's in %, mean over the columns of scores [95 % "
+    "interval, bootstrap over the images of each benchmark].",
+    "speed": "Of one picture, as measure=efficiency has it: milliseconds in which tokens are chosen (median) "
+    "and arithmetic of encoding, prompt and answer.",
+}
 BUNDLED_NOTE = (
     "The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's; "
     "the differences between methods are what to look at."
@@ -60,7 +69,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     records = of_models(spec, store, store.accuracy())
     rows, listed = rows_for(spec, records, configs)
     columns = [c if c.label else replace(c, label=_column_label(c, configs)) for c in spec.columns]
-    labels = {c.name: configs.benchmark_label(c.name) for c in columns}
+    labels = {c.name: configs.benchmark_label(c.name) for c in columns if c.show in ("score", "flips")}
     labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
     if spec.open("columns"):
         # a table of design choices has the columns that a design choice was run on
@@ -69,6 +78,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         more = {b: configs.benchmark_label(b) for b in ran if b not in labels}
         columns += [ColumnSpec(name=b, label=label) for b, label in more.items()]
         labels |= more
+    scored = [c.name for c in columns if c.show == "score"]
+    timed = store.measuring("efficiency") if any(c.show == "speed" for c in columns) else []
     found = {r.run: r for row in rows for r in row.of(records) if r.benchmark.name in labels}
     shown = list(found.values())
     if not shown:
@@ -88,6 +99,12 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
             cells = []
             for c in columns:
                 b = c.name
+                if c.show == "share":
+                    cells.append(share_cell(store, chosen, full, scored))
+                    continue
+                if c.show == "speed":
+                    cells.append(speed_cell(c, row.of(timed), used))
+                    continue
                 apart += [why for r in chosen[b] for f in full[b][:1] if (why := why_apart(r, f))]
                 printed = value(paper, row, model=spec.stand_for.get(block.model, ""), benchmark=b)
                 reason = "" if block.settings else f"{row.label} on {labels[b]}: {_why(store, row, block, b)}"
@@ -105,7 +122,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     body = adjusted(body)
     cells = [cell for row in body for cell in row.cells]
     models = sorted({r.model for r in shown})
-    notes = _score_notes(cells) + [FLIPS_NOTE] * any(c.show == "flips" for c in columns)
+    notes = _score_notes(cells)
+    notes += [note for show, note in SHOW_NOTES.items() if any(c.show == show for c in columns)]
     if any(cell.published for cell in cells):
         stand_for = spec.stand_for
         notes += _source(
@@ -159,7 +177,16 @@ def rows_for(spec: TableSpec, records: Iterable[Record], configs: Configs) -> tu
     if not spec.open("rows"):
         return listed, listed
     named = {r.run for row in listed for r in row.of(records)}
-    return [*listed, *rows_of(r for r in records if r.run not in named)], listed
+    more = rows_of(r for r in records if r.run not in named)
+    return [*listed, *(replace(row, published=_published_key(spec, row)) for row in more)], listed
+
+
+def _published_key(spec: TableSpec, row: Row) -> dict[str, str]:
+    """What finds the published numbers of a row that a table does not list; {} for nothing."""
+    tokens = spec.published and spec.published.tokens.get(row.options.get("tokens", row.budget or 0))
+    names = [name for name, config in method_configs().items() if config.class_name == row.target]
+    named = [name for name in names if method_configs()[name].label in row.label.split(" / ")[0]] or names
+    return {"method": named[0], "tokens": str(tokens)} if tokens and named else {}
 
 
 def _sizes(block: Block, rows: Sequence[Row], benchmark: str) -> str:

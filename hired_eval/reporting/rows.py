@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hired_eval.method_configs import BUDGETS, MethodConfig, class_modules, class_name_of, method_configs
 from hired_eval.method_configs import FULL as FULL_EXECUTION
-from hired_eval.method_configs import MethodConfig, class_modules, class_name_of, method_configs
 from hired_eval.records.record import Record
 
 SEED = "seed"
@@ -50,9 +50,12 @@ def name_of(record: Record) -> str:
 
 
 def label_with(name: str, budget: float | None, options: Mapping[str, Any]) -> str:
-    """'HiRED 20 %, alpha=0.3': a method with its budget and the options that are not its defaults."""
+    """'HiRED 20 %, alpha=0.3', 'HiRED 640 tokens': a method, its budget, the options that are no defaults."""
     name += f" {percent(budget)}" if budget else ""
-    return ", ".join([name, *(option_text(*option) for option in sorted(options.items()))])
+    numbers = {kind: options[kind] for kind in BUDGETS if kind in options}
+    name += "".join(f" {number} {kind.replace('_per_', ' a ')}" for kind, number in numbers.items())
+    others = sorted((k, v) for k, v in options.items() if k not in numbers)
+    return ", ".join([name, *(option_text(*option) for option in others)])
 
 
 def label_of(record: Record) -> str:
@@ -170,5 +173,6 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 
 
 def _order(row: Row) -> tuple[tuple[int, str], str, float]:
-    options = ", ".join(option_text(*option) for option in sorted(row.options.items()))
-    return place_of(row.target), options, -(row.budget or 2)
+    options = sorted((k, v) for k, v in row.options.items() if k not in BUDGETS)
+    number = max((row.options[budget] for budget in BUDGETS if budget in row.options), default=0)
+    return place_of(row.target), ", ".join(option_text(*o) for o in options), -(row.budget or number or 2)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.typed import Natural, Share, check_value, types_of
+from hired_eval.typed import Count, Natural, Share, check_value, types_of
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ class RowSpec:
     Attributes:
         method: a config of `configs/method/`, or a class by its full name.
         budget: None for the config's own, or for a method without one.
+        tokens: instead of a budget, the number of tokens for each picture.
         options: value of each option that is not its method's default, or {above: number}.
         label: as printed; None for the method's with budget and options.
         published: columns that find its published numbers; None for its method and budget.
@@ -30,6 +31,7 @@ class RowSpec:
 
     method: str
     budget: Share | None = None
+    tokens: Count | None = None
     options: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
     published: dict[str, str] | None = None
@@ -41,7 +43,9 @@ class ColumnSpec:
 
     Attributes:
         name: of the benchmark or the quantity.
-        show: of a benchmark: the score, or flips: how many answers turned, compared with full execution.
+        show: of a benchmark: the score, or flips: how many answers turned, compared with full execution. Of a
+            row: share, the mean over the columns of scores of what is left of full execution's, or speed:
+            `selection_ms` or `gflops` of one picture.
         label: as printed; None for the benchmark's own, or the name.
         digits: behind the point, of a quantity.
     """
@@ -49,7 +53,7 @@ class ColumnSpec:
     name: str
     label: str | None = None
     digits: Natural = 2
-    show: Literal["score", "flips"] = "score"
+    show: Literal["score", "flips", "share", "speed"] = "score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +84,14 @@ class PublishedSpec:
         file: CSV with one number a row, beside the table's own file or in the folders of `published_folder`.
         source: a note on them.
         models: model -> the one of the published numbers that it stands beside.
+        tokens: budget of a row that the table does not list, as a share or in tokens -> tokens of the
+            published row that it stands beside; 0 for full execution.
     """
 
     file: str
     source: str | None = None
     models: dict[str, str] = field(default_factory=dict)
+    tokens: dict[float, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

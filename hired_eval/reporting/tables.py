@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from hired_eval.records.context import context_of
 from hired_eval.records.flips import KINDS
 from hired_eval.records.goal import read_goal
 from hired_eval.records.record import Record
@@ -306,7 +307,8 @@ def provenance(records: Iterable[Record]) -> list[str]:
     answered = [r for r in records if not r.measure.startswith("efficiency")]
     data = f" Data: {listed(r.data for r in answered)}. Samples: {listed(map(_samples, answered))}."
     return [
-        f"Model: {listed(r.model for r in records)}.{data if answered else ''}",
+        f"Model: {listed(r.model for r in records)}. Protocol: "
+        f"{listed(context_of(r)['protocol'] for r in records)}.{data if answered else ''}",
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "

@@ -74,7 +74,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         results = simple_evaluate(
             model=HiredVLM.around(own, companions, numbers=numbers, workers=config.reading.workers),
             tasks=[task],
-            task_manager=task_manager(),
+            task_manager=task_manager(benchmark.lmms_task),
             limit=None if numbers else plan.limit,
             bootstrap_iters=0,
             process_docs_parallel=1,

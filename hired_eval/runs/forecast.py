@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig
+import torch
+from transformers import AutoProcessor
 
 from hired_eval.lmms.local_data import find_data_source
 from hired_eval.lmms.tasks import load_task
+from hired_eval.models.checkpoint import call_loader, read_config
+from hired_eval.models.dummy import dummy_processor
+from hired_eval.models.families import FAMILIES, family_of
+from hired_eval.models.family import Family
 from hired_eval.models.published import published_config
 from hired_eval.records.goal import Goal, read_goal
 from hired_eval.records.record import Record
@@ -21,7 +26,7 @@ from hired_eval.records.store import Store, why_apart
 from hired_eval.reporting.rows import FULL
 from hired_eval.runs.efficiency.flops import Decoder, Tower
 from hired_eval.runs.identity import effective_method
-from hired_eval.runs.options import RunConfig, build_dropper
+from hired_eval.runs.options import ModelOptions, RunConfig, build_dropper
 from hired_eval.runs.plan import find_checkpoint
 from hired_eval.runs.precision import full_method
 
@@ -31,6 +36,8 @@ TFLOPS = 100.0
 """TFLOP a second that a recent data-centre GPU sustains in 16 bit, about."""
 TEXT_TOKENS = 60
 """Of a question with its prompt, about."""
+FULL_SIZE = (672, 672)
+"""Height and width in pixels of a picture, where no record has counted tokens."""
 DOCUMENTS = {
     "vqav2": 214_354, "scienceqa": 2_017, "textvqa": 5_000, "docvqa": 5_349, "ocrbench": 1_000, "mme": 2_374,
     "pope": 9_000, "chartqa": 2_500,
@@ -74,8 +81,9 @@ def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
     Raises:
         UserError: see `read_goal`, `build_dropper` and `find_checkpoint`.
     """
-    stores: dict[Path, Store] = {}
-    found = [_of_run(c, stores.setdefault(c.runs_dir, Store(c.runs_dir))) for c in configs]
+    stores = {folder: Store(folder) for folder in {c.runs_dir for c in configs}}
+    families = {model: _without_weights(model) for model in {c.model for c in configs}}
+    found = [_of_run(c, stores[c.runs_dir], families[c.model]) for c in configs]
     full = full_method().target
     most: dict[tuple[str, str], int] = {}
     for f in found:
@@ -90,8 +98,8 @@ def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
     return result
 
 
-def _of_run(config: RunConfig, store: Store) -> Forecast:
-    dropper = build_dropper(config.method, config.budget)
+def _of_run(config: RunConfig, store: Store, family: Family | None) -> Forecast:
+    dropper = build_dropper(config.method, config.of_method)
     method, benchmark = effective_method(dropper), config.task.name
     alike = [r for r in store.accuracy() if r.benchmark.name == benchmark and r.data == _data_of(config)]
     of_model = [r for r in alike if r.model == config.model.name]
@@ -108,10 +116,9 @@ def _of_run(config: RunConfig, store: Store) -> Forecast:
         questions = needed(goal, variance, value, documents, about, own=is_full)
     else:
         questions = min(config.limit or documents, documents)
-    kept, whole = _tokens(config, own, full)
     tflop = None
-    if kept is not None and whole is not None:
-        tflop = _tflop(config, questions, round(questions / about), kept, whole)
+    if family is not None:
+        tflop = _tflop(family, questions, round(questions / about), *_tokens(config, family, own, full))
     name = f"{method.target.rpartition('.')[2]} {method.options.get('budget') or ''}".strip()
     return Forecast(
         benchmark, config.model.name, name, documents, questions, round(questions / about), tflop,
@@ -184,57 +191,59 @@ def _spread(
     return variance * most**2, float(scores.mean()) * most
 
 
-def _is_llava(shapes: Any) -> bool:
-    """Whether a model has the square partitions of LLaVA-1.5 and LLaVA-Next."""
-    return getattr(shapes, "model_type", None) in ("llava", "llava_next")
-
-
 def _most(scorer: Scorer) -> float:
     """Points of all answers right; of MME as the paper has it, 200 for each of ten categories."""
     return 2000.0 if scorer.together == "pairs" else scorer.of_part().scale
 
 
-def _tokens(config: RunConfig, own: Record | None, full: Record | None) -> tuple[float | None, float | None]:
+def _tokens(
+    config: RunConfig, family: Family, own: Record | None, full: Record | None
+) -> tuple[float, float]:
     """Visual tokens that the language model gets, and those of the stock model, mean of a question."""
     counted = next((r.tokens.full for r in (full, own) if r is not None and r.tokens.full), None)
-    if counted is None:
-        shapes = published_config(str(config.model.hub_id))
-        if not _is_llava(shapes):
-            return None, None
-        side = shapes.vision_config.image_size // shapes.vision_config.patch_size
-        whole = float(side**2 * (5 if hasattr(shapes, "image_grid_pinpoints") else 1))
-    else:
-        whole = counted.mean
+    whole = counted.mean if counted else float(family.layout(FULL_SIZE).stock_tokens)
     if own is not None and own.tokens.kept:
         return own.tokens.kept.mean, whole
+    if config.tokens is not None:
+        return min(float(config.tokens), whole), whole
     share = config.budget if config.budget is not None else config.method.options.get("budget")
     return whole * float(share or 1), whole
 
 
-def _tflop(config: RunConfig, questions: int, pictures: int, kept: float, whole: float) -> float | None:
-    """Arithmetic of encoding the pictures and reading the prompts; answers, a few words, are left out."""
-    shapes = published_config(str(config.model.hub_id))
-    if shapes is None:
-        folder = Path(find_checkpoint(config.model))
-        if not folder.is_dir():
+def _without_weights(model: ModelOptions) -> Family | None:
+    """A model of these shapes; None where only the hub knows them.
+
+    Raises:
+        UserError: see `find_checkpoint`, `read_config`, `call_loader` and `Family`.
+    """
+    shapes = published_config(str(model.hub_id))
+    if shapes is not None:
+        processor: Any = dummy_processor(shapes)
+    else:
+        folder = find_checkpoint(model)
+        if not Path(folder).is_dir():
             return None
-        shapes = AutoConfig.from_pretrained(folder)
-    if not _is_llava(shapes):
-        return None
-    vision = shapes.vision_config
-    side = vision.image_size // vision.patch_size
-    values = 3 * vision.patch_size**2
-    output = shapes.text_config.hidden_size
-    tower = Tower(
-        vision.hidden_size, vision.intermediate_size, side**2, values, vision.num_hidden_layers, output
-    )
-    partitions = max(1, round(whole / side**2))
-    encode = tower.encode(partitions, vision.num_hidden_layers, 2).flops
-    decoder = Decoder.of(shapes)
-    lengths = [round(kept) + TEXT_TOKENS] * decoder.layers
-    prompt = decoder.prefill(1, lengths, 2).flops
-    project = tower.project(round(kept), 2).flops
-    return (pictures * encode + questions * (prompt + project)) / 1e12
+        shapes = read_config(folder, None)
+        if shapes.model_type not in FAMILIES:
+            return None
+        processor = call_loader(folder, AutoProcessor.from_pretrained, folder)
+    with torch.device("meta"):
+        stock = FAMILIES[shapes.model_type].stock._from_config(shapes)
+    return family_of(stock, image_processor=processor.image_processor)
+
+
+def _tflop(family: Family, questions: int, pictures: int, kept: float, whole: float) -> float:
+    """Arithmetic of encoding the pictures and reading the prompts; answers, a few words, are left out.
+
+    Pictures are taken to have the shape with the number of tokens that is nearest to the mean.
+    """
+    shapes = (family.layout((side, wide * side)) for side in range(112, 2241, 112) for wide in (1, 2, 3))
+    layout = min(shapes, key=lambda layout: abs(layout.stock_tokens - whole))
+    tower, decoder = Tower.of(family, layout), Decoder.of(family.config)
+    encode = tower.encode(layout.partitions, tower.layers, 2)
+    prompt = decoder.prefill(1, [round(kept) + TEXT_TOKENS] * decoder.layers, 2)
+    project = tower.project(round(kept), 2)
+    return (pictures * encode.flops + questions * (prompt.flops + project.flops)) / 1e12
 
 
 def summarize_forecasts(found: Sequence[Forecast], tflops: float) -> str:

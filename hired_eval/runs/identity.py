@@ -24,11 +24,11 @@ from hired_eval.dropping.composed import Composed, takes_budget
 from hired_eval.hub import commit
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import hub_dataset, list_files_read
-from hired_eval.method_configs import JOIN
+from hired_eval.method_configs import BUDGETS, JOIN
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE, write_tilde
 from hired_eval.records.record import FORMAT, Identity, Method
-from hired_eval.runs.options import ModelOptions, RunConfig
+from hired_eval.runs.options import OF_METHOD, ModelOptions, RunConfig
 
 NOT_PART_OF_THE_RUN = (
     "runs_dir",
@@ -36,13 +36,14 @@ NOT_PART_OF_THE_RUN = (
     "profile",
     "on_error",
     "share_prefix",
+    "decoding",
     "reading",
     "device",
 )
 """Where and how a run is done. Every other option counts, also one that is added later."""
 RESOLVED = (
     "method",
-    "budget",
+    *OF_METHOD,
     "model",
     "task",
     "data",
@@ -51,6 +52,7 @@ RESOLVED = (
     "decide",
     "order",
     "order_seed",
+    "protocol",
 )
 """Options that count by what they come to."""
 RANDOM = "random"
@@ -122,6 +124,7 @@ def identify_run(
     settings = {
         **{k: v for k, v in asdict(config).items() if k not in left_out},
         "method_version": version_of(dropper),
+        "protocol": config.protocol.name,
         "model": {k: v for k, v in asdict(model).items() if k not in NOT_PART_OF_THE_MODEL}
         | {
             "weights": "dummy" if model.weights == "dummy" else "trained",
@@ -180,8 +183,8 @@ def name_run(identity: Identity) -> str:
     }
     subject = settings["measure"] if timed else settings["task"]["name"]
     method = "+".join(t.rsplit(".", 1)[-1] for t in settings["method"]["_target_"].split(JOIN)).lower()
-    budget = settings["method"].get("budget")
-    share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget)] if budget else []
+    budgets = [settings["method"][name] for name in BUDGETS if settings["method"].get(name)]
+    share = [f"{budget:g}" if isinstance(budget, int | float) else str(budget) for budget in budgets]
     parts = [subject, settings["model"]["name"], method, *share, _sha256(same)[:10]]
     return re.sub(r"[^\w.+-]", "_", "-".join(map(str, parts)))
 
@@ -206,8 +209,9 @@ def effective_method(dropper: TokenDropper) -> Method:
     parts = [effective_method(stage) for stage in dropper.stages]
     options = _joined(dropper, [part.options for part in parts])
     with_budget = takes_budget({type(stage).__name__: type(stage) for stage in dropper.stages})
-    if with_budget and options[f"{with_budget}.budget"] is not None:
-        options["budget"] = options.pop(f"{with_budget}.budget")
+    for name in BUDGETS if with_budget else ():
+        if options.get(f"{with_budget}.{name}") is not None:
+            options[name] = options.pop(f"{with_budget}.{name}")
     return Method(JOIN.join(part.target for part in parts), options)
 
 

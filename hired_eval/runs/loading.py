@@ -34,7 +34,14 @@ class Models:
         self._loaded: Checkpoint | None = None
 
     def get(
-        self, source: str, model: ModelOptions, device: str, seed: int, content: str | None = None
+        self,
+        source: str,
+        model: ModelOptions,
+        device: str,
+        seed: int,
+        content: str | None = None,
+        *,
+        fixed_grid: bool = False,
     ) -> Checkpoint:
         """The checkpoint of a model config.
 
@@ -44,6 +51,7 @@ class Models:
             device: 'auto', or a torch device.
             seed: of dummy weights.
             content: a fingerprint of the checkpoint; where it is another one at the same place, it is loaded.
+            fixed_grid: every picture on one grid.
 
         Raises:
             UserError: `model.path` was another model in this sweep; or see `load_checkpoint`.
@@ -58,6 +66,7 @@ class Models:
             )
 
         asked = {"source": source, "device": device, **{k: getattr(model, k) for k in LOADING}}
+        asked["fixed_grid"] = fixed_grid
         if model.weights == "dummy":
             asked["seed"] = seed
         if self._loaded is None or (asked, content) != self._asked:

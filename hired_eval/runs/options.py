@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from hired_eval.errors import UserError, first_line
-from hired_eval.method_configs import ABOUT
+from hired_eval.errors import UserError, first_line, unknown
+from hired_eval.method_configs import ABOUT, BUDGETS
 from hired_eval.paths import write_tilde
 from hired_eval.records.goal import MOST_POINTS
 from hired_eval.records.record import Benchmark
@@ -73,12 +73,26 @@ class MethodOptions:
     options: dict[str, Any]
     parts: dict[str, MethodOptions] = field(default_factory=dict)
 
-    @property
-    def has_budget(self) -> bool:
-        """Whether the top-level budget means something to it."""
+    def takes(self, option: str) -> bool:
+        """Whether a top-level budget, or another option of a run that methods have, means something to it."""
         if not self.parts:
-            return "budget" in self.options
-        return _part_with_budget(self) is not None
+            return option in types_of(method_class(self.target))
+        if option not in BUDGETS:
+            return any(part.takes(option) for part in self.parts.values())
+        part = _part_with_budget(self)
+        return part is not None and self.parts[part].takes(option)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """The group `protocol`: paper, every picture on its own grid; or fixed_grid, all on one."""
+
+    name: Literal["paper", "fixed_grid"]
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Whether every picture is on one grid."""
+        return self.name == "fixed_grid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +149,15 @@ class RunConfig:
     method: MethodOptions
     task: Benchmark
     data: DataOptions
+    protocol: ProtocolOptions
     profile: dict[str, Any]
     measure: Literal[
         "accuracy", "generation_attention", "cls_attention", "gallery", "efficiency", "efficiency_stock"
     ]
     budget: Share | None
+    tokens: Count | None
+    tokens_per_partition: Count | None
+    positions: Literal["compact", "original"] | None
     limit: Count | None
     precision: Annotated[float, POINTS] | None
     decide: str | None
@@ -147,6 +165,7 @@ class RunConfig:
     order_seed: Seed
     batch_size: Count | Literal["auto"]
     share_prefix: bool
+    decoding: Literal["eager", "static"]
     reading: ReadingOptions
     device: str
     seed: Seed
@@ -160,11 +179,20 @@ class RunConfig:
         """Whether time is measured, on made-up pictures."""
         return self.measure.startswith("efficiency")
 
+    @property
+    def of_method(self) -> dict[str, Any]:
+        """The options of the method that are set at the top level."""
+        values = {name: getattr(self, name) for name in OF_METHOD}
+        return {name: value for name, value in values.items() if value is not None}
 
+
+OF_METHOD = (*BUDGETS, "positions")
+"""Options of a run that are the method's; where one is set, it takes the place of the method's own."""
 GROUPS = {
     "model": ModelOptions,
     "task": Benchmark,
     "data": DataOptions,
+    "protocol": ProtocolOptions,
     "reading": ReadingOptions,
     "efficiency": Workload,
 }
@@ -196,6 +224,7 @@ def read_config(resolved: dict[str, Any]) -> RunConfig:
         method=read_method(resolved["method"]),
         task=read_task(resolved["task"]),
         data=_read_group("data", resolved["data"]),
+        protocol=_read_group("protocol", resolved["protocol"]),
         reading=_read_group("reading", resolved["reading"]),
         profile=resolved["profile"],
         efficiency=_read_group("efficiency", resolved["efficiency"]),
@@ -263,12 +292,16 @@ def method_class(target: str) -> type[TokenDropper]:
 
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        loaded = import_module(module)
+        found = getattr(loaded, name, None)
     except (ImportError, ValueError, SyntaxError, NameError, AttributeError) as error:
         raise UserError(
             f"{target} cannot be found ({first_line(error)}); correct the name, start python -m hired_eval "
             "in the folder of your module, or install it"
         ) from error
+    if found is None:
+        classes = [known for known, value in vars(loaded).items() if isinstance(value, type)]
+        raise UserError(unknown(f"class {name!r} in {loaded.__file__} (method._target_)", name, classes))
     if not (isinstance(found, type) and issubclass(found, TokenDropper)):
         raise UserError(
             f"{target} is not a dropping method: method._target_ names a subclass of TokenDropper"
@@ -303,26 +336,47 @@ def read_method(method: dict[str, Any]) -> MethodOptions:
     return MethodOptions(target=method["_target_"], label=label, options=check_options(target, options))
 
 
-def build_dropper(method: MethodOptions, budget: float | None) -> TokenDropper:
-    """The dropping method of a config, with the top-level budget where it is set.
+def build_dropper(method: MethodOptions, asked: Mapping[str, Any] | None = None) -> TokenDropper:
+    """The dropping method of a config, with the options that are set at the top level.
+
+    Args:
+        method: the config.
+        asked: see `RunConfig.of_method`.
 
     Raises:
-        UserError: an option that the method does not have, or a value out of range.
+        UserError: an option that the method does not have, a value out of range, or several budgets.
     """
+    asked = asked or {}
     options, target = method.options, method_class(method.target)
-    if budget is not None and not method.has_budget:
-        name = method.label if method.parts else target.__name__
-        raise UserError(f"{name} has no token budget of its own; leave budget={budget} out")
+    name = method.label if method.parts else target.__name__
+    budgets = [option for option in asked if option in BUDGETS]
+    if len(budgets) > 1:
+        raise UserError(f"{' and '.join(budgets)} are two budgets; set one of them")
+    for option, value in asked.items():
+        if method.takes(option):
+            continue
+        if option in BUDGETS and not any(map(method.takes, BUDGETS)):
+            raise UserError(f"{name} has no token budget of its own; leave {option}={value} out")
+        others = [other for other in BUDGETS if method.takes(other)]
+        instead = f"; set {' or '.join(others)}" if option in BUDGETS else "; leave it out"
+        raise UserError(f"{name} has no option {option}{instead}")
     if method.parts:
         with_budget = _part_with_budget(method)
         return _composed(
-            build_dropper(part, budget if name == with_budget else None)
+            build_dropper(
+                part,
+                {
+                    option: value
+                    for option, value in asked.items()
+                    if part.takes(option) and (option not in BUDGETS or name == with_budget)
+                },
+            )
             for name, part in method.parts.items()
         )
-    if budget is not None:
-        options = {**options, "budget": budget}
+    if budgets:
+        options = {option: value for option, value in options.items() if option not in BUDGETS}
     try:
-        return target(**options)
+        return target(**{**options, **asked})
     except TypeError as error:  # an option without a default, or an abstract class
         raise UserError(f"{target.__name__} cannot be made: {first_line(error)}") from error
 

@@ -104,7 +104,10 @@ class Plan:
         """
         config, content = self.config, self.record.identity.checkpoint
         say(f"model {config.model.name}: loading")
-        return models.get(self.source, config.model, config.device, config.seed, content)
+        fixed_grid = config.protocol.fixed_grid
+        return models.get(
+            self.source, config.model, config.device, config.seed, content, fixed_grid=fixed_grid
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def plan_run(config: RunConfig, counted: Counted | None = None) -> Plan:
         config = replace(config, model=replace(config.model, attention="eager"))
     model = config.model
     data = find_data_source(config.data.source, config.data.path, model.path, config.data.name)
-    dropper = build_dropper(config.method, config.budget)
+    dropper = build_dropper(config.method, config.of_method)
     if dropper.inside and config.measure == "generation_attention":
         raise UserError(
             f"measure={config.measure} does not look at tokens that leave inside the language model, as "

@@ -32,6 +32,7 @@ def make_answerer(plan: Plan, checkpoint: Checkpoint) -> Answerer:
         config.model.prompt,
         share_prefix=config.share_prefix,
         pictures_per_pass=config.reading.pictures_per_pass,
+        decoding=config.decoding,
     )
     log = ReplyFile(plan.folder, Processes().rank, None if config.rerun else plan.other)
     return Answerer(

@@ -37,7 +37,7 @@ class Plain(LayerStage):
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.at
 
-    def left(self, visual: int, depth: int, total: int) -> dict[int, int]:
+    def left(self, visual: int, depth: int, total: int, pictures: int = 1) -> dict[int, int]:
         return {layer: visual // (layer + 1) for layer in self.at}
 
     def score(self, signals: LayerSignals) -> Tensor:

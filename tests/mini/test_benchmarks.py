@@ -4,7 +4,9 @@ import io
 import itertools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from hired_eval import mini
 from hired_eval.errors import UserError
-from hired_eval.mini.benchmarks import FEATURES, ROWS, content_hash
+from hired_eval.mini.benchmarks import FEATURES, ROWS, Content, content_hash
 from hired_eval.mini.canvas import PINPOINTS, select_best_resolution
 from hired_eval.mini.pages import KINDS
 from hired_eval.mini.questions import ask_all
@@ -43,14 +45,53 @@ def test_content_hash_sees_a_changed_pixel() -> None:
     assert content_hash(rows) != before
 
 
-def test_drift_of_the_drawing_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = json.loads(mini.HASHES.read_text()) | {"docvqa": "0" * 16}
-    hashes = tmp_path / "hashes.json"
-    hashes.write_text(json.dumps(wrong))
-    monkeypatch.setattr(mini, "HASHES", hashes)
-    with pytest.raises(UserError, match=r"docvqa.*Install pillow=="):
-        mini.write_data_files("docvqa", tmp_path / "cache")
+@pytest.fixture
+def drawn_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """docvqa where what is known of it differs from what is drawn here: the hash of the whole, and more."""
+
+    def draw(**changes: Any) -> Path:
+        with np.load(mini.THUMBNAILS) as file:
+            known = dict(file)
+        wrong = json.loads(mini.HASHES.read_text()) | {"docvqa": "0" * 16}
+        (tmp_path / "hashes.json").write_text(json.dumps(wrong))
+        np.savez(
+            tmp_path / "known.npz", **known | {key: change(known[key]) for key, change in changes.items()}
+        )
+        found = Content("1" * 16, str(known["docvqa text"]), known["docvqa"])
+        monkeypatch.setattr("hired_eval.mini.benchmarks.write", lambda task, file: [file.touch(), found][1])
+        monkeypatch.setattr(mini, "HASHES", tmp_path / "hashes.json")
+        monkeypatch.setattr(mini, "THUMBNAILS", tmp_path / "known.npz")
+        (file,) = mini.write_data_files("docvqa", tmp_path / "cache").values()
+        return Path(file)
+
+    return draw
+
+
+def test_a_library_that_shades_letters_otherwise_is_good_enough(drawn_otherwise: Callable[..., Path]) -> None:
+    assert drawn_otherwise(docvqa=lambda pictures: np.where(pictures > 9, pictures - 2, pictures)).exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("docvqa text", lambda text: np.array("0" * 16)),
+        ("docvqa", lambda pictures: np.where(pictures > 200, pictures - 9, pictures)),
+        ("docvqa", lambda pictures: pictures[:-1]),
+    ],
+)
+def test_other_documents_are_refused(
+    what: str, change: Callable[[Any], Any], drawn_otherwise: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"docvqa.*install pillow=="):
+        drawn_otherwise(**{what: change})
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_what_is_known_is_what_is_drawn_here() -> None:
+    first = Content.of(some_rows("docvqa"))
+    with np.load(mini.THUMBNAILS) as known:
+        assert np.array_equal(first.thumbnails, known["docvqa"][: len(first.thumbnails)])
+        assert set(known) == {*ROWS, *(f"{name} text" for name in ROWS)}
 
 
 def test_a_benchmark_is_drawn_once_and_kept(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Steps(LayerStage):
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.at
 
-    def left(self, visual: int, depth: int, total: int) -> dict[int, int]:
+    def left(self, visual: int, depth: int, total: int, pictures: int = 1) -> dict[int, int]:
         return {layer: int(share * visual) for layer, share in zip(self.at, self.shares, strict=True)}
 
     def score(self, signals: LayerSignals) -> Tensor:

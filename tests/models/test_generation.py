@@ -1,10 +1,12 @@
 """Answers are those of one question at a time on the stock model, whatever the model and the options."""
 
 import random
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 import torch
+from loguru import logger
 from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
@@ -17,12 +19,14 @@ from transformers import (
 )
 
 from hired_eval import Full
+from hired_eval.dropping.registry import build
 from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.generation import can_answer_together, can_share_prefixes
 from tests import tiny
 
 PROMPT = "U:{images}\n{question} A:"
+Decoding = Literal["eager", "static"]
 FEW = {"max_new_tokens": 20}
 TEXT: dict[str, Any] = {
     "vocab_size": 99, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -108,6 +112,8 @@ def test_a_question_is_answered_as_alone_on_every_kind_of_language_model(kind: s
     assert all(bool(p.shared) == shares for p in prepared)
     expected = [stock(parts, question) for question in asked()]
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
+    static = DroppingVLM(Checkpoint(*parts), Full(), PROMPT, decoding="static")
+    assert [a.text for a in static.answer([static.prepare(q) for q in asked()], FEW)] == expected
     scored = [llava.prepare(question, " yes") for question in asked()]
     losses = torch.tensor([x.loss for x in llava.likelihood(scored)])
     alone = DroppingVLM(Checkpoint(*parts), Full(), PROMPT, share_prefix=False)
@@ -118,6 +124,58 @@ def test_a_question_is_answered_as_alone_on_every_kind_of_language_model(kind: s
 @pytest.fixture(scope="module")
 def plain() -> tuple[Any, Any]:
     return model_of(MODELS["plain"][0])
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """Lines that are logged."""
+    lines: list[str] = []
+    number = logger.add(lines.append, format="{message}", level="WARNING")
+    yield lines
+    logger.remove(number)
+
+
+def test_static_decoding_takes_the_cache_of_the_batch_before(
+    plain: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    given = []
+    generate = plain[0].generate
+    monkeypatch.setattr(plain[0], "generate", lambda **k: given.append(k["past_key_values"]) or generate(**k))
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, decoding="static")
+    prepared = [llava.prepare(question) for question in asked()]
+    for size in (4, 4, 3):
+        llava.answer(prepared[:size], FEW)
+    llava.release()
+    llava.answer(prepared[:3], FEW)
+    assert given[0] is given[1]
+    assert len({id(cache) for cache in given}) == 3, "one for each number of rows, and one after the release"
+    assert all(cache.layers[0].max_cache_len % 256 == 0 for cache in given)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "reason"),
+    [
+        ("plain", "fastv", "drops tokens inside it"),
+        ("window", "full", "has layers that attend to a part alone"),
+    ],
+)
+def test_static_decoding_says_where_it_cannot_be(
+    kind: str, method: str, reason: str, told: list[str]
+) -> None:
+    parts = model_of(MODELS[kind][0])
+    dropper = build(method, **({"layer": 1} if method == "fastv" else {}))
+    eager, static = (
+        DroppingVLM(Checkpoint(*parts), dropper, PROMPT, decoding=decoding)
+        for decoding in ("eager", "static")
+    )
+    assert [line.strip() for line in told] == [
+        f"decoding=static needs one length of all layers of the language model, which {reason}; "
+        "decoding eagerly"
+    ]
+    questions = asked()[:3]
+    expected = eager.answer([eager.prepare(q) for q in questions], FEW)
+    assert static.answer([static.prepare(q) for q in questions], FEW) == expected
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o)))
@@ -132,13 +190,15 @@ def test_a_checkpoints_own_options_count_as_on_the_stock_model(
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "decoding"), [(0, "eager"), (1, "static")])
 @pytest.mark.parametrize("share", [True, False])
-def test_order_company_and_sharing_change_no_answer(plain: tuple[Any, Any], seed: int, share: bool) -> None:
+def test_order_company_sharing_and_decoding_change_no_answer(
+    plain: tuple[Any, Any], seed: int, decoding: Decoding, share: bool
+) -> None:
     questions = asked()
     expected = [stock(plain, question) for question in questions]
     order = random.Random(seed).sample(range(8), 8)
-    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, share_prefix=share)
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, share_prefix=share, decoding=decoding)
     for size in (1, 3, 8):
         for start in range(0, 8, size):
             members = order[start : start + size]

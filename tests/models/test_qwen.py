@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -121,10 +121,11 @@ def test_full_is_stock_in_bfloat16(qwen: tuple[Any, Any], stock: tuple[Any, Any]
 
 
 @pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("decoding", ["eager", "static"])
 def test_answers_of_the_evaluation_are_stock(
-    qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool
+    qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool, decoding: Literal["eager", "static"]
 ) -> None:
-    answering = DroppingVLM(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share)
+    answering = DroppingVLM(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share, decoding=decoding)
     answers = answering.answer(prepare(answering, PROMPTS), {"max_new_tokens": 5})
     expected = qwen[1].batch_decode(stock[1], skip_special_tokens=True)
     assert [answer.text for answer in answers] == expected

@@ -1,5 +1,6 @@
 """Confidence sequences: exact where everything is known, and seldom wrong where it is not."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,11 @@ def test_the_committed_campaign_keeps_its_promises() -> None:
         assert float(covered.split()[0]) >= 93.6, name
         assert float(of_limit.split()[0]) >= 93.6, name
         assert float(wrong.split()[0]) <= 5, name
+
+
+def test_one_point_takes_at_most_15_percent_of_the_questions_of_table_3() -> None:
+    (line,) = re.findall(r"^Of all questions.*", Path("docs/precision.md").read_text(), re.MULTILINE)
+    shares = {option: float(share) for share, option in re.findall(r"([\d.]+) % with (`[^`]+`)", line)}
+    assert list(shares) == list(campaign.ASKED)
+    assert shares["`precision=1`"] <= 15
+    assert shares["`precision=1 decide=equivalent:1`"] <= 10

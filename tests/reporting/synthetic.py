@@ -170,6 +170,8 @@ def write_run(
     chosen = {**METHODS.get(method, {"_target_": method, "budget": 0.2}), **options}
     if budget is not None:
         chosen["budget"] = budget
+    elif "tokens" in options:
+        chosen["budget"] = None
     if "seed" in chosen:
         chosen["seed"] = seed
     scorer = scorer_of(scoring, scale)

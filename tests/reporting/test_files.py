@@ -181,13 +181,13 @@ def test_show_writes_the_overlay_and_prints_the_answer(
 ) -> None:
     picture, out = tmp_path / "a.png", tmp_path / "overlay.png"
     synthetic.picture(120, 80, 0).save(picture)
-    model = ["--model-path", str(tiny_checkpoint), "--device", "cpu"]
-    show([str(picture), *model, "--budget", "0.2", "--question", "what?", "--out", str(out), "alpha=0.3"])
+    words = [str(picture), f"model.path={tiny_checkpoint}", "device=cpu", "--out", str(out)]
+    show([*words, "budget=0.2", "--question", "what?", "method.alpha=0.3"])
     printed = capsys.readouterr().out
     assert re.search(r"answer: .*\nvisual tokens: \d+ of \d+, budget \d+\noverlay: ", printed)
     with Image.open(out) as drawn:
         assert drawn.width > drawn.height > 200
-    show([str(picture), *model, "--method", "prumerge", "--out", str(out)])
+    show([*words, "method=prumerge"])
     assert "of them made of many" in capsys.readouterr().out
 
 
@@ -196,11 +196,13 @@ def test_show_writes_the_overlay_and_prints_the_answer(
     [
         (["/no/picture.png"], r"/no/picture\.png cannot be opened: No such file"),
         ([__file__], "is not a picture that Pillow can read"),
-        (["{picture}", "alpha"], "'alpha' is not an option; write name=value"),
-        (["{picture}", "--method", "hird"], "there is no method 'hird'; did you mean hired"),
-        (["{picture}", "--method", "full", "--budget", "0.2"], "method full has no option 'budget'"),
-        (["{picture}", "--model", "minni"], "there is no model 'minni'; known: "),
-        (["{picture}", "--budget", "2"], "budget must be above 0 and at most 1, got 2"),
+        (["{picture}", "alpha"], "'alpha' is not an option; write NAME=VALUE"),
+        (["{picture}", "alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha"),
+        (["{picture}", "method=hird"], "there is no method 'hird'; did you mean hired"),
+        (["{picture}", "method=full", "budget=0.2"], "Full has no token budget of its own"),
+        (["{picture}", "model=minni"], "there is no model 'minni'; did you mean mini"),
+        (["{picture}", "budget=2"], "budget must be above 0 and at most 1, got 2"),
+        (["{picture}", "--budget", "0.2"], "--budget: options have no dashes here; write budget=0.2"),
     ],
 )
 def test_mistakes_in_show_are_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:

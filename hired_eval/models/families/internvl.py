@@ -38,6 +38,12 @@ class InternVL(Family):
     )  # fmt: skip
     processor_options: ClassVar = {"crop_to_patches": True}
 
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """Two by two tiles and the thumbnail, 896 x 896 pixels with tiles of 448."""
+        image_processor.min_patches = image_processor.max_patches = 4
+        return 2 * int(config.vision_config.image_size[0])
+
     @property
     def layers(self) -> nn.ModuleList:
         """The vision tower's layers."""

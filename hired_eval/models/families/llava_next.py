@@ -20,11 +20,26 @@ class LlavaNext(Llava):
 
     stock: ClassVar = LlavaNextForConditionalGeneration
 
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """Two by two sub-images, 672 x 672 pixels with CLIP-L/14-336; no unpadding, and no newline tokens."""
+        side = 2 * config.vision_config.image_size
+        config.image_grid_pinpoints = image_processor.image_grid_pinpoints = [[side, side]]
+        config.fixed_grid = True
+        return None
+
     def layout(self, image_size: tuple[int, int], among: int = 1) -> PartitionLayout:
         """The full-image and the grid of best resolution."""
         partition = self.config.vision_config.image_size
         height, width = select_best_resolution(image_size, self.config.image_grid_pinpoints)
-        return replace(super().layout(image_size), rows=height // partition, cols=width // partition)
+        fixed = getattr(self.config, "fixed_grid", False)
+        return replace(
+            super().layout(image_size),
+            rows=height // partition,
+            cols=width // partition,
+            newlines=not fixed,
+            unpads=not fixed,
+        )
 
     def pictures(self, arguments: Mapping[str, Any]) -> list[Picture]:
         """Each picture's partitions, by its size.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -16,6 +16,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, SiglipVisionMod
 from hired_eval.dropping import PackedTokens, PartitionLayout
 from hired_eval.models.families.llava_next import LlavaNext, picture_sizes, split_pictures
 from hired_eval.models.family import Picture
+
+if TYPE_CHECKING:
+    from hired_eval.models.visual_tokens import VisualTokens
 
 SHRINKS_ABOVE = 1.1
 """How much longer the sides of a grid may be than those of the largest one that is not shrunk."""
@@ -49,7 +52,7 @@ class LlavaOnevision(LlavaNext):
         """The full-image and the grid of best resolution, shrunk where it has too many tokens."""
         layout = super().layout(image_size)
         if among > 1:
-            return replace(layout, rows=0, cols=0, newline_behind=True)
+            return replace(layout, rows=0, cols=0, newline_behind=layout.newlines)
         top, bottom, left, right = layout.unpadded()
         ratio = math.sqrt((bottom - top) * (right - left) / (self.most * layout.tokens_per_partition))
         if ratio <= SHRINKS_ABOVE:
@@ -72,6 +75,18 @@ class LlavaOnevision(LlavaNext):
         """Divided where it is alone in its prompt, and whole among several."""
         prompt = [image] * min(among, 2)
         return self.pictures(image_processor(images=[prompt], return_tensors="pt"))[0]
+
+    def find_places(self, image: VisualTokens) -> Tensor:
+        """As in every family; the tokens of a shrunk grid are all of those that the stock model gives."""
+        layout, packed = image.layout, image.packed
+        if layout.shrunk is None or not bool((packed.index < 0).any()):
+            return super().find_places(image)
+        (rows, cols), first = layout.shrunk, layout.tokens_per_partition
+        if len(packed.index) != first + rows * cols:
+            return super().find_places(image)
+        whole = torch.arange(layout.stock_tokens, device=packed.index.device)
+        newline = (whole >= first) & ((whole - first) % (cols + 1) == cols)
+        return whole if packed.newlines_after.any() else whole[~newline]
 
     def embed(
         self, packed: PackedTokens, layout: PartitionLayout, added: Tensor | None = None

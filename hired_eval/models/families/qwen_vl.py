@@ -33,6 +33,10 @@ NARROWEST = 200
 """How many times a picture's longer side may be its shorter one, for the stock image processor."""
 
 
+FIXED_SIDE = 1008
+"""Pixels on a side of the one grid that papers compare methods on."""
+
+
 class QwenVL(Family):
     """What Qwen2.5-VL and Qwen3-VL have in common.
 
@@ -70,6 +74,15 @@ class QwenVL(Family):
     def merge(self) -> int:
         """Patches on a side of a token."""
         return int(self.tower.spatial_merge_size)
+
+    @classmethod
+    def fix_grid(cls, config: Any, image_processor: Any) -> int | None:
+        """1008 x 1008 pixels: 36 x 36 tokens of 28 pixels; of 32 pixels 32 x 32, as stock rounds."""
+        token = image_processor.merge_size * image_processor.patch_size
+        side: int = round(FIXED_SIDE / token) * token
+        pixels = {"shortest_edge": side**2, "longest_edge": side**2}
+        image_processor.size = dict(image_processor.size) | pixels
+        return side
 
     def find_feature_layer(self, given: Mapping[str, Any]) -> int:
         """The last layer.
@@ -194,23 +207,13 @@ class QwenVL(Family):
 
     def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor:
         """(3, n) the stock model's positions of the whole prompt, those of kept tokens taken."""
-        device, token = self.tower.device, self.config.image_token_id
-        whole: list[int] = []
-        columns: list[Tensor] = []
-        following = iter(images)
-        for given in input_ids:
-            if given == token:
-                image = next(following)
-                columns.append(len(whole) + self.places(image).to(device))
-                whole += [token] * image.counts.full
-            else:
-                columns.append(torch.tensor([len(whole)], device=device))
-                whole.append(given)
+        whole, columns = self.columns(input_ids, images)
         ids = torch.tensor([whole])
         sizes = [image.layout.tile for image in images]
         grid = torch.tensor([[1, rows * self.merge, cols * self.merge] for rows, cols in sizes])
-        positions, _ = self.model.model.get_rope_index(ids, (ids == token).int(), grid)
-        taken: Tensor = positions[:, 0].to(device)[:, torch.cat(columns)]
+        shown = (ids == self.config.image_token_id).int()
+        positions, _ = self.model.model.get_rope_index(ids, shown, grid)
+        taken: Tensor = positions[:, 0].to(columns.device)[:, columns]
         return taken
 
     def find_given_positions(

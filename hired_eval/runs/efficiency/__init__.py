@@ -30,6 +30,10 @@ def measure_efficiency(plan: Plan, say: Say, models: Models) -> tuple[Record, pd
     stock = config.measure == STOCK
     if stock and not has_full_execution([plan.record.method.target]):
         raise UserError(f"measure={STOCK} times the stock model, which drops nothing; set method=full")
+    if stock and config.protocol.fixed_grid:
+        raise UserError(
+            f"measure={STOCK} times the stock model, which has no protocol=fixed_grid; set protocol=paper"
+        )
     if config.batch_size == "auto":
         raise UserError("batch_size=auto is for answers; name the number of pictures whose speed is measured")
     checkpoint = plan.load_checkpoint(models, say)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hired_eval.dropping import Layouts, TokenDropper
-from hired_eval.dropping.layer_stage import LayerStage, acting, counts_by_layer
+from hired_eval.dropping.layer_stage import LayerStage, acting, counts_by_layer, plan_steps
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.inside import Stages
@@ -85,11 +85,12 @@ class Efficiency:
         self.model: Any = checkpoint.model
         self.dropper, self.workload, self.batch_size = dropper, workload, batch_size
         self.device: torch.device = checkpoint.model.device
-        self.size = (workload.height, workload.width)
+        square = checkpoint.square
+        self.size = (square, square) if square else (workload.height, workload.width)
         processor: Any = checkpoint.processor
         self.family = family_of(checkpoint.model, image_processor=processor.image_processor)
         self.layout = self.family.layout(self.size)
-        pictures = [picture(workload.width, workload.height, seed) for seed in range(batch_size)]
+        pictures = [picture(self.size[1], self.size[0], seed) for seed in range(batch_size)]
         made = processor.image_processor(
             images=pictures, return_tensors="pt", **self.family.processor_options
         )
@@ -216,7 +217,18 @@ class Efficiency:
                 work += decoder.rows(self.batch_size, asking, lengths[layer - 1])
             if "key_norms" in stage.reads:
                 work += decoder.keys(self.batch_size, lengths[layer - 1])
-        return work
+        return work + Work(self._flops_of_choice(decoder.hidden), 0)
+
+    def _flops_of_choice(self, width: int) -> int:
+        """What the stages inside the language model compute of what they read."""
+        stages: Sequence[LayerStage] = self.dropper.inside if self.dropper else ()
+        lengths, total = self._lengths, self.layout.total_tokens
+        words = self.workload.text_tokens - self.workload.text_tokens // 2
+        found = sum(self.batch_size * stage.flops_of_raters(lengths[0], words, width) for stage in stages)
+        for counts in self.by_layer:
+            for layer, step in plan_steps(stages, counts[0], self.depth, total).items():
+                found += step.stage.flops_of_choice(lengths[layer - 1], step.leaves, width)
+        return found
 
     def phases(self) -> dict[str, Work]:
         """Arithmetic and memory traffic of the vision tower, prefill and decode, for the whole batch."""
