@@ -9,6 +9,7 @@
 # make mutants            seeded faults, and whether tests and regression see them; the result goes to docs/regression.md
 # make precision          intervals of random parts by simulation; the result goes to docs/precision.md
 # make faults             a sweep killed at 60 random moments; the result goes to docs/faults.md
+# make families           tokens, arithmetic and equality with stock of every model family, in results/families.md
 # make measured           the measured tables of README.md and docs/
 # make results-mini       what make reproduce-all wrote, copied to results/mini and README.md
 # make audit smoke-wheel   see CONTRIBUTING.md
@@ -84,7 +85,7 @@ PRECISION ?=
 
 EXPERIMENTS := table2 table3 table4 table5 table6 figure2 figure3 figure5 figure6 gallery baselines
 REPRODUCE := $(addprefix reproduce-,$(EXPERIMENTS) field)
-.PHONY: reproduce-all precision bench efficiency $(REPRODUCE)
+.PHONY: reproduce-all precision families bench efficiency $(REPRODUCE)
 RUN = $(BIN)/python -m hired_eval -m profile=$(PROFILE) hydra/launcher=$(LAUNCHER) runs_dir=$(RUNS) $(if $(PRECISION),precision=$(PRECISION) decide=equivalent:$(PRECISION)) $(OVERRIDES)
 # A run that fails is named in the report; the report is written all the same, and make fails at its end.
 # Status 130 is Ctrl-C, which ends everything
@@ -119,6 +120,9 @@ reproduce-all: $(READY)
 	@failed=0; for name in $(EXPERIMENTS); do \
 			$(RUN) +experiment=$$name || { failed=$$?; [ $$failed -ne 130 ] || exit 130; }; done; \
 		(exit $$failed); $(call REPORT,all)
+
+families: $(READY)
+	@$(BIN)/python -m tests.models.families_table --write results/families.md
 
 # Do the intervals of parts hold, and what do they save? By simulation, some minutes; goes to docs/precision.md
 precision: $(READY)

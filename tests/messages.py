@@ -85,10 +85,6 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (["alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha?"),
     (
-        ["model.weights=dummy"],
-        "dummy weights answer nothing that could be scored; they are for measure=efficiency",
-    ),
-    (
         ["-m", "model=mini,mini_1_5", "limit=1"],
         "model.path={model} is mini in this sweep, and cannot be mini_1_5 too; run one model at a time, each "
         "with its own model.path",

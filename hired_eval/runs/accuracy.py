@@ -40,8 +40,6 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         UserError: the checkpoint, the data, a sample, or the disk; see the message.
     """
     config, folder, benchmark = plan.config, plan.folder, plan.config.task
-    if config.model.weights == "dummy":
-        raise UserError("dummy weights answer nothing that could be scored; they are for measure=efficiency")
     processes = Processes()
     say(f"benchmark {benchmark.name} ({plan.data.path or plan.data.source}): loading")
     task = plan.load_task()

@@ -227,6 +227,16 @@ def _without_weights(model: ModelOptions) -> Family | None:
         if shapes.model_type not in FAMILIES:
             return None
         processor = call_loader(folder, AutoProcessor.from_pretrained, folder)
+    return family_without_weights(shapes, processor)
+
+
+def family_without_weights(shapes: Any, processor: Any) -> Family:
+    """A model of these shapes that holds no numbers.
+
+    Args:
+        shapes: its config, of a family that is known.
+        processor: as its stock processor.
+    """
     with torch.device("meta"):
         stock = FAMILIES[shapes.model_type].stock._from_config(shapes)
     return family_of(stock, image_processor=processor.image_processor)

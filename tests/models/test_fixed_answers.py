@@ -17,7 +17,12 @@ from tests import tiny
 
 KNOWN = Path(__file__).with_name("fixed_answers.json")
 FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl")
-METHODS: dict[str, dict[str, Any]] = {"full": {}, "random": {"budget": 0.4}, "divprune": {"budget": 0.3}}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "random": {"budget": 0.4},
+    "divprune": {"budget": 0.3},
+    "hired": {"budget": 0.3, "signal": "auto", "distribute": "even"},
+}
 SIZES = [(100, 60), (60, 150), (300, 240)]
 
 
