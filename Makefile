@@ -97,7 +97,7 @@ else echo "$(1): profile $(PROFILE)"; fi
 endef
 
 # Stages inside the language model keep a mean over its layers, which the first of them see all of
-INSIDE := method=fastv,pyramiddrop,sparsevlm,dart budget=0.6111,0.5556,0.5278
+INSIDE := method=fastv,pyramiddrop,sparsevlm,dart budget=0.6111,0.5556
 ifeq ($(PROFILE),paper)
 INSIDE := method=fastv,sparsevlm,dart tokens=640,320
 endif

@@ -19,10 +19,10 @@ from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.requests import keys_of
 from hired_eval.lmms.tasks import load_task
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.models.family import Picture
 from hired_eval.models.prefix import Prefix, PrefixCaches
@@ -101,12 +101,12 @@ class Runner:
         """Answers of several methods in one pass over the pictures, one method after another."""
         answerers = [
             Answerer(
-                DroppingLlava(self.checkpoint, dropper, self.prompt, share_prefix=share_prefix),
+                DroppingVLM(self.checkpoint, dropper, self.prompt, share_prefix=share_prefix),
                 batch_size=self.setting.batch_size,
             )
             for dropper in droppers
         ]
-        model = HiredLlava.around(answerers[0], answerers[1:])
+        model = HiredVLM.around(answerers[0], answerers[1:])
         model.task_dict = work.documents
         requests = fresh(work.requests)
         model.generate_until(requests)
@@ -119,7 +119,7 @@ class Runner:
         No way of answering can leave these out. Decoding and resizing pictures, the questions and the answers
         come on top.
         """
-        llava = DroppingLlava(self.checkpoint, build("full"), self.prompt)
+        llava = DroppingVLM(self.checkpoint, build("full"), self.prompt)
         images: dict[Any, tuple[Prefix, Picture]] = {}
         for request in work.requests:
             context, _, doc_to_visual, doc_id, task, split = request.args

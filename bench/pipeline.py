@@ -17,9 +17,9 @@ from bench.stock import fresh, llava_hf_around
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.lmms.answerer import Answerer
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.requests import Job, ReadRequest, RequestReader
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.pictures import Pictures
 from hired_eval.models.reading import ReadAhead
@@ -113,13 +113,13 @@ class Pipeline:
         model.make_reader = lambda tasks, pictures: ReadBefore(tasks, pictures, self.kept)
         return self._rate(model, work)
 
-    def llava(self, dropper: TokenDropper | None, **options: Any) -> DroppingLlava:
+    def llava(self, dropper: TokenDropper | None, **options: Any) -> DroppingVLM:
         """The checkpoint with a method; None: full execution."""
-        return DroppingLlava(self.checkpoint, dropper or build("full"), self.prompt, **options)
+        return DroppingVLM(self.checkpoint, dropper or build("full"), self.prompt, **options)
 
-    def _model(self, dropper: TokenDropper) -> HiredLlava:
+    def _model(self, dropper: TokenDropper) -> HiredVLM:
         answerer = Answerer(self.llava(dropper), batch_size=self.batch_size)
-        return HiredLlava.around(answerer, workers=self.workers)
+        return HiredVLM.around(answerer, workers=self.workers)
 
     def _rate(self, model: Any, work: Workload) -> Rate:
         model.task_dict = work.documents

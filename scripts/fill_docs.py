@@ -9,16 +9,20 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.method_configs import method_configs
 from hired_eval.models.families import FAMILIES
-from hired_eval.models.family import needs_cls
+from hired_eval.models.family import Family
+from hired_eval.models.published import PUBLISHED
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store, best
 from hired_eval.reporting.rows import budget_of, option_text
 from hired_eval.runs.identity import effective_method
+from hired_eval.typed import types_of
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "results" / "mini"
@@ -44,6 +48,14 @@ COMPARISONS: dict[str, tuple[tuple[str, Options], tuple[str, Options]]] = {
     "GlobalCom2: logits, against attention": (("globalcom2", {"scores": "logit"}), ("globalcom2", {})),
     "HiPrune: neighbours that wrap, against those on the map": (("hiprune", {"wrap": True}), ("hiprune", {})),
 }
+
+# options with which families that cannot serve a method as it is are tried
+WAYS: list[Options] = [
+    {},
+    {"signal": "received"},
+    {"signal": "received", "distribute": "even"},
+    {"object_depth": 0.5},
+]
 
 Row = dict[str, str]
 EVERYWHERE = (
@@ -154,16 +166,31 @@ def listed() -> Iterator[list[str]]:
 
 
 def families() -> Iterator[list[str]]:
-    """What each family does with each method."""
+    """What each family, with a vision tower of published shape, does with each method."""
     yield ["`method=`", *(f"`{name}`" for name in FAMILIES)]
+    shapes = [config() for _, config in PUBLISHED.values()]
+    with torch.device("meta"):
+        known = [
+            family(family.stock._from_config(next(c for c in shapes if c.model_type == name)))
+            for name, family in FAMILIES.items()
+        ]
     for name in method_configs():
-        stage = build(name).vision
-        without = "no: it needs the CLS token"
-        if not needs_cls(stage):
-            without = "yes"
-        elif hasattr(stage, "signal"):
-            without = "with `signal=received`"
-        yield [f"`{name}`", *("yes" if family.class_token else without for family in FAMILIES.values())]
+        yield [f"`{name}`", *(served(family, name) for family in known)]
+
+
+def served(family: Family, name: str) -> str:
+    """Whether a family serves a method, with which options, or why not."""
+    reasons = []
+    for options in WAYS:
+        if options.keys() <= types_of(type(build(name))).keys():
+            try:
+                family.refuse_what_is_not_there(build(name, **options).vision)
+            except UserError as error:
+                reasons.append(str(error).split(", ")[0].replace(f" of {family.tower_class.__name__}", ""))
+                continue
+            set_so = " ".join(option_text(option, value) for option, value in options.items())
+            return f"with `{set_so}`" if options else "yes"
+    return f"no: {reasons[-1]}"
 
 
 def methods() -> Iterator[list[str]]:

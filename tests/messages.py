@@ -458,6 +458,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "heads=sum",
     ),
     (
+        ["method=globalcom2", "method.scores=logit", "method.signal=received"],
+        "scores=logit reads logits of CLS-attention, and signal=received has none; take signal=cls or "
+        "scores=attention",
+    ),
+    (
         ["method.heads=single", "method.head=9"],
         "docvqa_val document 0: head=9, and the vision tower has heads 0 to 3",
     ),
@@ -495,6 +500,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
         "this dropping method needs keys and the CLS query, and the encoding has none; a method asks for "
         "them with reads = frozenset({{'keys'}})",
+    ),
+    (
+        lambda place: build("visionzip").vision.drop(encoding(), Layouts((p.LAYOUT,))),
+        "this dropping method needs keys, and the encoding lacks them",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (

@@ -24,10 +24,10 @@ from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.local_data import DataSource
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.tasks import load_task
 from hired_eval.mini.benchmarks import Content
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
 from hired_eval.records.replies import ReplyFile
@@ -68,11 +68,11 @@ class Place:
     tmp: Path
     patch: pytest.MonkeyPatch
 
-    def llava(self, change: Callable[[Any, Any], None] = lambda model, processor: None) -> DroppingLlava:
+    def llava(self, change: Callable[[Any, Any], None] = lambda model, processor: None) -> DroppingVLM:
         """The tiny model, changed."""
         model, processor = tiny.llava_next()
         change(model, processor)
-        return DroppingLlava(Checkpoint(model, processor), HiRED(), PROMPT)
+        return DroppingVLM(Checkpoint(model, processor), HiRED(), PROMPT)
 
     def measure(self, *overrides: str) -> None:
         """A run of the tiny model."""
@@ -367,12 +367,12 @@ def out_of_memory(place: Place, where: str) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    place.patch.setattr(DroppingLlava, where, refuse)
+    place.patch.setattr(DroppingVLM, where, refuse)
     place.measure("limit=1", "order=dataset")
 
 
 def several_rounds(place: Place) -> None:
-    HiredLlava.around(Answerer(place.llava())).generate_until_multi_round([])
+    HiredVLM.around(Answerer(place.llava())).generate_until_multi_round([])
 
 
 def no_picture(place: Place) -> None:
@@ -501,4 +501,4 @@ def curve_without_full(place: Place) -> None:
 
 
 def hired_llava(**options: Any) -> Callable[[Place], Any]:
-    return lambda place: HiredLlava(**{"pretrained": str(place.model), "prompt": "mini"} | options)
+    return lambda place: HiredVLM(**{"pretrained": str(place.model), "prompt": "mini"} | options)

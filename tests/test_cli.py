@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from tests.spine import command_line
 
 MISTAKES = [
@@ -218,17 +218,17 @@ def test_an_interrupted_run_says_so_and_goes_on(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*tiny_run, f"runs_dir={tmp_path}", "batch_size=1"]
-    answer = DroppingLlava.answer
+    answer = DroppingVLM.answer
     asked = []
 
-    def interrupted(self: DroppingLlava, *args: object) -> object:
+    def interrupted(self: DroppingVLM, *args: object) -> object:
         asked.append(args)
         if len(asked) == 4:
             raise KeyboardInterrupt
         return answer(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(DroppingLlava, "answer", interrupted)
+        patch.setattr(DroppingVLM, "answer", interrupted)
         assert command_line(monkeypatch, *arguments) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted")
     assert not list(tmp_path.glob("*/record.json"))

@@ -23,7 +23,7 @@ from hired_eval.cli.compare import make_parser as compare_options
 from hired_eval.cli.help import check_names
 from hired_eval.cli.show import make_parser as show_options
 from hired_eval.dropping.registry import build
-from hired_eval.lmms.options import LlavaOptions, read_typed
+from hired_eval.lmms.options import VLMOptions, read_typed
 from hired_eval.models.configs import prompt_named
 from hired_eval.paths import config_folder
 from hired_eval.regression.chosen import read_set
@@ -123,8 +123,8 @@ def checked_lmms(arguments: list[str]) -> None:
     given = simple_parse_args_string(arguments[arguments.index("--model_args") + 1])
     assert arguments[arguments.index("--model") + 1] in ("hired_vlm", "hired_llava")
     build(given.pop("method"), budget=given.pop("budget"))
-    typed = read_typed(LlavaOptions, given)
-    assert {"pretrained"} <= typed.keys() <= types_of(LlavaOptions).keys()
+    typed = read_typed(VLMOptions, given)
+    assert {"pretrained"} <= typed.keys() <= types_of(VLMOptions).keys()
     if "prompt" in typed:
         checked_prompt(prompt_named(typed["prompt"]))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lmms_eval.tasks import TaskManager
 
-from hired_eval.models.answering import DroppingLlava, Prepared
+from hired_eval.models.answering import DroppingVLM, Prepared
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Family
@@ -68,11 +68,11 @@ def outcomes(
     manager = TaskManager(
         verbosity="ERROR", include_path=str(write_task(folder / "task")), include_defaults=False
     )
-    prepare = DroppingLlava.prepare
+    prepare = DroppingVLM.prepare
     seen = []
     models = WatchedModels(watch)
 
-    def watched(llava: DroppingLlava, *arguments: Any) -> Prepared:
+    def watched(llava: DroppingVLM, *arguments: Any) -> Prepared:
         prepared = prepare(llava, *arguments)
         placeholders = prepared.input_ids.count(llava.family.config.image_token_id)
         watch.wrong_placeholders += placeholders != sum(count.kept for count in prepared.counts)
@@ -82,7 +82,7 @@ def outcomes(
     with pytest.MonkeyPatch.context() as patch:
         for module in ("lmms.tasks", "runs.accuracy"):
             patch.setattr(f"hired_eval.{module}.task_manager", lambda name: manager)
-        patch.setattr(DroppingLlava, "prepare", watched)
+        patch.setattr(DroppingVLM, "prepare", watched)
         for number, method in enumerate(METHODS):
             part = cases[number :: len(METHODS)]
             options = [f"model.path={tiny_checkpoint}", f"runs_dir={folder / 'runs'}", "on_error=record"]

@@ -22,11 +22,11 @@ from hired_eval import Full
 from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.documents import read_pictures
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.options import find_source
 from hired_eval.lmms.tasks import task_manager
 from hired_eval.mini import checkpoint_path
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.configs import default_prompt
 from hired_eval.records.record import RunFolder
@@ -222,7 +222,7 @@ def test_what_lmms_eval_will_stumble_over_is_said_first(
     monkeypatch.setattr("hired_eval.lmms.model.get_token", lambda: token)
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING", format="{message}")
-    HiredLlava(str(tiny_checkpoint), prompt="mini", dtype="float32")
+    HiredVLM(str(tiny_checkpoint), prompt="mini", dtype="float32")
     logger.remove(sink)
     assert said in "".join(lines)
     assert bool(lines) == bool(said)
@@ -250,14 +250,14 @@ def test_wrong_options_are_refused_by_name(
 ) -> None:
     monkeypatch.setattr("hired_eval.models.checkpoint.explain_unreachable", lambda: "HF_HUB_OFFLINE is set")
     with pytest.raises(UserError) as refused:
-        HiredLlava(**{"pretrained": str(tiny_checkpoint), "prompt": "mini", "dtype": "float32"} | options)
+        HiredVLM(**{"pretrained": str(tiny_checkpoint), "prompt": "mini", "dtype": "float32"} | options)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_the_dtype_is_the_checkpoints_own_unless_named(tiny_checkpoint: Path) -> None:
-    own = HiredLlava(str(tiny_checkpoint), prompt="mini")
-    named = HiredLlava(str(tiny_checkpoint), prompt="mini", dtype="bfloat16")
+    own = HiredVLM(str(tiny_checkpoint), prompt="mini")
+    named = HiredVLM(str(tiny_checkpoint), prompt="mini", dtype="bfloat16")
     assert own.llava.model.dtype == torch.float32
     assert named.llava.model.dtype == torch.bfloat16
 
@@ -299,9 +299,9 @@ def test_each_draw_has_a_seed_of_its_own(
     tiny_checkpoint: Path, repeated: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    stock = DroppingLlava.answer
+    stock = DroppingVLM.answer
     monkeypatch.setattr(
-        DroppingLlava,
+        DroppingVLM,
         "answer",
         lambda self, batch, options, drawn: seeds.extend(drawn) or stock(self, batch, options, drawn),
     )
@@ -313,9 +313,9 @@ def test_greedy_repeats_are_answered_once(
     tiny_checkpoint: Path, repeated: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    stock = DroppingLlava.answer
+    stock = DroppingVLM.answer
     monkeypatch.setattr(
-        DroppingLlava, "answer", lambda self, batch, *a: rows.append(len(batch)) or stock(self, batch, *a)
+        DroppingVLM, "answer", lambda self, batch, *a: rows.append(len(batch)) or stock(self, batch, *a)
     )
     found = responses(evaluate(tiny_checkpoint, "method=full", "toy_cold", repeated, 4), "toy_cold")
     assert sum(rows) == 6
@@ -327,8 +327,8 @@ def test_an_interrupted_run_draws_what_is_missing(
 ) -> None:
     def draws(name: str) -> list[Any]:
         log = ReplyFile(RunFolder(tmp_path, name))
-        llava = DroppingLlava(Checkpoint(*llava_next), Full(), "U:{images}\n{question} A:")
-        model = HiredLlava.around(Answerer(llava, batch_size=4, log=log, seed=7))
+        llava = DroppingVLM(Checkpoint(*llava_next), Full(), "U:{images}\n{question} A:")
+        model = HiredVLM.around(Answerer(llava, batch_size=4, log=log, seed=7))
         results = simple_evaluate(
             model, tasks=["toy_warm"], task_manager=repeated, bootstrap_iters=0, verbosity="ERROR"
         )

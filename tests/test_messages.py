@@ -51,6 +51,10 @@ ELSEWHERE = {
         "min_pixels=… is more than max_pixels=…; set both",
     ],
     # in tests/models/test_layer_stages.py
+    "models/prompt.py": [
+        "the checkpoint's chat template refuses the task's messages (…); take the simple form, with "
+        "--force_simple",
+    ],
     "dropping/composed.py": [
         "… both choose tokens before the language model; combine one of them with stages inside it",
     ],
@@ -183,6 +187,8 @@ ELSEWHERE = {
     # in tests/test_lmms.py and tests/test_scorers.py
     "lmms/documents.py": [
         "its question is not text but a …",
+        "its task has turns of …, and the prompt has room for one question; use a checkpoint with a chat "
+        "template, and leave prompt out",
         "its task shows a …; this model sees only pictures",
     ],
     "lmms/requests.py": [

@@ -22,7 +22,7 @@ from hired_eval.cli.sweeps import WithoutHome
 from hired_eval.dropping import Full, VisionZip
 from hired_eval.dropping.registry import build, build_as_typed
 from hired_eval.errors import UserError
-from hired_eval.lmms.options import LlavaOptions, read_typed, unquote
+from hired_eval.lmms.options import VLMOptions, read_typed, unquote
 from hired_eval.method_configs import ABOUT
 from hired_eval.mini import default_cache
 from hired_eval.models.configs import default_dtype, default_prompt, model_configs, prompt_named, typed_text
@@ -158,7 +158,7 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
             assert named >= {f.name for f in declared if f.default is MISSING}, file
     assert set(get_args(kinds()["measure"])) == MEASURES.keys()
     groups = {*types_of(GROUPS["model"]), *types_of(GROUPS["reading"])}
-    assert types_of(LlavaOptions).keys() <= {*kinds(), *groups, "pretrained", "protocol"}
+    assert types_of(VLMOptions).keys() <= {*kinds(), *groups, "pretrained", "protocol"}
     assert whole["reading"].keys() == types_of(GROUPS["reading"]).keys()
 
 
@@ -291,7 +291,7 @@ LLAVA: dict[str, Any] = {
 
 
 def of_lmms_eval(arguments: str) -> dict[str, Any]:
-    return read_typed(LlavaOptions, LLAVA | simple_parse_args_string(f"pretrained=x,{arguments}"))
+    return read_typed(VLMOptions, LLAVA | simple_parse_args_string(f"pretrained=x,{arguments}"))
 
 
 @pytest.mark.parametrize(

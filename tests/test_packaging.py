@@ -50,8 +50,11 @@ def test_git_ignores_none_of_the_bundled_files() -> None:
 
 def test_the_entry_points_are_registered() -> None:
     (plugin,) = importlib.metadata.entry_points(group="lmms_eval.models", name="hired_llava")
-    manifest = plugin.load()
-    assert (manifest.model_id, manifest.aliases) == ("hired_vlm", ("hired_llava",))
+    both, simple = plugin.load()
+    assert (both.model_id, simple.model_id) == ("hired_vlm", "hired_llava")
+    assert both.chat_class_path
+    assert simple.chat_class_path is None
+    assert both.simple_class_path == simple.simple_class_path
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="hired-eval")
     assert callable(script.load())
     assert (config_folder() / "config.yaml").is_file()

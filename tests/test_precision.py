@@ -87,6 +87,18 @@ def test_a_method_stops_where_it_is_settled_and_full_answers_the_same_first(
     assert not [line for line in again if "answers them first" in line]
 
 
+def test_seeds_share_the_answers_of_full_execution(
+    ocrbench: list[str], models: Models, tmp_path: Path
+) -> None:
+    options = [*ocrbench, f"runs_dir={tmp_path}"]
+    run(models, *options, "method=full", "limit=9", "seed=1")
+    for seed in (1, 2):
+        run(models, *options, "method=random", "decide=equivalent:30", f"seed={seed}")
+    records = Store(tmp_path).records
+    assert sorted(r.seed for r in records if r.method.target.endswith(".Random")) == [1, 2]
+    assert sorted(r.seed for r in records if r.method.target.endswith(".Full")) == [0, 1]
+
+
 def test_what_is_never_settled_ends_with_the_whole_benchmark(
     ocrbench: list[str], models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

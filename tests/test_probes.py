@@ -11,7 +11,7 @@ from PIL import Image
 
 from hired_eval.dropping import Full, HiRED
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
 from hired_eval.records.record import read_record
 from hired_eval.records.store import Store
@@ -40,7 +40,7 @@ def eager(tiny_checkpoint: Path) -> Checkpoint:
 @torch.inference_mode()
 def test_attention_is_that_of_the_stock_model_in_one_pass(eager: Checkpoint) -> None:
     """With a KV cache or in one pass over prompt and answer, generated tokens attend alike."""
-    llava = DroppingLlava(eager, Full(), PROMPT, share_prefix=False)
+    llava = DroppingVLM(eager, Full(), PROMPT, share_prefix=False)
     picture = tiny.picture(100, 75)
     prepared = llava.prepare(Question("what?", (picture,)))
     found, answer = read_attention(llava, prepared)
@@ -61,7 +61,7 @@ def test_attention_is_that_of_the_stock_model_in_one_pass(eager: Checkpoint) -> 
 
 @torch.inference_mode()
 def test_placeholders_are_told_apart_with_newline_tokens(eager: Checkpoint) -> None:
-    llava = DroppingLlava(eager, Full(), PROMPT)
+    llava = DroppingVLM(eager, Full(), PROMPT)
     prepared = llava.prepare(Question("x", (tiny.picture(112, 112),)))
     partition = partition_of_placeholders(prepared)
     side = tiny.SIDE
@@ -73,7 +73,7 @@ def test_placeholders_are_told_apart_with_newline_tokens(eager: Checkpoint) -> N
 
 @torch.inference_mode()
 def test_partitions_are_what_the_vision_tower_sees(eager: Checkpoint) -> None:
-    llava = DroppingLlava(eager, HiRED(), PROMPT)
+    llava = DroppingVLM(eager, HiRED(), PROMPT)
     pixels = partitions_of(llava, tiny.picture(112, 112).convert("L").convert("RGB"))
     assert pixels.shape == (5, tiny.SIZE, tiny.SIZE, 3)
     assert pixels.dtype == np.uint8

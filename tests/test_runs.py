@@ -10,7 +10,7 @@ import pytest
 from hired_eval.errors import UserError
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.tasks import load_task
-from hired_eval.models.answering import Answer, DroppingLlava, Prepared
+from hired_eval.models.answering import Answer, DroppingVLM, Prepared
 from hired_eval.records.record import Benchmark, Count
 from hired_eval.runs.measuring import Outcome
 from tests import tiny
@@ -33,17 +33,17 @@ class CountedAnswers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> None:
         self.given = 0
-        answer = DroppingLlava.answer
+        answer = DroppingVLM.answer
 
         def counted(
-            llava: DroppingLlava, batch: list[Prepared], generation: dict[str, Any], seeds: list[int]
+            llava: DroppingVLM, batch: list[Prepared], generation: dict[str, Any], seeds: list[int]
         ) -> list[Answer]:
             if fail_at is not None and self.given + len(batch) > fail_at:
                 raise RuntimeError("the machine fails")
             self.given += len(batch)
             return answer(llava, batch, generation, seeds)
 
-        monkeypatch.setattr(DroppingLlava, "answer", counted)
+        monkeypatch.setattr(DroppingVLM, "answer", counted)
 
 
 def test_the_record_says_all_that_a_report_needs(finished: Outcome) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.family import Family
 from hired_eval.records.record import Record, Timings, read_record
 from hired_eval.runs import together
@@ -97,15 +97,15 @@ def test_a_sweep_that_is_interrupted_goes_on_where_each_run_stopped(
     sweep: list[str], alone: Path, passes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = [*sweep, "batch_size=1"]
-    answer, asked = DroppingLlava.answer, []
+    answer, asked = DroppingVLM.answer, []
 
-    def interrupted(llava: DroppingLlava, *arguments: Any) -> Any:
+    def interrupted(llava: DroppingVLM, *arguments: Any) -> Any:
         asked.append(type(llava.dropper).__name__)
         if len(asked) == 30:
             raise KeyboardInterrupt
         return answer(llava, *arguments)
 
-    monkeypatch.setattr(DroppingLlava, "answer", interrupted)
+    monkeypatch.setattr(DroppingVLM, "answer", interrupted)
     assert command_line(monkeypatch, *sweep) == 130
     assert len(set(asked)) == 3
     assert not list(tmp_path.glob("*/record.json"))

@@ -13,7 +13,7 @@ from hired_eval.lmms import pictures
 from hired_eval.lmms.local_data import DataSource
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.tasks import list_files_read, load_task
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.records.record import Benchmark, Record
 from hired_eval.records.store import Store
 from hired_eval.runs.loading import Models
@@ -75,12 +75,12 @@ def models() -> Models:
 @pytest.fixture
 def letters(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model's answers are short, and a letter, so that some are right."""
-    stock = DroppingLlava.answer
+    stock = DroppingVLM.answer
 
-    def answer(self: DroppingLlava, batch: Any, generation: dict[str, Any], seeds: Any) -> Any:
+    def answer(self: DroppingVLM, batch: Any, generation: dict[str, Any], seeds: Any) -> Any:
         return [replace(a, text="A") for a in stock(self, batch, generation | {"max_new_tokens": 2}, seeds)]
 
-    monkeypatch.setattr(DroppingLlava, "answer", answer)
+    monkeypatch.setattr(DroppingVLM, "answer", answer)
 
 
 @pytest.mark.usefixtures("letters")

@@ -58,7 +58,7 @@ def _show(file: Path, overrides: list[str], chosen: argparse.Namespace) -> None:
 
     import torch  # seconds, which a mistake in the picture's name need not cost
 
-    from hired_eval.models.answering import DroppingLlava, Question
+    from hired_eval.models.answering import DroppingVLM, Question
     from hired_eval.models.configs import typed_text
     from hired_eval.runs.loading import Models
     from hired_eval.runs.options import build_dropper, read_config
@@ -75,7 +75,7 @@ def _show(file: Path, overrides: list[str], chosen: argparse.Namespace) -> None:
         config.seed,
         fixed_grid=config.protocol.fixed_grid,
     )
-    llava = DroppingLlava(checkpoint, dropper, config.model.prompt)
+    llava = DroppingVLM(checkpoint, dropper, config.model.prompt)
     with torch.inference_mode():
         prepared = llava.prepare(Question(question, (picture,)))
         answer = llava.answer([prepared], dict(GENERATION))[0].text

@@ -30,17 +30,29 @@ class RankingByAttention(VisionStage):
         return frozenset({feature_layer})
 
     def attention_layers(self, feature_layer: int) -> frozenset[int]:
-        """The layers, unless attention received is asked for."""
-        return frozenset() if self.signal == "received" else self.layers_ranking(feature_layer)
+        """The layers, unless attention received is asked for, or the CLS row is made of keys."""
+        if self.signal == "received" or "cls_attention" not in self.reads:
+            return frozenset()
+        return self.layers_ranking(feature_layer)
 
     def received_layers(self, feature_layer: int) -> frozenset[int]:
         """The layers, unless CLS-attention is asked for."""
         return frozenset() if self.signal == "cls" else self.layers_ranking(feature_layer)
 
     @property
+    def needs_cls(self) -> bool:
+        """With signal=cls."""
+        return self.signal == "cls"
+
+    @property
     def takes_either(self) -> bool:
         """With signal=auto."""
         return self.signal == "auto"
+
+    def takes_received(self, encoding: VisionEncoding) -> bool:
+        """Whether attention received ranks the tokens of this encoding."""
+        has_cls = bool(encoding.cls_attention) or encoding.cls_query is not None
+        return self.signal == "received" or (self.signal == "auto" and not has_cls)
 
     def attention(self, encoding: VisionEncoding, layer: int | None) -> Tensor:
         """Attention (S, heads, N) that tokens get in a layer; attention received is that of one head.
@@ -48,6 +60,6 @@ class RankingByAttention(VisionStage):
         Raises:
             UserError: the layer was not recorded.
         """
-        if self.signal == "received" or (self.signal == "auto" and not encoding.cls_attention):
+        if self.takes_received(encoding):
             return encoding.received_at(layer)[:, None]
         return encoding.attention_at(layer)

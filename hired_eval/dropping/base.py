@@ -164,6 +164,11 @@ class VisionStage(TokenDropper):
         return frozenset({feature_layer}) if "received_attention" in self.reads else frozenset()
 
     @property
+    def needs_cls(self) -> bool:
+        """Whether `drop` reads what takes a CLS token: CLS-attention, or the CLS query."""
+        return "keys" in self.reads or bool(self.attention_layers(0))
+
+    @property
     def takes_either(self) -> bool:
         """Whether attention received serves where there is no CLS-attention."""
         return False

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_highest
 from hired_eval.dropping.types import KeptTokens, VisionEncoding
+from hired_eval.errors import UserError
 
 TEMPERATURE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalCom2(BudgetedDropper):
+class GlobalCom2(RankingByAttention, BudgetedDropper):
     """GlobalCom2: a ratio for each sub-image by what the full-image sees there, and two views of each token.
 
     What CLS makes of the full-image's patches in the region of a sub-image says how much of the common ratio
@@ -37,16 +39,26 @@ class GlobalCom2(BudgetedDropper):
     """What CLS makes of a patch in the vision tower's last layer, mean over heads: its attention, or the
     logit before the softmax, as in the authors' code."""
 
+    def __post_init__(self) -> None:
+        """Also refuse logits of an attention that has none.
+
+        Raises:
+            UserError: scores='logit' without CLS-attention.
+        """
+        super().__post_init__()
+        if self.scores == "logit" and self.signal != "cls":
+            raise UserError(
+                f"scores=logit reads logits of CLS-attention, and signal={self.signal} has none; take "
+                "signal=cls or scores=attention"
+            )
+
     def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """Give each partition its share, and keep its highest.
 
         Raises:
-            UserError: the encoding lacks CLS-attention or keys.
+            UserError: the encoding lacks the attention or keys.
         """
-        heads = encoding.attention_at(None).shape[1]
-        keys, query = encoding.keys_and_query()
-        own = score_by_cls(keys, query, heads, self.scores)
-        encoding.forbid_nan("CLS-attention of the last layer", own)
+        own = self._score(encoding)
         shares, views, start = [], [], 0
         for layout in layouts:
             full_image = own[start + layout.full_image]
@@ -61,6 +73,15 @@ class GlobalCom2(BudgetedDropper):
         scores = torch.where(layouts.is_full_image[:, None], own, both)
         scores = scores.masked_fill(~layouts.unpadded, -torch.inf)
         return keep_highest(scores, counts, encoding.features, max(budgets))
+
+    def _score(self, encoding: VisionEncoding) -> Tensor:
+        """(S, N) what CLS makes of each patch, or the attention that it receives."""
+        if self.takes_received(encoding):
+            return encoding.received_at(None)
+        heads = encoding.attention_at(None).shape[1]
+        own = score_by_cls(*encoding.keys_and_query(), heads, self.scores)
+        encoding.forbid_nan("CLS-attention of the last layer", own)
+        return own
 
 
 def score_by_cls(keys: Tensor, query: Tensor, heads: int, kind: str) -> Tensor:

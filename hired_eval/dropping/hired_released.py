@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, floor_share
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_highest
@@ -17,7 +17,7 @@ from hired_eval.typed import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiREDReleased(BudgetedDropper):
+class HiREDReleased(RankingByAttention, BudgetedDropper):
     """HiRED by the released code's rules (hasanar1f/HiRED, commit 502d6dd7), on a correctly oriented grid.
 
     The visual content score of a sub-image is how many of the full-image's top int(N * (1 - alpha)) tokens
@@ -27,12 +27,10 @@ class HiREDReleased(BudgetedDropper):
     where the released forward pass skips it.
     """
 
-    reads: ClassVar = frozenset({"cls_attention"})
-
     alpha: Proportion = 0.5
     """Share of the budget that goes to the full-image, 0 to 1; it also bends the sub-images' split."""
 
-    def attention_layers(self, feature_layer: int) -> frozenset[int]:
+    def layers_ranking(self, feature_layer: int) -> frozenset[int]:
         """Layer 0 and the layer whose output feeds the projector."""
         return frozenset({0, feature_layer})
 
@@ -42,7 +40,7 @@ class HiREDReleased(BudgetedDropper):
         Raises:
             UserError: alpha leaves no token to count, and there is budget for the sub-images.
         """
-        importance = encoding.attention_at(None).float().sum(dim=1)
+        importance = self.attention(encoding, None).float().sum(dim=1)
         counts = self._allocate(encoding, layouts, budgets)
         return keep_highest(importance, counts, encoding.features, max(budgets))
 
@@ -60,7 +58,7 @@ class HiREDReleased(BudgetedDropper):
                 f"{max(rest)} tokens of the budget are theirs: the released code divides 0 by 0 here; lower "
                 "alpha"
             )
-        content = encoding.attention_at(0)[layouts.full_image].float().sum(dim=1)
+        content = self.attention(encoding, 0)[layouts.full_image].float().sum(dim=1)
         top = content.argsort(dim=1, descending=True, stable=True)[:, :counted]
         full_image, of_sub_images = layouts.tensor([full, rest])[:, layouts.image]
         # in float32, as the released code computes it, where a share just below a whole number loses a token

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_highest
@@ -18,7 +19,7 @@ ATTENTION_SCALE, VARIETY_SHARE, EPSILON = 1000, 0.09, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class HoloV(BudgetedDropper):
+class HoloV(RankingByAttention, BudgetedDropper):
     """HoloV: bands of the picture share the budget by what their tokens score, and spend it on the best.
 
     The image is one sequence: the full-image, then the assembled grid of sub-images without its padding, row
@@ -30,8 +31,6 @@ class HoloV(BudgetedDropper):
     (the authors' are in order of attention within a band).
     """
 
-    reads: ClassVar = frozenset({"cls_attention"})
-
     bands: Count = 16
     """Number of bands."""
     within: Literal["combined", "attention"] = "combined"
@@ -41,9 +40,9 @@ class HoloV(BudgetedDropper):
         """Cut each image into bands, share its budget among them, and keep the best of each band.
 
         Raises:
-            UserError: the encoding lacks CLS-attention.
+            UserError: the encoding lacks the attention.
         """
-        attention, features = encoding.attention_at(None).float().mean(dim=1), encoding.features
+        attention, features = self.attention(encoding, None).float().mean(dim=1), encoding.features
         encoding.forbid_nan("the output of the vision tower", features)
         token, is_token = cut_into_bands(layouts, self.bands)
         shape, place = token.shape, token.flatten(1)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
-from hired_eval.dropping.base import BudgetedDropper, VisionStage, even_split
+from hired_eval.dropping.attention import RankingByAttention
+from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
 
@@ -17,15 +18,30 @@ NEIGHBOURS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruMerge(VisionStage):
+class MergingByKeys(RankingByAttention):
+    """What the methods here share: CLS-attention made of the keys that tokens are merged by."""
+
+    reads: ClassVar = frozenset({"keys"})
+    grid_order: ClassVar[bool] = False
+
+    def importance(self, encoding: VisionEncoding) -> Tensor:
+        """(S, N) CLS-attention of the last layer, or attention received in the layer of the features.
+
+        Raises:
+            UserError: the encoding lacks keys or attention received.
+        """
+        if self.takes_received(encoding):
+            return encoding.received_at(None)
+        return unsplit_attention(encoding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruMerge(MergingByKeys):
     """PruMerge: as many tokens as the CLS-attention has outliers, and one that gathers the rest.
 
     Attention is that of the vision tower's last layer from un-split heads, features are those of the layer
     that feeds the projector. Adapted to LLaVA-Next partition by partition. It has no token budget.
     """
-
-    reads: ClassVar = frozenset({"keys"})
-    grid_order: ClassVar[bool] = False
 
     def drop(self, encoding: VisionEncoding, layouts: Layouts) -> KeptTokens:
         """Choose each partition's centres and merge the other tokens into them.
@@ -33,7 +49,7 @@ class PruMerge(VisionStage):
         Raises:
             UserError: the encoding lacks keys.
         """
-        attention = unsplit_attention(encoding)
+        attention = self.importance(encoding)
         return merge(encoding, attention, *self.centres(attention))
 
     def centres(self, attention: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,14 +90,11 @@ class PruMergePlus(PruMerge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruMergeBudget(BudgetedDropper):
+class PruMergeBudget(MergingByKeys, BudgetedDropper):
     """PruMerge held to a token budget: an even share for each partition in place of the outlier count.
 
     A partition with n tokens keeps n - 1 by attention and one that gathers the rest.
     """
-
-    reads: ClassVar = frozenset({"keys"})
-    grid_order: ClassVar[bool] = False
 
     def keep(self, encoding: VisionEncoding, layouts: Layouts, budgets: list[int]) -> KeptTokens:
         """The same number of tokens in each partition, give or take one.
@@ -89,7 +102,7 @@ class PruMergeBudget(BudgetedDropper):
         Raises:
             UserError: the encoding lacks keys.
         """
-        attention = unsplit_attention(encoding)
+        attention = self.importance(encoding)
         counts = even_split(layouts, budgets)
         tokens = layouts.tokens_per_partition
         centres = [count if count == tokens else max(count - 1, 0) for count in counts]
@@ -145,7 +158,7 @@ def merge(encoding: VisionEncoding, attention: Tensor, centres: Tensor, counts: 
     Returns:
         Centres in their order, then the gathering token, whose index is -1.
     """
-    keys = normalize(encoding.keys_and_query()[0][:, 1:].float(), dim=-1)
+    keys = normalize(encoding.keys_of_patches().float(), dim=-1)
     tokens = encoding.features.float()
     (partitions, most, channels), slots = tokens.shape, centres.shape[1]
     similarity = take_tokens(keys, centres) @ keys.transpose(1, 2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_first
@@ -17,7 +18,7 @@ from hired_eval.typed import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class SCOPE(BudgetedDropper):
+class SCOPE(RankingByAttention, BudgetedDropper):
     """SCOPE: greedy facility location, weighted by saliency.
 
     A token covers every other one by their cosine similarity. Tokens are chosen one after the other: each is
@@ -26,8 +27,6 @@ class SCOPE(BudgetedDropper):
     give or take one (the authors give each the same and leave the remainder unspent). Kept tokens are put in
     raster order.
     """
-
-    reads: ClassVar = frozenset({"cls_attention"})
 
     alpha: Annotated[float, Range("of at least 0", 0)] = 1.0
     """Power of the saliency; 0: coverage alone."""
@@ -38,9 +37,9 @@ class SCOPE(BudgetedDropper):
         """The same number of tokens in each partition, give or take one.
 
         Raises:
-            UserError: the encoding lacks CLS-attention.
+            UserError: the encoding lacks the attention.
         """
-        attention, features = encoding.attention_at(None), encoding.features
+        attention, features = self.attention(encoding, None), encoding.features
         encoding.forbid_nan("the output of the vision tower", features)
         saliency = attention.float().sum(dim=1) ** self.alpha
         counts = even_split(layouts, budgets)

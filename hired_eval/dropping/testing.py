@@ -78,6 +78,7 @@ def synthetic_encoding(
         cls_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
         feature_layer=FEATURE_LAYER,
         received_attention=received,
+        heads=heads,
     )
 
 
@@ -95,6 +96,7 @@ def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None
         None if first.cls_query is None else joined(e.keys_and_query()[1] for e in encodings),
         first.feature_layer,
         {layer: joined(e.received_attention[layer] for e in encodings) for layer in first.received_attention},
+        heads=first.heads,
     )
 
 

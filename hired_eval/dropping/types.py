@@ -58,14 +58,15 @@ class VisionEncoding:
         cls_attention: layer -> (S, heads, N): the CLS row of the attention, softmax over CLS and
             patches, the CLS column removed afterwards (so a row sums to less than 1).
         keys: (S, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
-            only where a method asks for them.
-        cls_query: (S, C) query projection of CLS in that layer; likewise.
+            (S, N, C) where there is no CLS token. Only where a method asks for them.
+        cls_query: (S, C) query projection of CLS in that layer; likewise, where there is a CLS token.
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
         relevance: (S, N) how like the question each patch is, from -1 to 1; only where a method asks for it.
         added: (S, N, k * D) what the language model adds to each token behind its first k layers, with which
             methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
+        heads: attention heads in a layer of the vision tower; None: not told.
         nan_flags: what must not hold NaN in this pass, and on the device whether it does.
     """
 
@@ -77,6 +78,7 @@ class VisionEncoding:
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
     relevance: Tensor | None = None
     added: Tensor | None = None
+    heads: int | None = None
     nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +125,16 @@ class VisionEncoding:
         if self.keys is None or self.cls_query is None:
             raise not_asked_for("keys and the CLS query", "keys")
         return self.keys, self.cls_query
+
+    def keys_of_patches(self) -> Tensor:
+        """Keys (S, N, C), that of CLS left out.
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        if self.keys is None:
+            raise UserError("this dropping method needs keys, and the encoding lacks them")
+        return self.keys[:, -self.features.shape[1] :]
 
     def relevance_to_question(self) -> Tensor:
         """How like the question each patch is, (S, N); it must not hold NaN.

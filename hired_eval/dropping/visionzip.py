@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split, floor_share
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.types import KeptTokens, VisionEncoding, take_tokens
@@ -16,7 +17,7 @@ from hired_eval.typed import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionZip(BudgetedDropper):
+class VisionZip(RankingByAttention, BudgetedDropper):
     """VisionZip without tuning: the tokens that CLS attends to, and the rest merged by similarity of keys.
 
     Dominant tokens have the highest CLS-attention of the layer that feeds the projector, summed over heads.
@@ -38,11 +39,11 @@ class VisionZip(BudgetedDropper):
         """The same number of tokens in each partition, give or take one.
 
         Raises:
-            UserError: the encoding lacks CLS-attention or keys.
+            UserError: the encoding lacks the attention or keys.
         """
-        attention = encoding.attention_at(None).float()
-        keys, _ = encoding.keys_and_query()
-        by_head = keys[:, 1:].float().view(*attention.shape[::2], attention.shape[1], -1)
+        attention = self.attention(encoding, None).float()
+        heads = encoding.heads or attention.shape[1]
+        by_head = encoding.keys_of_patches().float().reshape(*attention.shape[::2], heads, -1)
         ranked = attention.sum(dim=1).argsort(dim=1, descending=True, stable=True)
         counts = even_split(layouts, budgets)
         contextual = [floor_share(self.contextual, count) for count in counts]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split, floor_share
 from hired_eval.dropping.layouts import Layouts
 from hired_eval.dropping.selection import keep_first
@@ -19,7 +19,7 @@ DROPPED_A_ROUND = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisPruner(BudgetedDropper):
+class VisPruner(RankingByAttention, BudgetedDropper):
     """VisPruner: the tokens that CLS attends to, and of the rest those that are least alike.
 
     Important tokens have the highest CLS-attention of the layer that feeds the projector. The rest is a list
@@ -28,8 +28,6 @@ class VisPruner(BudgetedDropper):
     partition keeps the same number, give or take one. Kept tokens are put in raster order.
     """
 
-    reads: ClassVar = frozenset({"cls_attention"})
-
     important: Proportion = 0.5
     """Share of the kept tokens that are chosen by attention, 0 to 1; the others are chosen by diversity."""
 
@@ -37,9 +35,9 @@ class VisPruner(BudgetedDropper):
         """The same number of tokens in each partition, give or take one.
 
         Raises:
-            UserError: the encoding lacks CLS-attention.
+            UserError: the encoding lacks the attention.
         """
-        attention, features = encoding.attention_at(None).float().mean(dim=1), encoding.features
+        attention, features = self.attention(encoding, None).float().mean(dim=1), encoding.features
         encoding.forbid_nan("the output of the vision tower", features)
         counts = even_split(layouts, budgets)
         order = torch.zeros(len(features), max(counts), dtype=torch.int64, device=features.device)

@@ -12,7 +12,7 @@ from loguru import logger
 
 from hired_eval.errors import UserError
 from hired_eval.lmms.requests import ReadRequest
-from hired_eval.models.answering import DroppingLlava, Prepared
+from hired_eval.models.answering import DroppingVLM, Prepared
 from hired_eval.models.batching import Window, batches
 from hired_eval.models.decoding import read_decoding
 from hired_eval.models.memory import free_bytes, is_out_of_memory
@@ -76,7 +76,7 @@ class Answerer:
 
     def __init__(
         self,
-        llava: DroppingLlava,
+        llava: DroppingVLM,
         *,
         batch_size: int | Literal["auto"] = 1,
         on_error: str = "stop",

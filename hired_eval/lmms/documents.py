@@ -11,6 +11,7 @@ from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
 from hired_eval.errors import UserError
+from hired_eval.models.prompt import IMAGE_MARK, Turn
 
 END_BYTES = 4096
 """Of an encoded picture, which hold its last pixels or their checksum."""
@@ -113,6 +114,46 @@ def read_question(context: Any) -> str:
     if not isinstance(context, str):
         raise UserError(f"its question is not text but a {type(context).__name__}")
     return context
+
+
+def read_messages(messages: Any) -> tuple[tuple[Turn, ...], tuple[Pillow.Image, ...]]:
+    """The turns of a conversation as a task of lmms-eval's chat form gives it, and its pictures in order.
+
+    Raises:
+        UserError: it shows something else than texts and pictures.
+    """
+    turns: list[Turn] = []
+    pictures: list[Pillow.Image] = []
+    for message in messages:
+        parts: list[str | None] = []
+        for content in message["content"]:
+            kind = content["type"]
+            if kind == "text":
+                parts.append(read_question(content["text"]))
+            elif kind == "image":
+                pictures.extend(read_pictures([content["url"]]))
+                parts.append(None)
+            else:
+                raise UserError(f"its task shows a {kind}; this model sees only pictures")
+        turns.append(Turn(message["role"], tuple(parts)))
+    return tuple(turns), tuple(pictures)
+
+
+def read_single_turn(turns: Sequence[Turn]) -> str:
+    """The question of messages that are one turn; pictures behind a text are marked in it.
+
+    Raises:
+        UserError: the messages are more than a question.
+    """
+    if len(turns) != 1 or turns[0].role != "user":
+        roles = ", ".join(turn.role for turn in turns)
+        raise UserError(
+            f"its task has turns of {roles}, and the prompt has room for one question; use a checkpoint with "
+            "a chat template, and leave prompt out"
+        )
+    parts = turns[0].parts
+    question = parts[next((i for i, part in enumerate(parts) if part is not None), 0) :]
+    return "".join(IMAGE_MARK if part is None else part for part in (parts if None in question else question))
 
 
 def read_pictures(visuals: Any) -> tuple[Pillow.Image, ...]:

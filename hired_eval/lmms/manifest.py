@@ -2,9 +2,10 @@
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
-hired_llava = ModelManifest(
-    model_id="hired_vlm",
-    simple_class_path="hired_eval.lmms.model.HiredLlava",
-    aliases=("hired_llava",),
+SIMPLE = "hired_eval.lmms.model.HiredVLM"
+
+hired_llava = (
+    ModelManifest("hired_vlm", SIMPLE, "hired_eval.lmms.model.HiredVLMChat"),
+    ModelManifest("hired_llava", SIMPLE),
 )
-"""One model for checkpoints of all families, under two names."""
+"""One model for all families, in lmms-eval's two forms; by its older name in the simple form alone."""

@@ -21,9 +21,9 @@ from hired_eval.errors import UserError
 from hired_eval.hub import explain_unreachable
 from hired_eval.lmms.answerer import Answerer
 from hired_eval.lmms.guards import FAULTS
-from hired_eval.lmms.options import LlavaOptions, find_source, read_typed, unquote
+from hired_eval.lmms.options import VLMOptions, find_source, read_typed, unquote
 from hired_eval.lmms.requests import ReadRequest, RequestReader, count_bytes, generation_of, keys_of
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import Prompt, default_dtype, default_prompt, prompt_named
 from hired_eval.models.decoding import read_decoding
@@ -43,13 +43,13 @@ SECONDS_BETWEEN_LINES = 30
 """Of the progress bar, where it goes to a file and every update is a line of its own."""
 
 
-class HiredLlava(lmms):  # type: ignore[misc]
+class HiredVLM(lmms):  # type: ignore[misc]
     """A checkpoint of any family with a dropping method, registered as `hired_vlm` and `hired_llava`.
 
     Args:
         pretrained: a folder, an id on the hub, or the name of a model config, e.g. mini, the bundled one.
         method: name of the dropping method.
-        options: those of `LlavaOptions`, and those of the method, e.g. budget or tokens, and alpha.
+        options: those of `VLMOptions`, and those of the method, e.g. budget or tokens, and alpha.
 
     Values may come as lmms-eval reads them off its command line: -2 as -2.0, null as text, and text with the
     quotes that it was put in.
@@ -59,9 +59,9 @@ class HiredLlava(lmms):  # type: ignore[misc]
     """
 
     def __init__(self, pretrained: str, method: str = "hired", **options: Any) -> None:
-        of_method = {name: options[name] for name in options.keys() - types_of(LlavaOptions).keys()}
+        of_method = {name: options[name] for name in options.keys() - types_of(VLMOptions).keys()}
         own = {name: value for name, value in options.items() if name not in of_method}
-        asked = LlavaOptions(**read_typed(LlavaOptions, own | {"pretrained": pretrained}))
+        asked = VLMOptions(**read_typed(VLMOptions, own | {"pretrained": pretrained}))
         dropper = build_as_typed(method, unquote(of_method))
         named = str(asked.pretrained)
         _say_what_is_missing()
@@ -72,7 +72,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         )
         dtype = asked.dtype or default_dtype(named, asked.revision)
         logger.info(f"prompt {prompt.template!r} of {prompt.origin}; numbers in {dtype}")
-        llava = DroppingLlava(
+        llava = DroppingVLM(
             load_checkpoint(
                 find_source(named),
                 dtype=dtype,
@@ -98,7 +98,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         *,
         numbers: Sequence[int] | None = None,
         workers: int | Literal["auto"] = 0,
-    ) -> HiredLlava:
+    ) -> HiredVLM:
         """A model of one method that answers for other methods on the way: each picture is encoded once.
 
         What companions answer goes to their logs. One that fails is left out from there on: the run that it
@@ -141,7 +141,7 @@ class HiredLlava(lmms):  # type: ignore[misc]
         self._release()
 
     @property
-    def llava(self) -> DroppingLlava:
+    def llava(self) -> DroppingVLM:
         """The checkpoint with the dropping method whose replies lmms-eval gets."""
         return self.own.llava
 
@@ -277,3 +277,34 @@ def _say_what_is_missing() -> None:
             "no login to the hub: many tasks of lmms-eval want one even where the data is public, and end in "
             "a RetryError without; log in with hf auth login, or set HF_TOKEN"
         )
+
+
+class HiredVLMChat(HiredVLM):
+    """The same model in lmms-eval's chat form: a task's messages, by the processor's own chat template.
+
+    lmms-eval takes this form unless it is told --force_simple, and asks it for generated text only. Where a
+    prompt is named, or there is no chat template, the prompt is that of the simple form, and messages are one
+    turn.
+
+    Args:
+        pretrained: as of the simple form.
+        prompt: as of the simple form; by default the chat template is used.
+        system_prompt: text of a system turn that is put before the messages; none by default.
+        options: as of the simple form.
+
+    Raises:
+        UserError: as of the simple form.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self, pretrained: str, prompt: str | None = None, system_prompt: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(pretrained, prompt=prompt, **options)
+        has_template = bool(getattr(self.llava.processor, "chat_template", None))
+        self.make_reader = partial(
+            RequestReader, by_template=has_template and prompt is None, system_prompt=system_prompt
+        )
+        if has_template and prompt is None:
+            logger.info("messages are put into the checkpoint's own chat template")

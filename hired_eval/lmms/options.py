@@ -16,8 +16,8 @@ from hired_eval.typed import Count, Natural, check_options, paths_as_text, read,
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaOptions:
-    """The options of `hired_eval.lmms.model.HiredLlava` beside those of the method.
+class VLMOptions:
+    """The options of `hired_eval.lmms.model.HiredVLM` beside those of the method.
 
     Attributes:
         pretrained: a folder, an id on the hub, or the name of a model config.
@@ -34,7 +34,7 @@ class LlavaOptions:
         share_prefix: prefill the prompt up to the question once for all questions about an image.
         workers: threads that read pictures ahead, see `count_workers`.
         pictures_per_pass: pictures that go through the vision tower together, see `Pictures`.
-        decoding: see `DroppingLlava`.
+        decoding: see `DroppingVLM`.
     """
 
     pretrained: Path
@@ -69,7 +69,7 @@ def unquote(options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str):
             continue
         swallowed = re.search(r",\s*(\w+)=", value)
-        if swallowed and swallowed[1] in {*types_of(LlavaOptions), "method", *BUDGETS}:
+        if swallowed and swallowed[1] in {*types_of(VLMOptions), "method", *BUDGETS}:
             raise UserError(
                 f"{name} swallows {swallowed[1]}=: lmms-eval takes all that follows an apostrophe or a quote "
                 f"that is not closed for text; put {name} last, or take an apostrophe out"

@@ -11,9 +11,17 @@ from datasets import Dataset
 from lmms_eval.api.instance import Instance
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.lmms.documents import Decoded, Documents, read_pictures, read_question
+from hired_eval.lmms.documents import (
+    Decoded,
+    Documents,
+    read_messages,
+    read_pictures,
+    read_question,
+    read_single_turn,
+)
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures
 from hired_eval.models.pictures import Pictures
+from hired_eval.models.prompt import Turn
 from hired_eval.models.reading import ReadPicture, ReadQuestion
 from hired_eval.records.replies import RequestKey
 
@@ -42,10 +50,21 @@ class RequestReader:
     Args:
         task_dict: documents by task and split, as lmms-eval gives them to a model.
         pictures: of any of the methods that are asked.
+        by_template: in the chat form, messages go into the chat template; by default the prompt has room for
+            one turn of them.
+        system_prompt: text of a system turn before the messages.
     """
 
-    def __init__(self, task_dict: Mapping[str, Any], pictures: Pictures) -> None:
-        self.task_dict, self.pictures = task_dict, pictures
+    def __init__(
+        self,
+        task_dict: Mapping[str, Any],
+        pictures: Pictures,
+        *,
+        by_template: bool = False,
+        system_prompt: str | None = None,
+    ) -> None:
+        self.task_dict, self.pictures, self.by_template = task_dict, pictures, by_template
+        self.first = () if system_prompt is None else (Turn("system", (system_prompt,)),)
         self._known: dict[tuple[str, str], Documents] = {}
 
     def group(self, requests: dict[RequestKey, Instance]) -> Iterable[Job]:
@@ -86,13 +105,17 @@ class RequestReader:
     ) -> ReadRequest:
         """A request with its pictures read."""
         context, target, doc_to_visual, doc_id, task, split = request.args
+        messages = None
         documents = self._documents(task, split)
         try:
             document = (
                 documents.read(doc_id, decoded) if isinstance(documents, Documents) else documents[doc_id]
             )
             refuse_deep_pictures(document)
-            visuals = doc_to_visual(document)
+            if in_chat_form(request):
+                messages = request.args[1](document)
+            else:
+                visuals = doc_to_visual(document)
         except UserError as error:
             return ReadRequest(key, error)
         except UNREADABLE as error:
@@ -103,7 +126,18 @@ class RequestReader:
         if request.request_type == "loglikelihood":
             continuation = target if isinstance(target, str) else str(target(document))
         try:
-            read = self.pictures.read_question(read_question(context), read_pictures(visuals), known)
+            if messages is None:
+                read = self.pictures.read_question(read_question(context), read_pictures(visuals), known)
+            else:
+                turns, shown = read_messages(messages)
+                turns = (*self.first, *turns)
+                if self.by_template:
+                    asked = "\n".join(
+                        part for turn in turns if turn.role == "user" for part in turn.parts if part
+                    )
+                    read = self.pictures.read_question(asked, shown, known, turns)
+                else:
+                    read = self.pictures.read_question(read_single_turn(turns), shown, known)
             return ReadRequest(key, read, continuation)
         except UserError as error:
             return ReadRequest(key, error)
@@ -140,4 +174,12 @@ def keys_of(
 
 def generation_of(request: Instance) -> dict[str, Any]:
     """Generation options of a request; none where a likelihood is asked for."""
-    return request.args[1] if request.request_type == "generate_until" else {}
+    if request.request_type != "generate_until":
+        return {}
+    options: dict[str, Any] = request.args[2 if in_chat_form(request) else 1]
+    return options
+
+
+def in_chat_form(request: Instance) -> bool:
+    """Whether a request has a task's messages in place of a question and its pictures."""
+    return isinstance(request.args[2], dict)

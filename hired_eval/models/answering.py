@@ -122,7 +122,7 @@ class Prepared:
         return of_images | {"by_layer": self.by_layer, "allowed": self.allowed}
 
 
-class DroppingLlava:
+class DroppingVLM:
     """A LLaVA checkpoint that answers questions with a dropping method.
 
     Args:
@@ -156,9 +156,8 @@ class DroppingLlava:
         self.dropper = dropper
         self.family = family_of(checkpoint.model, image_processor=self.processor.image_processor)
         self._prompts = PromptWriter(
-            self.tokenizer,
+            self.processor,
             prompt,
-            self.processor.image_token,
             self.family.config.image_token_id,
             self.family.placeholder(self.processor),
         )
@@ -197,7 +196,7 @@ class DroppingLlava:
             question = self.pictures.read_question(question.text, question.images)
         images = tuple(self.pictures.visual_tokens(p, question.text) for p in question.pictures)
         image_token_id = self._prompts.image_token_id
-        ids, scored = self._prompts.write(question.text, len(images), continuation)
+        ids, scored = self._prompts.write(question.text, len(images), continuation, question.turns)
         kept = iter([image.counts.kept for image in images])
         expanded: list[int] = []
         for token in ids:

@@ -299,12 +299,13 @@ class Family(ABC):
                 features=self._own(self.group(features[:, first:]).flatten(2), stages),
                 cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(shown)},
                 keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-                cls_query=self._own(source.query.to(here), stages) if source else None,
+                cls_query=self._own(source.query.to(here), stages) if source and first else None,
                 feature_layer=self.feature_layer,
                 received_attention={
                     i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))
                     for i in sorted(got)
                 },
+                heads=self.heads,
             )
 
         return show
@@ -344,7 +345,7 @@ class Family(ABC):
                     f"{type(stage).__name__} asks for attention of layer {layer}, and the vision tower "
                     f"has layers 0 to {last}"
                 )
-        if not self.class_token and needs_cls(stage):
+        if not self.class_token and stage.needs_cls:
             without_cls: frozenset[Signal] = frozenset({"received_attention"})
             ways = f"methods that need none: {', '.join(methods_that_read(without_cls))}"
             if hasattr(stage, "signal"):
@@ -473,8 +474,3 @@ def _with_newlines(packed: PackedTokens, layout: PartitionLayout, places: Tensor
     nth = torch.arange(len(source), device=places.device)
     nth = nth - torch.searchsorted(source, source)
     return torch.where(nth == 0, places[source], ends[source] + nth - 1)
-
-
-def needs_cls(stage: VisionStage) -> bool:
-    """Whether a stage reads what takes a CLS token: CLS-attention, or the CLS query."""
-    return "keys" in stage.reads or (bool(stage.attention_layers(0)) and not stage.takes_either)

@@ -18,6 +18,7 @@ from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.family import Family, Picture
 from hired_eval.models.images import as_rgb, digest, pad_to_square
 from hired_eval.models.memory import is_out_of_memory
+from hired_eval.models.prompt import Turn
 from hired_eval.models.question import QuestionTower
 from hired_eval.models.reading import ReadPicture, ReadQuestion
 from hired_eval.models.visual_tokens import (
@@ -72,7 +73,11 @@ class Pictures:
         return pad_to_square(image, self.square, [round(255 * value) for value in mean])
 
     def read_question(
-        self, text: str, images: Sequence[Image.Image], known: MutableMapping[str, ReadPicture] | None = None
+        self,
+        text: str,
+        images: Sequence[Image.Image],
+        known: MutableMapping[str, ReadPicture] | None = None,
+        turns: tuple[Turn, ...] = (),
     ) -> ReadQuestion:
         """Read a question's images. The model computes nothing here, so that threads may do it ahead.
 
@@ -80,6 +85,7 @@ class Pictures:
             text: the question.
             images: in the order of the prompt.
             known: pictures read before by their keys, which are not read again; new ones are added.
+            turns: a conversation that asks the question, where there is one.
 
         Raises:
             UserError: an image cannot be used.
@@ -94,7 +100,7 @@ class Pictures:
             if key not in known:
                 known[key] = self._read_picture(rgb, name, key, among)
             pictures.append(known[key])
-        return ReadQuestion(text, tuple(pictures))
+        return ReadQuestion(text, tuple(pictures), turns)
 
     def _read_picture(self, image: Image.Image, name: str, key: str, among: int) -> ReadPicture:
         """A picture with its partitions; without them where its tokens are known already."""

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jinja2 import TemplateError
 from loguru import logger
 from transformers import PreTrainedTokenizerBase
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, first_line
 from hired_eval.models.configs import IMAGES, QUESTION
 
 IMAGE_MARK = "<image>"
 """How lmms-eval's tasks mark the place of an image in a question."""
 MOST_ROUNDS = 50
 """Breaking one special token can make another, once or twice."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user or assistant.
+        parts: its texts in order, and None where a picture is.
+    """
+
+    role: str
+    parts: tuple[str | None, ...]
 
 
 def check_template(template: str) -> str:
@@ -68,6 +83,45 @@ def render(
     return _harmless([_Piece(before), *pieces, _Piece(after)], find_special_tokens(tokenizer, image_token))
 
 
+def render_chat(turns: Sequence[Turn], processor: Any, placeholder: str) -> str:
+    """A conversation by the processor's own chat template, up to where the answer begins.
+
+    Args:
+        turns: the conversation; special tokens in its texts are text, as in `render`.
+        processor: stock.
+        placeholder: what stands for one image, the tokens around it included.
+
+    Raises:
+        UserError: the template refuses the conversation.
+    """
+    texts: list[str] = []
+
+    def content(part: str | None) -> dict[str, str]:
+        if part is None:
+            return {"type": "image"}
+        text = part.strip()
+        texts.append(text)
+        # white space at the ends is left to the template, which may cut it off
+        held = part.replace(text, f"\ue000{len(texts) - 1}\ue001", 1) if text else part
+        return {"type": "text", "text": held}
+
+    messages = [{"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns]
+    try:
+        made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise UserError(
+            f"the checkpoint's chat template refuses the task's messages ({first_line(error)}); take the "
+            "simple form, with --force_simple"
+        ) from error
+    if placeholder not in made:
+        made = made.replace(processor.image_token, placeholder)
+    parts = re.split("\ue000(\\d+)\ue001", made)
+    pieces = [
+        _Piece(texts[int(part)], foreign=True) if i % 2 else _Piece(part) for i, part in enumerate(parts)
+    ]
+    return _harmless(pieces, find_special_tokens(processor.tokenizer, processor.image_token))
+
+
 def continue_prompt(
     prompt: str, continuation: str, tokenizer: PreTrainedTokenizerBase, image_token: str
 ) -> str:
@@ -97,46 +151,49 @@ class PromptWriter:
     """Questions as the ids of prompts, in which text from a data set stays text.
 
     Args:
-        tokenizer: of the model.
+        processor: stock; its tokenizer and image token count, and for conversations its chat template.
         template: text with `{images}` and `{question}`.
-        image_token: what the tokens of an image are in the prompt.
-        image_token_id: its id.
+        image_token_id: id of the image token.
         placeholder: what stands for one image.
 
     Raises:
         UserError: the template lacks a place.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        template: str,
-        image_token: str,
-        image_token_id: int,
-        placeholder: str,
-    ) -> None:
-        self.tokenizer, self.template = tokenizer, check_template(template)
-        self.image_token, self.image_token_id, self.placeholder = image_token, image_token_id, placeholder
+    def __init__(self, processor: Any, template: str, image_token_id: int, placeholder: str) -> None:
+        self.processor, self.tokenizer, self.image_token = (
+            processor,
+            processor.tokenizer,
+            processor.image_token,
+        )
+        self.image_token_id, self.placeholder = image_token_id, placeholder
+        # a chat template has the marks around an image in it, which here belong to each image
+        with_marks = placeholder.replace(self.image_token, IMAGES)
+        self.template = check_template(template.replace(with_marks, IMAGES))
+        tokenizer, image_token = self.tokenizer, self.image_token
         special = tokenizer.convert_tokens_to_ids(sorted(find_special_tokens(tokenizer, image_token)))
         self._control_ids = {*special} - {tokenizer.unk_token_id, image_token_id}
-        self._control_tokens: dict[int, list[int]] = {}
+        self._control_tokens: dict[tuple[int, tuple[Turn, ...]], list[int]] = {}
         self._told_of_marks = False
 
-    def write(self, question: str, images: int, continuation: str = "") -> tuple[list[int], int]:
+    def write(
+        self, question: str, images: int, continuation: str = "", turns: tuple[Turn, ...] = ()
+    ) -> tuple[list[int], int]:
         """The ids of a prompt, one placeholder an image, and how many at its end are the continuation's.
 
         Args:
             question: as the benchmark states it.
             images: their number.
             continuation: text behind the prompt.
+            turns: a conversation that asks it, for which the chat template takes the place of the prompt's.
 
         Raises:
             UserError: the tokenizer makes control tokens of text, other placeholders than there are images,
                 or no tokens of the continuation.
         """
-        text = self._render(question, images)
+        text = self._render(question, images, turns)
         ids = tokenize(self.tokenizer, continue_prompt(text, continuation, self.tokenizer, self.image_token))
-        self._check_text(question, images, ids)
+        self._check_text(question, images, turns, ids)
         if ids.count(self.image_token_id) != images:
             raise UserError(
                 f"the tokenizer makes {ids.count(self.image_token_id)} placeholders of {images} images; "
@@ -149,26 +206,30 @@ class PromptWriter:
                 raise UserError(f"the continuation {continuation!r} has no tokens to score")
         return ids, scored
 
-    def _render(self, question: str, images: int) -> str:
+    def _render(self, question: str, images: int, turns: tuple[Turn, ...]) -> str:
+        if turns:
+            return render_chat(turns, self.processor, self.placeholder)
         return render(self.template, question, images, self.tokenizer, self.image_token, self.placeholder)
 
-    def _check_text(self, question: str, images: int, ids: list[int]) -> None:
+    def _check_text(self, question: str, images: int, turns: tuple[Turn, ...], ids: list[int]) -> None:
         """Say where a question's marks for images are text, and refuse control tokens from a question.
 
         Raises:
             UserError: the tokenizer makes a control token of text, e.g. by normalizing it.
         """
-        marks = count_marked_places(question, self.image_token)
+        marks = 0 if turns else count_marked_places(question, self.image_token)
         if images and marks not in (0, images) and not self._told_of_marks:
             self._told_of_marks = True
             logger.warning(
                 f"a question marks {marks} places for its {images} images: the marks are read as text and "
                 "the images are put in front, here and wherever the numbers differ"
             )
-        if images not in self._control_tokens:
-            plain = tokenize(self.tokenizer, self._render("a", images))
-            self._control_tokens[images] = self._controls(plain)
-        if self._controls(ids) != self._control_tokens[images]:
+        plain = tuple(Turn(t.role, tuple(None if part is None else "a" for part in t.parts)) for t in turns)
+        form = images, plain
+        if form not in self._control_tokens:
+            made = tokenize(self.tokenizer, self._render("a", images, plain))
+            self._control_tokens[form] = self._controls(made)
+        if self._controls(ids) != self._control_tokens[form]:
             raise UserError(f"the tokenizer makes control tokens of text in the question {question[:80]!r}")
 
     def _controls(self, ids: list[int]) -> list[int]:

@@ -15,6 +15,7 @@ import torch
 
 from hired_eval.dropping import PartitionLayout
 from hired_eval.models.family import Picture
+from hired_eval.models.prompt import Turn
 
 READ_AHEAD_BYTES = 2**30
 MOST_WORKERS = 16
@@ -50,10 +51,12 @@ class ReadQuestion:
     Attributes:
         text: the question.
         pictures: in the order of the prompt.
+        turns: the conversation, where there is one.
     """
 
     text: str
     pictures: tuple[ReadPicture, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
 
 def count_workers(asked: int | Literal["auto"], device: torch.device) -> int:

@@ -10,7 +10,7 @@ from hired_eval.records.flips import KINDS, Flips, find_flips
 from hired_eval.records.record import Record
 from hired_eval.records.scores import difference
 from hired_eval.records.statistics import FEWEST, Difference, Estimate
-from hired_eval.records.store import Store, scorer_of_run
+from hired_eval.records.store import Store, part_of, scorer_of_run, why_apart
 from hired_eval.reporting.regression_report import quote_value
 from hired_eval.reporting.render import aligned
 from hired_eval.reporting.rows import label_of
@@ -71,7 +71,8 @@ def compare(before: tuple[Store, Record], after: tuple[Store, Record]) -> Compar
         after: likewise; its score minus the other's is the difference.
 
     Raises:
-        UserError: they did not answer the same documents, or samples cannot be read.
+        UserError: they did not answer the same documents, or parts in different orders, or samples cannot be
+            read.
     """
     (store, one), (other_store, other) = before, after
     for record in (one, other):
@@ -87,8 +88,11 @@ def compare(before: tuple[Store, Record], after: tuple[Store, Record]) -> Compar
             f"{one.run} and {other.run} answered other documents ({one.data} and {other.data}); compare runs "
             "on the same ones"
         )
-    samples = store.samples(one), other_store.samples(other)
-    found = difference([(samples[1], samples[0])], scorer_of_run(one))
+    if reason := why_apart(one, other):
+        raise UserError(reason)
+    samples, part = (store.samples(one), other_store.samples(other)), part_of(other) or part_of(one)
+    scorer = scorer_of_run(one if one.partial else other)
+    found = difference([(samples[1], samples[0])], scorer, part=part)
     if found is None:
         raise UserError(f"{one.run} and {other.run} have no document in common; run both with one limit")
     labels = label_of(one), label_of(other)
@@ -127,9 +131,12 @@ def lines(made: Comparison) -> list[str]:
     noise = "" if d.clusters < FEWEST else ", beyond noise" if d.beyond_noise else ", not resolved at this n"
     interval = interval_text(d.shown_low, d.shown_high, digits, d.clusters, "+")
     counts = ", ".join(f"{kind} {flips.count(kind)} ({flips.percent(kind):.1f} %)" for kind in KINDS)
+    if d.sequence:
+        p, how = "", "95 % interval for the whole benchmark"
+    else:
+        p, how = f", p = {d.p:.2g}", "95 % interval and paired test over pictures"
     return [
-        f"B - A: {d.value:+.{digits}f}{interval}, p = {d.p:.2g}{noise} (n={d.n}, {d.clusters} pictures; 95 % "
-        "interval and paired test over pictures)",
+        f"B - A: {d.value:+.{digits}f}{interval}{p}{noise} (n={d.n}, {d.clusters} pictures; {how})",
         f"Flips from A to B, of {flips.compared} documents: {counts}",
         "Right to wrong is a lower score, wrong to right a higher one; other text has the same score.",
         *([f"B also differs from A in {made.settings}"] if made.settings else []),

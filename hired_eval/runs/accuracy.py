@@ -16,7 +16,7 @@ from lmms_eval.evaluator import simple_evaluate
 from hired_eval.errors import RefusedError, UserError
 from hired_eval.lmms.drawing import narrowed
 from hired_eval.lmms.guards import explain_scorer_errors, keep_unchanged
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.lmms.scorers import check_scorer
 from hired_eval.lmms.scoring import check_agreement, make_sample_table, scores
 from hired_eval.lmms.tasks import task_manager
@@ -72,7 +72,7 @@ def measure_accuracy(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.D
         explain_scorer_errors(task, benchmark.metric, f"; the replies are kept in {folder.path}"),
     ):
         results = simple_evaluate(
-            model=HiredLlava.around(own, companions, numbers=numbers, workers=config.reading.workers),
+            model=HiredVLM.around(own, companions, numbers=numbers, workers=config.reading.workers),
             tasks=[task],
             task_manager=task_manager(benchmark.lmms_task),
             limit=None if numbers else plan.limit,

@@ -49,10 +49,7 @@ def settle(config: RunConfig, goal: Goal, follow: Callable[[Plan], Outcome], say
             scorer_for(config.task).check_bounded(plan.record.drawing)
         full = None
         if not own:
-            of_full = replace(
-                plan.config, method=full_method(), budget=None, rerun=False, precision=None, decide=None
-            )
-            full = _full_execution(plan_run(of_full, counted), follow, say)
+            full = _full_execution(_plan_full(plan.config, counted), follow, say)
         outcome = follow(plan)
         if outcome.record.score is None or (full is not None and full.score is None):
             return outcome
@@ -88,9 +85,21 @@ def full_method() -> MethodOptions:
     return read_method(yaml.safe_load((config_folder() / "method" / f"{FULL}.yaml").read_text()))
 
 
+def _plan_full(config: RunConfig, counted: Counted | None) -> Plan:
+    """Full execution with a run's seed where it has run, else with the usual one, which serves every seed."""
+    full = replace(config, method=full_method(), budget=None, rerun=False, precision=None, decide=None)
+    plan = plan_run(full, counted)
+    return plan if config.seed == 0 or _known(plan) else plan_run(replace(full, seed=0), counted)
+
+
+def _known(plan: Plan) -> Record | None:
+    """What a run has answered before."""
+    return plan.folder.record() or (plan.other.record() if plan.other else None)
+
+
 def _full_execution(plan: Plan, follow: Callable[[Plan], Outcome], say: Say) -> Record:
     """The record of full execution on the same documents at least."""
-    known = plan.folder.record() or (plan.other.record() if plan.other else None)
+    known = _known(plan)
     if known is None or (plan.chosen is not None and known.samples < len(plan.chosen)):
         asked = plan.limit or "all"
         say(

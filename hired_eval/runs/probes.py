@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.errors import UserError, first_line
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
 from hired_eval.models.visual_tokens import VisualTokens
 from hired_eval.records.record import Record, RunFolder, explained_disk_errors, replacing
@@ -67,7 +67,7 @@ class Asked:
     generation: dict[str, Any]
 
 
-Measurement = Callable[[DroppingLlava, list[Asked]], Findings]
+Measurement = Callable[[DroppingVLM, list[Asked]], Findings]
 
 
 def measure_inside(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.DataFrame]:
@@ -81,7 +81,7 @@ def measure_inside(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.Dat
         task = plan.load_task()
         asked = list(questions(task, plan.limit or len(task.eval_docs)))
         checkpoint = plan.load_checkpoint(models, say)
-        llava = DroppingLlava(checkpoint, plan.dropper, config.model.prompt, share_prefix=False)
+        llava = DroppingVLM(checkpoint, plan.dropper, config.model.prompt, share_prefix=False)
         say(f"{config.measure}: {len(asked)} pictures of {config.task.name}")
         with torch.inference_mode():
             findings = MEASUREMENTS[config.measure](llava, asked)
@@ -153,7 +153,7 @@ def join_accepted(task: Task, document: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(str(a["answer"] if isinstance(a, dict) else a) for a in answers))
 
 
-def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
+def generation_attention(llava: DroppingVLM, asked: list[Asked]) -> Findings:
     """Which tokens of the prompt the LLM attends to while it generates (the paper's Figure 2, Table 2)."""
     found = Findings()
     kinds = ("system", "text", "full-image", "sub-images")
@@ -194,7 +194,7 @@ def generation_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     return found
 
 
-def read_attention(llava: DroppingLlava, prepared: Prepared) -> tuple[np.ndarray, str]:
+def read_attention(llava: DroppingVLM, prepared: Prepared) -> tuple[np.ndarray, str]:
     """Attention that the prompt's tokens get from generated tokens, and the text generated.
 
     Args:
@@ -245,7 +245,7 @@ def places_of(tokens: VisualTokens) -> np.ndarray:
     return torch.stack([partition, tokens.packed.index], dim=1).cpu().numpy()
 
 
-def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
+def cls_attention(llava: DroppingVLM, asked: list[Asked]) -> Findings:
     """CLS-attention of the full-image, layer by layer (the paper's Figure 3)."""
     found = Findings()
     count = len(llava.family.layers)
@@ -264,7 +264,7 @@ def cls_attention(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     return found
 
 
-def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
+def gallery(llava: DroppingVLM, asked: list[Asked]) -> Findings:
     """What a method keeps of each picture, and what the model then answers."""
     found = Findings()
     for i, one in enumerate(asked):
@@ -283,7 +283,7 @@ def gallery(llava: DroppingLlava, asked: list[Asked]) -> Findings:
     return found
 
 
-def partitions_of(llava: DroppingLlava, picture: Image.Image) -> np.ndarray:
+def partitions_of(llava: DroppingVLM, picture: Image.Image) -> np.ndarray:
     """(P, S, S, 3) uint8: the picture's partitions as the vision tower sees them, the full-image first."""
     processor = llava.processor.image_processor
     read = llava.pictures.read(picture)

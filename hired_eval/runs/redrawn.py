@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import read_pictures
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.images import UNREADABLE, as_rgb, whole_pictures
 from hired_eval.records.record import Record
 from hired_eval.runs.loading import Models
@@ -68,7 +68,7 @@ def redraw(record: Record, documents: Sequence[int], models: Models, say: Say) -
                 ) from error
             if len(pictures) == 1:
                 asked.append(Asked(number, "", as_rgb(pictures[0]), "", dict(ONE_TOKEN)))
-        llava = DroppingLlava(
+        llava = DroppingVLM(
             plan.load_checkpoint(models, say), plan.dropper, plan.config.model.prompt, share_prefix=False
         )
         with torch.inference_mode():

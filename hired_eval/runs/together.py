@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.processes import Processes
 from hired_eval.records.replies import ReplyFile
@@ -26,7 +26,7 @@ def make_answerer(plan: Plan, checkpoint: Checkpoint) -> Answerer:
         UserError: the method does not go with the model, or the replies are damaged.
     """
     config = plan.config
-    llava = DroppingLlava(
+    llava = DroppingVLM(
         checkpoint,
         plan.dropper,
         config.model.prompt,

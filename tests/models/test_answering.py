@@ -8,7 +8,7 @@ from PIL import Image
 
 from hired_eval import Full, HiRED, TokenDropper
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from tests import tiny
 
@@ -17,8 +17,8 @@ SIZES = [(1, 1), (2, 1), (112, 112), (300, 200), (10000, 20), (20, 10000)]
 FEW = {"max_new_tokens": 5}
 
 
-def answering(parts: tuple[Any, Any], dropper: TokenDropper) -> DroppingLlava:
-    return DroppingLlava(Checkpoint(*parts), dropper, PROMPT)
+def answering(parts: tuple[Any, Any], dropper: TokenDropper) -> DroppingVLM:
+    return DroppingVLM(Checkpoint(*parts), dropper, PROMPT)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -14,8 +14,8 @@ from hired_eval import Full, PartitionLayout
 from hired_eval.dropping import PackedTokens
 from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer, OutOfMemory
-from hired_eval.lmms.model import HiredLlava
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.lmms.model import HiredVLM
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.batching import BATCHES_A_WINDOW, Window, batches
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.visual_tokens import TokenCounts, VisualTokens
@@ -106,9 +106,9 @@ def documents() -> list[dict[str, Any]]:
 
 def model_for(
     checkpoint: tuple[Any, Any], documents: list[dict[str, Any]], *, share: bool = True, **options: Any
-) -> tuple[HiredLlava, list[Instance]]:
-    llava = DroppingLlava(Checkpoint(*checkpoint), Full(), PROMPT, share_prefix=share)
-    model = HiredLlava.around(Answerer(llava, **options))
+) -> tuple[HiredVLM, list[Instance]]:
+    llava = DroppingVLM(Checkpoint(*checkpoint), Full(), PROMPT, share_prefix=share)
+    model = HiredVLM.around(Answerer(llava, **options))
     requests, model.task_dict = requests_for(documents)
     return model, requests
 
@@ -130,7 +130,7 @@ def memory_for(model: Any, rows: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_by_one(llava_next: tuple[Any, Any], documents: list[dict[str, Any]]) -> list[str]:
-    llava = DroppingLlava(Checkpoint(*llava_next), Full(), PROMPT, share_prefix=False)
+    llava = DroppingVLM(Checkpoint(*llava_next), Full(), PROMPT, share_prefix=False)
     prepared = [llava.prepare(Question(d["question"], tuple(d["images"]))) for d in documents]
     return [llava.answer([p], {"max_new_tokens": 5})[0].text for p in prepared]
 

@@ -13,16 +13,16 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisio
 
 from hired_eval import Full
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import load_checkpoint
 from tests import tiny
 
 WEIGHTS = "model.safetensors"
 
 
-def load(folder: Path, **options: Any) -> DroppingLlava:
+def load(folder: Path, **options: Any) -> DroppingVLM:
     checkpoint = load_checkpoint(str(folder), dtype="float32", **options)
-    return DroppingLlava(checkpoint, Full(), "{images}\n{question}")
+    return DroppingVLM(checkpoint, Full(), "{images}\n{question}")
 
 
 def write_config(folder: Path, **values: Any) -> None:

@@ -11,7 +11,7 @@ from hired_eval.dropping import HiRED
 from hired_eval.errors import UserError
 from hired_eval.mini import checkpoint_path
 from hired_eval.models import checkpoint as loading
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import load_checkpoint, not_quantized
 from hired_eval.models.configs import model_configs
 from hired_eval.models.families import FAMILIES
@@ -26,7 +26,7 @@ def test_dtype(tiny_checkpoint: Path, dtype: str) -> None:
 
 
 def answer(checkpoint: loading.Checkpoint) -> tuple[str, float]:
-    llava = DroppingLlava(checkpoint, HiRED(budget=0.5), "{images}{question}:")
+    llava = DroppingVLM(checkpoint, HiRED(budget=0.5), "{images}{question}:")
     question = Question("What?", (tiny.picture(100, 60),))
     (said,) = llava.answer([llava.prepare(question)], {"max_new_tokens": 6})
     (scored,) = llava.likelihood([llava.prepare(question, "abc")])
@@ -105,7 +105,7 @@ def test_every_model_config_has_the_same_options() -> None:
 def test_bundled_single_partition_model() -> None:
     name = model_configs()["mini_1_5"]["path"].removeprefix("bundled:")
     checkpoint = load_checkpoint(str(checkpoint_path(name)), dtype="float32", device="cpu")
-    llava = DroppingLlava(checkpoint, HiRED(budget=0.25), model_configs()["mini_1_5"]["prompt"])
+    llava = DroppingVLM(checkpoint, HiRED(budget=0.25), model_configs()["mini_1_5"]["prompt"])
     prepared = llava.prepare(Question("What is shown?", (tiny.picture(224, 112),)))
     (answered,) = llava.answer([prepared], {"max_new_tokens": 4})
     full = checkpoint.model.config.image_seq_length

@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from hired_eval.dropping import HiRED
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.convert import IMAGE, PAD, convert
 from tests import tiny
@@ -220,9 +220,7 @@ def test_pictures_are_padded_to_a_square(original: Callable[..., Path], tmp_path
 def test_converted_checkpoint_answers(original: Callable[..., Path], tmp_path: Path) -> None:
     target = tmp_path / "stock"
     convert(original(), target)
-    llava = DroppingLlava(
-        load_checkpoint(str(target), device="cpu"), HiRED(budget=0.5), "{images} {question}"
-    )
+    llava = DroppingVLM(load_checkpoint(str(target), device="cpu"), HiRED(budget=0.5), "{images} {question}")
     prepared = llava.prepare(Question("what is the total?", (tiny.picture(90, 60),)))
     (answer,) = llava.answer([prepared], {"max_new_tokens": 3})
     assert (answer.counts[0].kept, answer.counts[0].full) == (8, 16)

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from hired_eval import Full
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.decoding import Noise, make_sampler, read_decoding
 from tests import tiny
@@ -134,7 +134,7 @@ def test_the_distribution_is_that_of_generate(
 
 
 def test_a_draw_depends_on_its_seed_alone() -> None:
-    llava = DroppingLlava(Checkpoint(*tiny.llava_next()), Full(), "U:{images}\n{question} A:")
+    llava = DroppingVLM(Checkpoint(*tiny.llava_next()), Full(), "U:{images}\n{question} A:")
     prepared = [llava.prepare(Question(f"{'a' * i}?", (tiny.picture(60, 60, seed=i),))) for i in range(3)]
     together = [a.text for a in llava.answer(prepared, WARM, [5, 6, 7])]
     torch.manual_seed(1)

@@ -20,7 +20,7 @@ from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import LAYOUTS, join, synthetic_encoding
 from hired_eval.errors import UserError
 from hired_eval.method_configs import method_configs
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, refuse_offloading
 from tests import tiny
 
@@ -125,7 +125,7 @@ def moved(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 def chain(model: Any, processor: Any, dropper: TokenDropper) -> tuple[list[str], list[float]]:
     """Answers and losses for a batch of two questions about pictures of different shapes."""
-    llava = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}:")
+    llava = DroppingVLM(Checkpoint(model, processor), dropper, "{images}{question}:")
     questions = [Question("What?", (tiny.picture(100, 60),)), Question("No?", (tiny.picture(50, 120, 1),))]
     answers = llava.answer([llava.prepare(q) for q in questions], {"max_new_tokens": 3})
     scored = llava.likelihood([llava.prepare(q, " yes") for q in questions])

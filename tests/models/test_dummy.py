@@ -9,7 +9,7 @@ import torch
 from hired_eval.dropping import HiRED
 from hired_eval.errors import UserError
 from hired_eval.models import checkpoint as loading
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import load_checkpoint
 from hired_eval.models.configs import model_configs
 from hired_eval.models.dummy import dummy_model, dummy_processor
@@ -89,7 +89,7 @@ def test_a_small_dummy_answers(hub_id: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(loading, "published_config", small)
     checkpoint = load_checkpoint(hub_id, dtype="bfloat16", device="cpu", weights="dummy", seed=1)
     assert {p.dtype for p in checkpoint.model.parameters()} == {torch.bfloat16}
-    llava = DroppingLlava(checkpoint, HiRED(budget=0.2), "USER: {images}\n{question} ASSISTANT:")
+    llava = DroppingVLM(checkpoint, HiRED(budget=0.2), "USER: {images}\n{question} ASSISTANT:")
     prepared = llava.prepare(Question("What is the total amount?", (tiny.picture(700, 500),)))
     (answer,) = llava.answer([prepared], {"max_new_tokens": 4, "min_new_tokens": 4})
     full = answer.counts[0].full

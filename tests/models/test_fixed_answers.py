@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from hired_eval.dropping.registry import build
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from tests import tiny
 
 KNOWN = Path(__file__).with_name("fixed_answers.json")
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl")
 METHODS: dict[str, dict[str, Any]] = {"full": {}, "random": {"budget": 0.4}, "divprune": {"budget": 0.3}}
 SIZES = [(100, 60), (60, 150), (300, 240)]
 
@@ -30,7 +30,7 @@ def observe(family: str) -> dict[str, Any]:
     ]
     found = {}
     for method, options in METHODS.items():
-        answering = DroppingLlava(checkpoint, build(method, **options), "a:{images}{question}")
+        answering = DroppingVLM(checkpoint, build(method, **options), "a:{images}{question}")
         prepared = [answering.prepare(question) for question in questions]
         places = [
             [image.packed.partition.tolist(), image.packed.index.tolist()]

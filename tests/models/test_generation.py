@@ -20,7 +20,7 @@ from transformers import (
 
 from hired_eval import Full
 from hired_eval.dropping.registry import build
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.generation import can_answer_together, can_share_prefixes
 from tests import tiny
@@ -107,16 +107,16 @@ def test_a_question_is_answered_as_alone_on_every_kind_of_language_model(kind: s
     text, shares, together = MODELS[kind]
     parts = model_of(text)
     assert (can_share_prefixes(parts[0].config), can_answer_together(parts[0].config)) == (shares, together)
-    llava = DroppingLlava(Checkpoint(*parts), Full(), PROMPT)
+    llava = DroppingVLM(Checkpoint(*parts), Full(), PROMPT)
     prepared = [llava.prepare(question) for question in asked()]
     assert all(bool(p.shared) == shares for p in prepared)
     expected = [stock(parts, question) for question in asked()]
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
-    static = DroppingLlava(Checkpoint(*parts), Full(), PROMPT, decoding="static")
+    static = DroppingVLM(Checkpoint(*parts), Full(), PROMPT, decoding="static")
     assert [a.text for a in static.answer([static.prepare(q) for q in asked()], FEW)] == expected
     scored = [llava.prepare(question, " yes") for question in asked()]
     losses = torch.tensor([x.loss for x in llava.likelihood(scored)])
-    alone = DroppingLlava(Checkpoint(*parts), Full(), PROMPT, share_prefix=False)
+    alone = DroppingVLM(Checkpoint(*parts), Full(), PROMPT, share_prefix=False)
     one_by_one = torch.tensor([alone.likelihood([alone.prepare(q, " yes")])[0].loss for q in asked()])
     torch.testing.assert_close(losses, one_by_one, atol=1e-4, rtol=1e-4)
 
@@ -141,7 +141,7 @@ def test_static_decoding_takes_the_cache_of_the_batch_before(
     given = []
     generate = plain[0].generate
     monkeypatch.setattr(plain[0], "generate", lambda **k: given.append(k["past_key_values"]) or generate(**k))
-    llava = DroppingLlava(Checkpoint(*plain), Full(), PROMPT, decoding="static")
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, decoding="static")
     prepared = [llava.prepare(question) for question in asked()]
     for size in (4, 4, 3):
         llava.answer(prepared[:size], FEW)
@@ -166,7 +166,7 @@ def test_static_decoding_says_where_it_cannot_be(
     parts = model_of(MODELS[kind][0])
     dropper = build(method, **({"layer": 1} if method == "fastv" else {}))
     eager, static = (
-        DroppingLlava(Checkpoint(*parts), dropper, PROMPT, decoding=decoding)
+        DroppingVLM(Checkpoint(*parts), dropper, PROMPT, decoding=decoding)
         for decoding in ("eager", "static")
     )
     assert [line.strip() for line in told] == [
@@ -184,7 +184,7 @@ def test_a_checkpoints_own_options_count_as_on_the_stock_model(
 ) -> None:
     for name, value in options.items():
         monkeypatch.setattr(plain[0].generation_config, name, value)
-    llava = DroppingLlava(Checkpoint(*plain), Full(), PROMPT)
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT)
     prepared = [llava.prepare(question) for question in asked()[:4]]
     expected = [stock(plain, question) for question in asked()[:4]]
     assert [a.text for a in llava.answer(prepared, FEW)] == expected
@@ -198,7 +198,7 @@ def test_order_company_sharing_and_decoding_change_no_answer(
     questions = asked()
     expected = [stock(plain, question) for question in questions]
     order = random.Random(seed).sample(range(8), 8)
-    llava = DroppingLlava(Checkpoint(*plain), Full(), PROMPT, share_prefix=share, decoding=decoding)
+    llava = DroppingVLM(Checkpoint(*plain), Full(), PROMPT, share_prefix=share, decoding=decoding)
     for size in (1, 3, 8):
         for start in range(0, 8, size):
             members = order[start : start + size]

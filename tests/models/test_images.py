@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from hired_eval import Full
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.images import as_rgb, digest, whole_pictures
 from tests import tiny
@@ -168,7 +168,7 @@ def test_the_tower_sees_what_the_stock_processor_makes_of_the_upright_picture(
     architecture: str, picture: Image.Image, request: pytest.FixtureRequest
 ) -> None:
     parts = request.getfixturevalue(architecture)
-    llava = DroppingLlava(Checkpoint(*parts), Full(), "{images}{question}")
+    llava = DroppingVLM(Checkpoint(*parts), Full(), "{images}{question}")
     upright = ImageOps.exif_transpose(picture)
     stock = parts[1].image_processor(images=[upright], return_tensors="pt")["pixel_values"]
     stock = stock[0] if stock.dim() == 5 else stock

@@ -8,7 +8,7 @@ import torch
 from hired_eval.dropping import HiRED
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.shortened_inputs import encode_images
@@ -85,7 +85,7 @@ def test_full_is_stock_in_16_bit(internvl: tuple[Any, Any]) -> None:
 def test_answers_of_the_evaluation_are_stock(internvl: tuple[Any, Any], sizes: list[tuple[int, int]]) -> None:
     model, processor = internvl
     pictures = tuple(tiny.picture(w, h, seed=w + h) for w, h in sizes)
-    answering = DroppingLlava(Checkpoint(model, processor), build("full"), "a:{images}{question}")
+    answering = DroppingVLM(Checkpoint(model, processor), build("full"), "a:{images}{question}")
     prepared = answering.prepare(Question("b?", pictures))
     answer = answering.answer([prepared], {"max_new_tokens": 6})[0].text
     text = "a:" + " ".join(["<image>"] * len(pictures)) + "b?"
@@ -140,7 +140,7 @@ def test_hired_reads_the_thumbnail_and_packs_tile_after_tile(internvl: tuple[Any
 def test_kept_tokens_and_answers_do_not_depend_on_the_batch(internvl: tuple[Any, Any], method: str) -> None:
     model, processor = internvl
     dropper = build(method, **{} if method == "prumerge" else {"budget": 0.3})
-    answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+    answering = DroppingVLM(Checkpoint(model, processor), dropper, "{images}{question}")
     prompts = [[size] for size in SIZES] + [[(50, 120), (130, 120)]]
     batch = []
     for sizes in prompts:
@@ -175,7 +175,7 @@ def test_the_grid_must_be_known_where_a_method_reads_it(internvl: tuple[Any, Any
 
 def test_the_thumbnail_comes_first_in_pictures_of_the_partitions(internvl: tuple[Any, Any]) -> None:
     model, processor = internvl
-    answering = DroppingLlava(Checkpoint(model, processor), HiRED(budget=0.5), "{images}{question}")
+    answering = DroppingVLM(Checkpoint(model, processor), HiRED(budget=0.5), "{images}{question}")
     picture = tiny.picture(60, 40)
     shown = partitions_of(answering, picture)
     own = processor.image_processor(images=[picture], return_tensors="pt", crop_to_patches=True)

@@ -17,7 +17,7 @@ from hired_eval.dropping.registry import build, build_as_typed
 from hired_eval.dropping.sparsevlm import SparseVLM
 from hired_eval.dropping.spatial import Spatial
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.inside import inside
 from hired_eval.reporting.rows import label_of
@@ -52,7 +52,7 @@ def questions() -> list[Question]:
 
 
 def answers(parts: tuple[Any, Any], method: TokenDropper, *, together: bool) -> list[str]:
-    answering = DroppingLlava(Checkpoint(*parts), method, PROMPT)
+    answering = DroppingVLM(Checkpoint(*parts), method, PROMPT)
     batch = [answering.prepare(question) for question in questions()]
     groups = [batch] if together else [[one] for one in batch]
     return [a.text for group in groups for a in answering.answer(group, {"max_new_tokens": 8})]
@@ -90,20 +90,20 @@ def test_nothing_dropped_is_stock(parts: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_likelihoods_do_not_depend_on_the_batch(parts: tuple[Any, Any], method: TokenDropper) -> None:
-    answering = DroppingLlava(Checkpoint(*parts), method, PROMPT)
+    answering = DroppingVLM(Checkpoint(*parts), method, PROMPT)
     batch = [answering.prepare(question, "cdefg"[: 1 + i % 3]) for i, question in enumerate(questions())]
     together = answering.likelihood(batch)
     alone = [answering.likelihood([one])[0] for one in batch]
     assert [x.greedy for x in together] == [x.greedy for x in alone]
     losses = torch.tensor([[x.loss for x in together], [x.loss for x in alone]])
     torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=1e-4)
-    whole = [x.loss for x in DroppingLlava(Checkpoint(*parts), method.vision, PROMPT).likelihood(batch)]
+    whole = [x.loss for x in DroppingVLM(Checkpoint(*parts), method.vision, PROMPT).likelihood(batch)]
     assert not torch.allclose(losses[0][:-1], torch.tensor(whole)[:-1], atol=1e-3)
 
 
 def test_a_likelihood_is_that_of_the_answer_token_by_token(parts: tuple[Any, Any]) -> None:
     """What stays is chosen by the prompt's last token, not by the last one of the continuation."""
-    answering = DroppingLlava(Checkpoint(*parts), EARLY, PROMPT)
+    answering = DroppingVLM(Checkpoint(*parts), EARLY, PROMPT)
     question = questions()[0]
     model, ids = parts[0], torch.tensor([answering.prepare(question).input_ids])
     images = [image.embeddings for image in answering.prepare(question).images]

@@ -1,14 +1,17 @@
 """LLaVA-OneVision: full execution is the stock model, on every shape of picture, in mixed batches."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from hired_eval.dropping import PartitionLayout
+from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.method_configs import method_configs
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from tests import tiny
@@ -63,7 +66,7 @@ def test_answers_of_the_evaluation_are_stock(
 ) -> None:
     model, processor = llava_onevision
     pictures = tuple(tiny.picture(w, h, seed=w + h) for w, h in sizes)
-    answering = DroppingLlava(Checkpoint(model, processor), build("full"), "a:{images}{question}")
+    answering = DroppingVLM(Checkpoint(model, processor), build("full"), "a:{images}{question}")
     prepared = answering.prepare(Question("b?", pictures))
     pixels = processor.image_processor(images=[list(pictures)], return_tensors="pt") if pictures else {}
     # which refuses another number of placeholders than its own
@@ -80,7 +83,7 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     family, answers = family_of(model), []
     for newline in ("none", "rows"):
         dropper = build(method, budget=0.3, newline=newline)
-        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        answering = DroppingVLM(Checkpoint(model, processor), dropper, "{images}{question}")
         prompts = [[size] for size in SIZES] + [[(60, 200), (500, 500)]]
         batch = []
         for sizes in prompts:
@@ -97,17 +100,20 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     assert answers[0] != answers[1], "newline tokens must matter"
 
 
-@pytest.mark.parametrize("method", ["hired", "topk_cls", "even_split"])
+RANKING = [name for name in method_configs() if isinstance(build(name), RankingByAttention)]
+
+
+@pytest.mark.parametrize("method", RANKING)
 def test_attention_received_serves_in_place_of_cls(llava_onevision: tuple[Any, Any], method: str) -> None:
     model, processor = llava_onevision
     kept = []
     for signal in ("received", "auto"):
-        dropper = build(method, budget=0.4, signal=signal)
-        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        dropper = replace(build(method), signal=signal)  # type: ignore[call-arg]
+        answering = DroppingVLM(Checkpoint(model, processor), dropper, "{images}{question}")
         for size in [(112, 112), (60, 200), (500, 500)]:
             prepared = answering.prepare(Question("b?", (tiny.picture(*size, seed=3),)))
             (image,) = prepared.images
-            assert 0 < image.counts.kept <= image.counts.allowed
+            assert 0 < image.counts.kept <= (image.counts.allowed or image.layout.total_tokens)
             kept.append((image.packed.partition.tolist(), image.packed.index.tolist()))
     assert kept[:3] == kept[3:]
 
@@ -117,7 +123,7 @@ def test_auto_is_cls_attention_where_there_is_a_cls_token(llava_next: tuple[Any,
     kept = {}
     for signal in ("cls", "auto", "received"):
         dropper = build("hired", budget=0.3, signal=signal)
-        answering = DroppingLlava(Checkpoint(model, processor), dropper, "{images}{question}")
+        answering = DroppingVLM(Checkpoint(model, processor), dropper, "{images}{question}")
         (image,) = answering.prepare(Question("b?", (tiny.picture(112, 112),))).images
         kept[signal] = image.packed.index.tolist(), image.packed.partition.tolist()
     assert kept["auto"] == kept["cls"] != kept["received"]

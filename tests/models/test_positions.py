@@ -9,7 +9,7 @@ from transformers import InternVLProcessor
 
 from hired_eval.dropping import PartitionLayout
 from hired_eval.dropping.registry import build
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.shortened_inputs import encode_images
 from hired_eval.models.visual_tokens import VisualTokens
@@ -155,7 +155,7 @@ def test_questions_are_answered_as_with_the_method_applied_to_the_model(
     questions = [Question("bc", (images[0],)), Question("e", (images[1],)), Question("b", ())]
 
     def answers(share: bool, together: bool, method: str = "random", **options: Any) -> list[str]:
-        answering = DroppingLlava(checkpoint, build(method, **options), PROMPT, share_prefix=share)
+        answering = DroppingVLM(checkpoint, build(method, **options), PROMPT, share_prefix=share)
         ready = [answering.prepare(question) for question in questions]
         batches = [ready] if together else [[one] for one in ready]
         return [a.text for batch in batches for a in answering.answer(batch, {"max_new_tokens": 6})]
@@ -164,7 +164,7 @@ def test_questions_are_answered_as_with_the_method_applied_to_the_model(
     original = {"budget": 0.4, "positions": "original"}
     once = answers(False, False, **original)
     assert answers(True, True, **original) == answers(False, True, **original) == once
-    answering = DroppingLlava(checkpoint, build("random", **original), PROMPT)
+    answering = DroppingVLM(checkpoint, build("random", **original), PROMPT)
     for question, text in zip(questions[:2], once, strict=False):
         ready = answering.prepare(question)
         assert ready.positions is not None

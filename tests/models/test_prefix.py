@@ -9,7 +9,7 @@ from hired_eval import Full
 from hired_eval.dropping import TokenDropper
 from hired_eval.dropping.registry import build
 from hired_eval.models import prefix
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from tests import tiny
@@ -28,8 +28,8 @@ def questions(images: int = 1) -> list[Question]:
     ]
 
 
-def llava(checkpoint: tuple[Any, Any], dropper: TokenDropper, share: bool) -> DroppingLlava:
-    return DroppingLlava(Checkpoint(*checkpoint), dropper, PROMPT, share_prefix=share)
+def llava(checkpoint: tuple[Any, Any], dropper: TokenDropper, share: bool) -> DroppingVLM:
+    return DroppingVLM(Checkpoint(*checkpoint), dropper, PROMPT, share_prefix=share)
 
 
 def prefills(model: Any) -> tuple[list[int], Any]:
@@ -43,7 +43,7 @@ def prefills(model: Any) -> tuple[list[int], Any]:
     return seen, model.model.register_forward_pre_hook(count, with_kwargs=True)
 
 
-def scores(model: DroppingLlava, prepared: list[Prepared]) -> tuple[list[str], torch.Tensor]:
+def scores(model: DroppingVLM, prepared: list[Prepared]) -> tuple[list[str], torch.Tensor]:
     texts = [a.text for a in model.answer(prepared, {"max_new_tokens": 6})]
     return texts, torch.tensor([x.loss for x in model.likelihood(prepared)])
 
@@ -121,7 +121,7 @@ def test_a_question_before_the_image_is_part_of_the_prefix(llava_next: tuple[Any
     picture = tiny.picture(112, 112)
     results = []
     for share in (False, True):
-        model = DroppingLlava(Checkpoint(*llava_next), Full(), "{question} {images} A:", share_prefix=share)
+        model = DroppingVLM(Checkpoint(*llava_next), Full(), "{question} {images} A:", share_prefix=share)
         prepared = [model.prepare(Question(text, (picture,)), " yes") for text in ("what?", "who is it?")]
         results.append(scores(model, prepared)[1])
     assert prepared[0].prefix.key != prepared[1].prefix.key
@@ -129,7 +129,7 @@ def test_a_question_before_the_image_is_part_of_the_prefix(llava_next: tuple[Any
 
 
 def test_nothing_is_shared_without_an_image_or_with_nothing_behind_it(llava_next: tuple[Any, Any]) -> None:
-    model = DroppingLlava(Checkpoint(*llava_next), Full(), "{question}{images}")
+    model = DroppingVLM(Checkpoint(*llava_next), Full(), "{question}{images}")
     assert model.prepare(Question("what?")).shared == 0
     assert model.prepare(Question("what?", (tiny.picture(50, 50),))).shared == 0
     assert model.prepare(Question("what?", (tiny.picture(50, 50),)), " yes").shared == 0

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hired_eval import Full
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.configs import model_configs
 from hired_eval.models.prompt import check_template, continue_prompt, render, tokenize
@@ -149,7 +149,7 @@ def test_interleaved_questions_are_answered_as_the_stock_model_does(
     model, processor = llava_next
     pictures = [tiny.picture(60, 90, 1), tiny.picture(112, 60, 2)]
     questions = ["a<image>b<image>which?", "a<image>b<image>what?", "<image>c<image>"]
-    llava = DroppingLlava(Checkpoint(model, processor), Full(), "{images}\n{question}:", share_prefix=share)
+    llava = DroppingVLM(Checkpoint(model, processor), Full(), "{images}\n{question}:", share_prefix=share)
     options = {"max_new_tokens": 8, "do_sample": False}
     prepared = [llava.prepare(Question(question, tuple(pictures))) for question in questions]
     said = [answer.text for answer in llava.answer(prepared, dict(options))]
@@ -161,7 +161,7 @@ def test_interleaved_questions_are_answered_as_the_stock_model_does(
 
 
 def test_marks_that_are_text_are_told_once(llava_next: tuple[Any, Any]) -> None:
-    llava = DroppingLlava(Checkpoint(*llava_next), Full(), VICUNA)
+    llava = DroppingVLM(Checkpoint(*llava_next), Full(), VICUNA)
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING", format="{message}")
     for _ in range(2):

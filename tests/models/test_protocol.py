@@ -8,7 +8,7 @@ import torch
 
 from hired_eval.dropping import HiRED
 from hired_eval.dropping.registry import build
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import FAMILIES, family_of, qwen_vl
 from hired_eval.models.images import pad_to_square
@@ -42,7 +42,7 @@ def test_the_square_of_qwen_is_of_whole_tokens(token: int, side: int) -> None:
 
 def test_every_picture_has_as_many_tokens_whatever_its_shape(fixed: tuple[str, Checkpoint]) -> None:
     name, checkpoint = fixed
-    answering = DroppingLlava(checkpoint, build("full"), PROMPT)
+    answering = DroppingVLM(checkpoint, build("full"), PROMPT)
     images = [answering.prepare(Question("b", (tiny.picture(w, h),))).images[0] for w, h in SHAPES]
     layouts = [image.layout for image in images]
     totals = {layout.total_tokens for layout in layouts}
@@ -50,7 +50,7 @@ def test_every_picture_has_as_many_tokens_whatever_its_shape(fixed: tuple[str, C
     assert {image.counts.kept for image in images} == {image.counts.full for image in images} == totals
     assert {layout.partitions for layout in layouts} == {1 if name in ("llava", "qwen2_5_vl") else 5}
     kept = [
-        DroppingLlava(checkpoint, build("random", tokens=7), PROMPT).prepare(Question("b", (image,)))
+        DroppingVLM(checkpoint, build("random", tokens=7), PROMPT).prepare(Question("b", (image,)))
         for image in (tiny.picture(w, h) for w, h in SHAPES)
     ]
     assert {one.counts[0].kept for one in kept} == {one.counts[0].allowed for one in kept} == {7}
@@ -61,7 +61,7 @@ def test_full_is_the_stock_model_without_unpadding_and_newlines(fixed: tuple[str
     name, checkpoint = fixed
     model: Any = checkpoint.model
     images: Any = checkpoint.processor.image_processor  # type: ignore[attr-defined]
-    answering = DroppingLlava(checkpoint, build("full"), PROMPT)
+    answering = DroppingVLM(checkpoint, build("full"), PROMPT)
     family = family_of(model, image_processor=images)
     for width, height in SHAPES:
         picture = tiny.picture(width, height)
@@ -88,9 +88,9 @@ def test_full_is_the_stock_model_without_unpadding_and_newlines(fixed: tuple[str
 def test_a_method_may_keep_tokens_over_padding() -> None:
     model, processor = tiny.llava_next()
     wide = Question("b", (tiny.picture(150, 60),))
-    native = DroppingLlava(Checkpoint(model, processor), HiRED(budget=1.0), PROMPT).prepare(wide).images[0]
+    native = DroppingVLM(Checkpoint(model, processor), HiRED(budget=1.0), PROMPT).prepare(wide).images[0]
     FAMILIES["llava_next"].fix_grid(model.config, processor.image_processor)
-    fixed = DroppingLlava(Checkpoint(model, processor), HiRED(budget=1.0, alpha=0.2), PROMPT).prepare(wide)
+    fixed = DroppingVLM(Checkpoint(model, processor), HiRED(budget=1.0, alpha=0.2), PROMPT).prepare(wide)
     layout = fixed.images[0].layout
     assert (native.layout.rows, native.layout.cols) != (layout.rows, layout.cols) == (2, 2)
     assert layout.unpadded() == (0, 2 * tiny.SIDE, 0, 2 * tiny.SIDE)

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from hired_eval import CDPruner, VisionEncoding
 from hired_eval.dropping import TokenDropper
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.question import QuestionTower
@@ -51,8 +51,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_clip(tmp_path_factory.mktemp("clip"))
 
 
-def answering(parts: tuple[Any, Any], dropper: TokenDropper) -> DroppingLlava:
-    return DroppingLlava(Checkpoint(*parts), dropper, "U:{images}\n{question} A:")
+def answering(parts: tuple[Any, Any], dropper: TokenDropper) -> DroppingVLM:
+    return DroppingVLM(Checkpoint(*parts), dropper, "U:{images}\n{question} A:")
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_what_is_kept_depends_on_the_question(llava_next: tuple[Any, Any], clip:
     blind = answering(llava_next, CDPruner(budget=0.3))
     assert (reading.share_prefix, blind.share_prefix) == (False, True)
 
-    def kept(llava: DroppingLlava, text: str) -> list[int]:
+    def kept(llava: DroppingVLM, text: str) -> list[int]:
         (tokens,) = llava.prepare(Question(text, (picture,))).images
         assert tokens.counts.allowed is not None
         assert tokens.counts.kept <= tokens.counts.allowed

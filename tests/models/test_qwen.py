@@ -16,7 +16,7 @@ from hired_eval.dropping import SelectingDropper
 from hired_eval.dropping.fastv import FastV
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
-from hired_eval.models.answering import DroppingLlava, Prepared, Question
+from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.checkpoint import Checkpoint, set_resolution
 from hired_eval.models.families import family_of
 from hired_eval.models.images import pad_to_square
@@ -32,6 +32,7 @@ WITHOUT_CLS: list[tuple[str, dict[str, Any]]] = [
     ("divprune", {}),
     ("topk_cls", {"signal": "received"}),
     ("hired", {"signal": "auto", "initial_layer": 1}),
+    ("visionzip", {"signal": "received"}),
 ]
 TEMPLATE = "a:{images}{question}"
 
@@ -49,6 +50,11 @@ class Received(SelectingDropper):
     def score(self, encoding: Any, layouts: Any) -> torch.Tensor:
         received: torch.Tensor = encoding.received_at(self.layer)
         return received
+
+
+class ReceivedAndKeys(Received):
+    reads: ClassVar = frozenset({"received_attention", "keys"})
+    needs_cls = False
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
@@ -86,7 +92,7 @@ def forward(model: Any, inputs: Any) -> Any:
         return model(**inputs)
 
 
-def prepare(answering: DroppingLlava, prompts: list[list[tuple[int, int]]]) -> list[Prepared]:
+def prepare(answering: DroppingVLM, prompts: list[list[tuple[int, int]]]) -> list[Prepared]:
     return [answering.prepare(Question("b" * i + "?", pictures(s))) for i, s in enumerate(prompts)]
 
 
@@ -119,9 +125,7 @@ def test_full_is_stock_in_bfloat16(qwen: tuple[Any, Any], stock: tuple[Any, Any]
 def test_answers_of_the_evaluation_are_stock(
     qwen: tuple[Any, Any], stock: tuple[Any, Any], share: bool, decoding: Literal["eager", "static"]
 ) -> None:
-    answering = DroppingLlava(
-        Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share, decoding=decoding
-    )
+    answering = DroppingVLM(Checkpoint(*qwen), build("full"), TEMPLATE, share_prefix=share, decoding=decoding)
     answers = answering.answer(prepare(answering, PROMPTS), {"max_new_tokens": 5})
     expected = qwen[1].batch_decode(stock[1], skip_special_tokens=True)
     assert [answer.text for answer in answers] == expected
@@ -141,7 +145,7 @@ def test_methods_without_cls_keep_their_budget_alone_and_in_a_batch(
     qwen: tuple[Any, Any], method: str, options: dict[str, Any]
 ) -> None:
     dropper = build(method, budget=0.3, **options)
-    answering = DroppingLlava(Checkpoint(*qwen), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(*qwen), dropper, TEMPLATE)
     batch = prepare(answering, FEW)
     for prepared in batch:
         for image, counts in zip(prepared.images, prepared.counts, strict=True):
@@ -162,7 +166,7 @@ def test_kept_tokens_keep_their_place_in_the_picture(qwen: tuple[Any, Any]) -> N
     model, processor = qwen
     inputs = inputs_of(processor, [[(300, 40), (700, 500)]])
     dropper = build("random", budget=0.3)
-    answering = DroppingLlava(Checkpoint(model, processor), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), dropper, TEMPLATE)
     kept = [image.packed.index for image in prepare(answering, [[(300, 40), (700, 500)]])[0].images]
     ids, kinds, grid = (inputs[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw"))
     with torch.inference_mode():
@@ -191,7 +195,7 @@ def test_kept_tokens_keep_their_place_in_the_picture(qwen: tuple[Any, Any]) -> N
 
 def test_a_token_made_of_many_is_in_the_middle(qwen: tuple[Any, Any]) -> None:
     model, processor = qwen
-    answering = DroppingLlava(Checkpoint(model, processor), build("random", budget=0.3), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), build("random", budget=0.3), TEMPLATE)
     [image] = prepare(answering, [[(700, 500)]])[0].images
     index = torch.cat([torch.tensor([-1]), image.packed.index[1:]])
     image = replace(image, packed=replace(image.packed, index=index))
@@ -231,7 +235,7 @@ def test_second_turns_and_beams_count_the_prompt_as_it_was_given(qwen: tuple[Any
 @pytest.mark.parametrize("method", ["hired", "visionzip", "prumerge"])
 def test_methods_that_need_cls_are_refused_by_name(qwen: tuple[Any, Any], method: str) -> None:
     model, processor = qwen
-    answering = DroppingLlava(Checkpoint(model, processor), build(method), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), build(method), TEMPLATE)
     with pytest.raises(UserError, match=r"the CLS token, which Qwen.*methods that need none: .*random"):
         prepare(answering, [[(100, 60)]])
 
@@ -250,12 +254,19 @@ def test_attention_received_is_that_of_the_eager_layer(
         return output, weights
 
     monkeypatch.setattr(module, "eager_attention_forward", noted)
+    stock_rotate, rotated = module.apply_rotary_pos_emb_vision, []
+
+    def rotate(*args: Any) -> Any:
+        rotated.append(stock_rotate(*args))
+        return rotated[-1]
+
+    monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
     family = family_of(model)
     inputs = inputs_of(processor, [[(700, 500)], [(700, 500)]])
     read = family.pictures(inputs)
     pixels = torch.cat([picture.pixels for picture in read])
-    stage = Received()
-    encoding = family.encode(pixels, stage)
+    encoding = family.encode(pixels, ReceivedAndKeys())
+    keys = rotated[-1][1].reshape(2, -1, 4, 32).mean(dim=2)
     received = torch.stack([weights.mean(dim=(0, 1, 2)) for weights in rows[-2:]])
     with torch.inference_mode():
         output = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
@@ -266,13 +277,14 @@ def test_attention_received_is_that_of_the_eager_layer(
     order = (last[0][:, None] - encoding.features[0]).abs().amax(dim=2).argmin(dim=0)
     expected = received.view(2, -1, 4).sum(dim=2)[:, order]
     torch.testing.assert_close(encoding.received_at(None), expected)
+    torch.testing.assert_close(encoding.keys_of_patches(), keys[:, order])
 
 
 def test_layers_that_see_windows_have_no_attention_received(qwen2_5_vl: tuple[Any, Any]) -> None:
-    answering = DroppingLlava(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
     with pytest.raises(UserError, match=r"layer 2 of .* attends within windows.*: 1, 3$"):
         prepare(answering, [[(100, 60)]])
-    whole = DroppingLlava(Checkpoint(*qwen2_5_vl), Received(layer=1, budget=0.5), TEMPLATE)
+    whole = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=1, budget=0.5), TEMPLATE)
     assert prepare(whole, [[(100, 60)]])[0].counts[0].kept == 4
 
 
@@ -288,7 +300,7 @@ def test_tokens_leave_inside_the_language_model(qwen: tuple[Any, Any], layer: in
         assert not forward(model, inputs).logits[:, -1].equal(whole), "dropping must matter"
         for i in (0, 1, 3):
             assert generate(model, inputs_of(processor, FEW[i : i + 1], i))[0].equal(together[i])
-    answering = DroppingLlava(Checkpoint(model, processor), dropper, TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor), dropper, TEMPLATE)
     answers = answering.answer(prepare(answering, FEW), {"max_new_tokens": 5})
     assert [a.text for a in answers] == processor.batch_decode(together, skip_special_tokens=True)
 
@@ -319,7 +331,7 @@ def test_pictures_are_scaled_to_the_pixels_that_are_asked_for(qwen: tuple[Any, A
     set_resolution(config, images, side**2 * 30, side**2 * 90, None)
     assert tokens(side, side) == (6, 6), "a smaller one is enlarged to 30 tokens at least"
     set_resolution(config, images, None, None, 5 * side)
-    answering = DroppingLlava(Checkpoint(model, processor, 5 * side), build("full"), TEMPLATE)
+    answering = DroppingVLM(Checkpoint(model, processor, 5 * side), build("full"), TEMPLATE)
     kept = [image.layout.tile for one in prepare(answering, PROMPTS) for image in one.images]
     assert kept == [(5, 5)] * len(kept)
 

@@ -15,9 +15,9 @@ from PIL import Image
 from hired_eval import Full, HiRED
 from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer, as_written
-from hired_eval.lmms.model import HiredLlava
+from hired_eval.lmms.model import HiredVLM
 from hired_eval.models import answering, reading
-from hired_eval.models.answering import DroppingLlava, Question
+from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.reading import ReadAhead, count_workers
 from hired_eval.records.replies import Reply
@@ -57,9 +57,9 @@ def model_for(
     per_pass: int = 1,
     workers: int = 0,
     **options: Any,
-) -> tuple[HiredLlava, list[Any]]:
-    llava = DroppingLlava(Checkpoint(*checkpoint), HiRED(budget=0.4), PROMPT, pictures_per_pass=per_pass)
-    model = HiredLlava.around(Answerer(llava, batch_size=3, **options), workers=workers)
+) -> tuple[HiredVLM, list[Any]]:
+    llava = DroppingVLM(Checkpoint(*checkpoint), HiRED(budget=0.4), PROMPT, pictures_per_pass=per_pass)
+    model = HiredVLM.around(Answerer(llava, batch_size=3, **options), workers=workers)
     requests, _ = requests_for([{"question": question} for question in documents["question"]])
     for request in requests:
         context, generation, _, *which = request.args
@@ -68,7 +68,7 @@ def model_for(
     return model, requests
 
 
-def replies_of(model: HiredLlava, requests: list[Any]) -> list[Reply]:
+def replies_of(model: HiredVLM, requests: list[Any]) -> list[Reply]:
     model.generate_until(requests)
     return [model.replies[("task", i, 0, 0)] for i in range(len(requests))]
 
@@ -82,7 +82,7 @@ def one_by_one(llava_next: tuple[Any, Any], documents: datasets.Dataset) -> list
     """Each question by itself, its picture read where it is asked for."""
     replies = []
     for document in documents:
-        llava = DroppingLlava(Checkpoint(*llava_next), HiRED(budget=0.4), PROMPT)
+        llava = DroppingVLM(Checkpoint(*llava_next), HiRED(budget=0.4), PROMPT)
         prepared = llava.prepare(Question(document["question"], tuple(show(document))))
         (answer,) = llava.answer([prepared], {"max_new_tokens": 5})
         counts = tuple(as_written(answer.counts))
@@ -170,7 +170,7 @@ def test_nothing_hangs_when_answering_raises(
         raise error("stopped")
 
     before = torch.get_num_threads()
-    monkeypatch.setattr(DroppingLlava, "answer", fail)
+    monkeypatch.setattr(DroppingVLM, "answer", fail)
     model, requests = model_for(llava_next, documents, workers=2)
     with pytest.raises(error, match="stopped"):
         model.generate_until(requests)
@@ -225,23 +225,23 @@ def test_the_batch_size_follows_the_free_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[int] = []
-    stock = DroppingLlava.answer
+    stock = DroppingVLM.answer
     monkeypatch.setattr(
-        DroppingLlava, "answer", lambda self, batch, *a: sizes.append(len(batch)) or stock(self, batch, *a)
+        DroppingVLM, "answer", lambda self, batch, *a: sizes.append(len(batch)) or stock(self, batch, *a)
     )
     text = llava_next[0].config.text_config
     # keys and values of two layers; eight tensors of the width and three of the MLP's; in float32
     a_token = 4 * (2 * 2 * text.num_key_value_heads * 12 + 8 * 48 + 3 * 96)
     longest = 100
     monkeypatch.setattr(answering, "free_bytes", lambda device: 5 * longest * a_token // 2)
-    llava = DroppingLlava(Checkpoint(*llava_next), HiRED(budget=0.4), PROMPT)
+    llava = DroppingVLM(Checkpoint(*llava_next), HiRED(budget=0.4), PROMPT)
     assert llava.count_rows_that_fit(longest) == 2
     assert llava.count_rows_that_fit(longest // 2) == 4
     assert llava.count_rows_that_fit(3 * longest) == 0
     for free, expected in ((5 * longest * a_token // 2, range(2, 6)), (1, range(1, 2)), (2**40, range(8, 9))):
         monkeypatch.setattr(answering, "free_bytes", lambda device, free=free: free)
         model, requests = model_for(llava_next, documents)
-        model = HiredLlava.around(Answerer(model.llava, batch_size="auto"))
+        model = HiredVLM.around(Answerer(model.llava, batch_size="auto"))
         model.task_dict = {"task": {"test": documents}}
         sizes.clear()
         assert replies_of(model, requests) == one_by_one

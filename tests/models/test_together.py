@@ -11,8 +11,8 @@ from hired_eval.dropping import Layouts, SelectingDropper, TokenDropper, VisionE
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.lmms.answerer import Answerer
-from hired_eval.lmms.model import HiredLlava
-from hired_eval.models.answering import DroppingLlava
+from hired_eval.lmms.model import HiredVLM
+from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.families import family_of
 from hired_eval.models.family import Picture
@@ -47,15 +47,15 @@ def model_of(
     per_pass: int = 1,
     likelihood: bool = False,
     **options: Any,
-) -> tuple[HiredLlava, list[Any]]:
+) -> tuple[HiredVLM, list[Any]]:
     answerers = [
         Answerer(
-            DroppingLlava(Checkpoint(*checkpoint), method, PROMPT, pictures_per_pass=per_pass),
+            DroppingVLM(Checkpoint(*checkpoint), method, PROMPT, pictures_per_pass=per_pass),
             **{"batch_size": 3} | options,
         )
         for method in methods
     ]
-    model = HiredLlava.around(answerers[0], answerers[1:])
+    model = HiredVLM.around(answerers[0], answerers[1:])
     requests, _ = requests_for([{"question": question} for question in documents["question"]])
     for request in requests:
         context, generation, _, *which = request.args
@@ -65,7 +65,7 @@ def model_of(
     return model, requests
 
 
-def ask(model: HiredLlava, requests: list[Any]) -> list[dict[RequestKey, Reply]]:
+def ask(model: HiredVLM, requests: list[Any]) -> list[dict[RequestKey, Reply]]:
     (model.loglikelihood if requests[0].request_type == "loglikelihood" else model.generate_until)(requests)
     return [answerer.replies for answerer in model.answerers]
 

@@ -15,6 +15,7 @@ from hired_eval.records.scores import SCORERS, Part, UnboundedError, difference,
 from hired_eval.records.sequences import interval
 from hired_eval.records.store import Store
 from hired_eval.reporting import render
+from hired_eval.reporting.comparison import compare, printed
 from hired_eval.reporting.table import full_run_like, settled_line
 from tests.reporting import synthetic
 from tests.reporting.packaged import baselines, table3
@@ -113,6 +114,21 @@ def test_parts_in_different_orders_are_not_compared(runs: Path, other: int | Non
     text = render.markdown(table3(store))
     assert "No difference: " in text
     assert "run both with the same order and order_seed" in text
+
+
+def test_two_parts_are_compared_by_their_sequence_and_not_in_different_orders(runs: Path) -> None:
+    hired, full = part(runs, "hired", 100, accuracy=0.6), part(runs, "full", 300, accuracy=0.9)
+    other = part(runs, "full", 100, 1, accuracy=0.9)
+    whole = synthetic.write_run(runs, "spatial", "docvqa", documents=DOCUMENTS, pictures=PICTURES)
+    store = Store(runs)
+    made = compare((store, full), (store, hired))
+    assert made.difference == store.difference([(hired, full)])
+    assert "p = " not in printed(made)
+    assert "95 % interval for the whole benchmark" in printed(made)
+    back = compare((store, hired), (store, whole)).difference
+    assert (back.n, back.sequence) == (100, True)
+    with pytest.raises(UserError, match="run both with the same order and order_seed"):
+        compare((store, other), (store, hired))
 
 
 def test_several_seeds_of_a_part_are_one_row_whose_interval_holds_both_sources(runs: Path) -> None:

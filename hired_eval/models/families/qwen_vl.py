@@ -169,11 +169,7 @@ class QwenVL(Family):
         return patches.reshape(count, tokens, self.merge**2, *patches.shape[2:])
 
     def watch(self, layer: int, projections: Projections) -> list[RemovableHandle]:
-        """Hooks on a layer that projects queries, keys and values at once, and rotates the first two.
-
-        Raises:
-            UserError: the layer attends within windows.
-        """
+        """Hooks on a layer that projects queries, keys and values at once, and rotates the first two."""
         attention: Any = self.layers[layer].attn
         given: dict[str, Any] = {}
 
@@ -263,20 +259,21 @@ class Qwen25VL(QwenVL):
     stock: ClassVar = Qwen2_5_VLForConditionalGeneration
     tower_class: ClassVar = Qwen2_5_VisionTransformerPretrainedModel
 
-    def watch(self, layer: int, projections: Projections) -> list[RemovableHandle]:
-        """As in both models, in the layers that attend to the whole picture.
+    def refuse_what_is_not_there(self, stage: VisionStage, also: frozenset[int] = frozenset()) -> None:
+        """As in both models, with attention of layers that attend to the whole picture.
 
         Raises:
-            UserError: the layer attends within windows.
+            UserError: as in both models, or a layer attends within windows.
         """
+        super().refuse_what_is_not_there(stage, also)
         whole = self.tower.fullatt_block_indexes
-        if layer not in whole:
-            raise UserError(
-                f"layer {layer} of {self.tower_class.__name__} attends within windows, so that attention "
-                f"received says nothing of the whole picture; layers that see all of it: "
-                f"{', '.join(map(str, whole))}"
-            )
-        return super().watch(layer, projections)
+        for layer in self.received_read(stage):
+            if layer not in whole:
+                raise UserError(
+                    f"layer {layer} of {self.tower_class.__name__} attends within windows, so that attention "
+                    f"received says nothing of the whole picture; layers that see all of it: "
+                    f"{', '.join(map(str, whole))}"
+                )
 
     def look(
         self, pixels: Tensor, stages: Sequence[VisionStage], *, also: frozenset[int] = frozenset()
@@ -289,7 +286,8 @@ class Qwen25VL(QwenVL):
             found = look(stage)
             order = in_windows.argsort().to(found.features.device)
             received = {layer: values[:, order] for layer, values in found.received_attention.items()}
-            return replace(found, features=found.features[:, order], received_attention=received)
+            keys = None if found.keys is None else found.keys[:, order]
+            return replace(found, features=found.features[:, order], keys=keys, received_attention=received)
 
         return show
 
