@@ -226,6 +226,7 @@ def test_what_one_method_may_not_have_is_refused_to_it_alone(
     model, requests = model_of(llava_next, documents, methods)
     assert ask(model, requests)[:1] == each_alone(llava_next, documents, METHODS[1:2])
     assert [str(a.stopped_by) for a in model.answerers[1:]] == [
-        "task document 0: CLS-attention of layer 0 was not recorded; recorded layers: 1, 2",
+        "task document 0: CLS-attention of layer 0 was not recorded; recorded layers: 1, 2 (a method names "
+        "those that it reads in attention_layers)",
         "task document 0: ReadsLayer0 asks for attention of layer 9, and the vision tower has layers 0 to 3",
     ]
