@@ -44,9 +44,9 @@ class WatchedModels(Models):
         super().__init__()
         self.watch, self.checkpoint = watch, None
 
-    def get(self, *arguments: Any) -> Checkpoint:
+    def get(self, *arguments: Any, **options: Any) -> Checkpoint:
         if self.checkpoint is None:
-            self.checkpoint = super().get(*arguments)
+            self.checkpoint = super().get(*arguments, **options)
             self.checkpoint.model.lm_head.register_forward_hook(self._look)
         return self.checkpoint
 

@@ -153,7 +153,7 @@ def test_every_option_of_the_configs_is_declared_and_no_other() -> None:
     for group in ("model", "task", "data"):
         for file in (config_folder() / group).glob("*.yaml"):
             named, declared = yaml.safe_load(file.read_text()).keys(), fields(GROUPS[group])
-            for_tables = {*ABOUT} if group == "task" else set()
+            for_tables = {*ABOUT, "group"} if group == "task" else set()
             assert named <= {f.name for f in declared} | for_tables, file
             assert named >= {f.name for f in declared if f.default is MISSING}, file
     assert set(get_args(kinds()["measure"])) == MEASURES.keys()
