@@ -54,8 +54,8 @@ SHOW_NOTES = {
     "and arithmetic of encoding, prompt and answer.",
 }
 BUNDLED_NOTE = (
-    "The bundled models answer the bundled mini benchmarks: their scores do not compare with the paper's, "
-    "which are left out; the differences between methods are what to look at."
+    "The bundled models answer the bundled mini benchmarks: their scores do not compare with published "
+    "ones; the differences between methods are what to look at."
 )
 
 
