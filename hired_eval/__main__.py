@@ -41,11 +41,6 @@ def _command(arguments: list[str]) -> list[str]:
     if arguments and arguments[0] in help_text.COMMANDS:
         import_module(help_text.COMMANDS[arguments[0]]).main(arguments[1:])
         return []
-    if arguments[:1] == ["lmms-tasks"]:
-        from hired_eval.lmms.mini_tasks import main as lmms_tasks
-
-        lmms_tasks(arguments[1:])
-        return []
     if arguments == ["--version"]:
         print(f"hired_eval {version('hired_eval')}")
         return []

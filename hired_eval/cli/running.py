@@ -73,16 +73,17 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
 
     A run that fails does not keep the others from being done, unless none of them can reach the hub.
     """
+    configs = [_read_or_none(job) for job in jobs]
     if any(read_goal(job.config) for job in jobs):
         from hired_eval.runs.forecast import TFLOPS, forecast, summarize_forecasts
 
         try:
-            _say(summarize_forecasts(forecast([job.read() for job in jobs]), TFLOPS))
+            asked = [config or job.read() for config, job in zip(configs, jobs, strict=True)]
+            _say(summarize_forecasts(forecast(asked), TFLOPS))
         except UserError as error:
             # the run that it is about says so again, and does not keep the others from being done
             _say(f"no forecast: {error}")
     models, names, pace = Models(), name_jobs(jobs), Pace()
-    configs = [_read_or_none(job) for job in jobs]
     problems: list[str] = []
     outcomes: dict[Path, Outcome] = {}
     stores: dict[Path, Store] = {}
@@ -92,7 +93,7 @@ def run_sweep(jobs: Sequence[Job]) -> list[str]:
         models.following = [config for config in configs[number:] if config is not None]
         before = len(models.ahead)
         try:
-            outcome = measure(jobs[number - 1].read(), _hush, models)
+            outcome = measure(configs[number - 1] or jobs[number - 1].read(), _hush, models)
             seen, problem = outcome.folder in outcomes, _explain_failed_samples(outcome)
             complete += outcomes.setdefault(outcome.folder, outcome).reused
             store = stores.setdefault(outcome.folder.parent, Store(outcome.folder.parent))

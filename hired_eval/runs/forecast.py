@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoProcessor
 
+from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.lmms.local_data import find_data_source
 from hired_eval.lmms.tasks import load_task
 from hired_eval.models.checkpoint import call_loader, read_config
@@ -249,11 +250,16 @@ def _tflop(family: Family, questions: int, pictures: int, kept: float, whole: fl
     """
     shapes = (family.layout((side, wide * side)) for side in range(112, 2241, 112) for wide in (1, 2, 3))
     layout = min(shapes, key=lambda layout: abs(layout.stock_tokens - whole))
+    encode, prompt = count_tflop(family, layout, round(kept))
+    return pictures * encode + questions * prompt
+
+
+def count_tflop(family: Family, layout: PartitionLayout, kept: int) -> tuple[float, float]:
+    """TFLOP of encoding a picture, and of projecting its kept tokens and reading them with `TEXT_TOKENS`."""
     tower, decoder = Tower.of(family, layout), Decoder.of(family.config)
     encode = tower.encode(layout.partitions, tower.layers, 2)
-    prompt = decoder.prefill(1, [round(kept) + TEXT_TOKENS] * decoder.layers, 2)
-    project = tower.project(round(kept), 2)
-    return (pictures * encode.flops + questions * (prompt.flops + project.flops)) / 1e12
+    prompt = decoder.prefill(1, [kept + TEXT_TOKENS] * decoder.layers, 2)
+    return encode.flops / 1e12, (prompt.flops + tower.project(kept, 2).flops) / 1e12
 
 
 def summarize_forecasts(found: Sequence[Forecast], tflops: float) -> str:

@@ -19,20 +19,18 @@ from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.configs import model_configs
 from hired_eval.models.dummy import dummy_processor
 from hired_eval.models.published import published_config
-from hired_eval.runs.efficiency.flops import Decoder, Tower
-from hired_eval.runs.forecast import family_without_weights
+from hired_eval.runs.forecast import TEXT_TOKENS, count_tflop, family_without_weights
 from tests import tiny
 from tests.models.stock import generate
+from tests.models.test_fixed_answers import FAMILIES
+from tests.models.test_internvl import SIZES
 
-SIZES = [(56, 56), (112, 56), (50, 120), (130, 120), (300, 230), (900, 40), (30, 700), (1, 1), (60, 40)]
-"""Widths and heights: one tile, many, extreme aspect ratios, tiny."""
-HIRED: dict[str, Any] = {"budget": 0.2, "signal": "auto"}
+PAGE, BUDGET = (2200, 1700), 0.2
+"""Height and width of a drawn page in pixels, and HiRED's budget."""
+HIRED: dict[str, Any] = {"budget": BUDGET, "signal": "auto"}
 OF_FAMILY: dict[str, dict[str, Any]] = {"qwen2_5_vl": {"distribute": "even"}}
 """Windows in its first layer have no content score over the picture."""
 PLACEHOLDERS = {"qwen2_5_vl": tiny.QWEN_IMAGE, "qwen3_vl": tiny.QWEN_IMAGE}
-FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl", "qwen3_vl")
-PAGE, TEXT_TOKENS, BUDGET = (2200, 1700), 60, 0.2
-"""Height and width of a drawn page in pixels, tokens of its question, and HiRED's budget."""
 
 
 def tiny_row(family: str) -> str:
@@ -64,15 +62,8 @@ def published_row(name: str) -> str | None:
         return None
     family = family_without_weights(shapes, dummy_processor(shapes))
     layout = family.layout(PAGE)
-    tower, decoder = Tower.of(family, layout), Decoder.of(family.config)
-    encode = tower.encode(layout.partitions, tower.layers, 2).flops
-
-    def tflop(tokens: int) -> float:
-        prompt = decoder.prefill(1, [tokens + TEXT_TOKENS] * decoder.layers, 2).flops
-        return (encode + prompt + tower.project(tokens, 2).flops) / 1e12
-
     full, kept = layout.stock_tokens, int(BUDGET * layout.total_tokens)
-    whole, less = tflop(full), tflop(kept)
+    whole, less = (sum(count_tflop(family, layout, tokens)) for tokens in (full, kept))
     grid = f"{layout.partitions} x {layout.tokens_per_partition}"
     return f"| `{name}` | {grid} | {full} | {kept} | {whole:.1f} | {less:.1f} | {100 * less / whole:.0f} % |"
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.families_table import FAMILIES, published_row, tiny_row
+from tests.models.families_table import published_row, tiny_row
+from tests.models.test_fixed_answers import FAMILIES
 
 PAGE = (Path(__file__).parents[2] / "results/families.md").read_text().splitlines()
 
