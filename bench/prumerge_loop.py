@@ -19,7 +19,7 @@ def drop_in_loops(method: PruMerge, encoding: VisionEncoding, layout: PartitionL
         layout: geometry of the image.
     """
     attention = unsplit_attention(encoding)
-    all_keys, _ = encoding.keys_and_query()
+    all_keys = encoding.keys
     every, counts = method.centres(attention)
     indices, features = [], []
     for partition in range(layout.partitions):

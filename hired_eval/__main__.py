@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 from hired_eval.cli import help as help_text
-from hired_eval.cli.arguments import expand_flags, translate_for_hydra
+from hired_eval.cli.arguments import expand_flags
+from hired_eval.cli.composing import compose_jobs
 from hired_eval.errors import UserError
-from hired_eval.method_configs import register_compositions
-from hired_eval.paths import config_folder
-
-
-class RunFailedError(Exception):
-    """A run on a worker of a cluster failed."""
 
 
 def main() -> None:
@@ -47,52 +40,16 @@ def _command(arguments: list[str]) -> list[str]:
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(help_text.text(help_text.own_folder(arguments), arguments))
         return []
-    help_text.check_names(arguments)
-    sys.argv[1:] = translate_for_hydra(arguments)
     show_only = not {"--cfg", "-c"}.isdisjoint(arguments)
-    if show_only and "--resolve" not in arguments:
-        sys.argv.append("--resolve")
-    one_method = any(re.fullmatch(r"method=[\w+-]+", a) for a in arguments)
-    register_compositions(arguments)
-    return _hydra_app(show_only, one_method)
-
-
-def _hydra_app(show_only: bool, one_method: bool) -> list[str]:
-    """Compose the config and run it, once or as a sweep; what went wrong comes back.
-
-    Args:
-        show_only: Hydra shows the config, and nothing is run.
-        one_method: a sweep has one method, which must have a budget where the sweep has budgets.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
-
-    if not show_only:
-        from hired_eval.cli.quiet import quiet_libraries
-        from hired_eval.cli.running import Job, run_job, run_sweep
-        from hired_eval.processes import Processes
-
-        quiet_libraries()
-    jobs: list[Job] = []
-    started_in = os.getpid()
-
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-    def app(config: DictConfig) -> None:
-        resolved: Any = OmegaConf.to_container(config, resolve=True)
-        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        job = Job(resolved, tuple(HydraConfig.get().overrides.task), one_method or not sweep)
-        if os.getpid() == started_in:
-            # run when all are composed, so that the first line can say how many there are
-            jobs.append(job)
-        elif problems := run_job(job):
-            # a worker of a cluster: its list of problems stays with it, its exceptions do not
-            raise RunFailedError(problems[0])
-
-    app()
     if show_only:
+        compose_jobs(arguments, ["--resolve"] * ("--resolve" not in arguments))
         return []
+    from hired_eval.cli.quiet import quiet_libraries
+    from hired_eval.cli.running import run_job, run_sweep
+    from hired_eval.processes import Processes
+
+    quiet_libraries()
+    jobs = compose_jobs(arguments)
     try:
         return run_sweep(jobs) if len(jobs) > 1 else run_job(jobs[0]) if jobs else []
     finally:

@@ -484,8 +484,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: encoding(cls_attention={}).attention_at(None),
-        "this dropping method needs CLS-attention, and the encoding has none; a method asks for them with "
-        "reads = frozenset({{'cls_attention'}})",
+        "this dropping method needs CLS-attention, and the encoding has none; add 'cls_attention' to what "
+        "the method's class reads, e.g. reads = frozenset({{'cls_attention'}})",
     ),
     (
         lambda place: encoding().attention_at(2),
@@ -494,12 +494,13 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: build("prumerge").vision.drop(encoding(), Layouts((p.LAYOUT,))),
-        "this dropping method needs keys and the CLS query, and the encoding has none; a method asks for "
-        "them with reads = frozenset({{'keys'}})",
+        "this dropping method needs keys, and the encoding has none; add 'keys' to what the method's class "
+        "reads, e.g. reads = frozenset({{'keys'}})",
     ),
     (
-        lambda place: build("visionzip").vision.drop(encoding(), Layouts((p.LAYOUT,))),
-        "this dropping method needs keys, and the encoding lacks them",
+        lambda place: encoding(recorded_keys=torch.ones(3, 17, 8)).cls_query,
+        "this dropping method needs the CLS query, and the encoding has none; add 'keys' to what the "
+        "method's class reads, e.g. reads = frozenset({{'keys'}})",
     ),
     (applied(p.embeds), "token dropping needs input_ids with pixel_values, not inputs_embeds"),
     (

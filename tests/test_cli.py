@@ -268,6 +268,28 @@ def test_help_fits_two_screens_and_names_every_choice_and_option(
             assert f"\n  {option}{key and '.'}{key}=" in text
 
 
+def test_help_has_the_whole_of_a_comment_and_lists_as_they_are_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line(monkeypatch, "--help", "method=pyramiddrop", "method=random") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "method.ratios=[0.5,0.25,0.125] Share of the original tokens that stays at each" in text
+    assert "compact (numbered anew) or original (as they were among all visual tokens)" in text
+
+
+def test_a_plan_takes_compositions_and_counts_a_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", "method=hired+fastv,prumerge", "budget=0.2,0.4", "task=docvqa", f"runs_dir={tmp_path}"]
+    assert command_line(monkeypatch, "plan", *sweep) == 0
+    out = capsys.readouterr().out
+    methods = [line.split("|")[3].strip() for line in out.splitlines()[2:-1]]
+    labels = ["HiRED + FastV 20 %, HiRED.budget=0.2", "HiRED + FastV 40 %, HiRED.budget=0.2", "PruMerge"]
+    assert methods == labels
+    assert "3 runs: about 1,800 of 1,800 questions" in out
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("group", CHOSEN)
 def test_help_on_a_group_explains_each_choice(
     group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

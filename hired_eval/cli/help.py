@@ -15,7 +15,7 @@ from hired_eval.errors import UserError, first_line, unknown
 from hired_eval.paths import config_folder
 
 INTRODUCTION = """\
-Evaluate visual-token dropping in LLaVA models.
+Evaluate visual-token dropping in vision-language models.
 
   python -m hired_eval method=hired budget=0.4 task=docvqa      one run
   python -m hired_eval -m method=full,hired task=docvqa,pope    a sweep: every combination
@@ -36,9 +36,9 @@ Evaluate visual-token dropping in LLaVA models.
 
 What is not named has the default shown after "=".
 """
-WIDTH = 110
-OPTION = re.compile(r"(?:^# (.+)\n)?^(\w+):", re.MULTILINE)
-"""An option of a config, with the comment above it."""
+WIDTH, INDENT = 113, 28
+OPTION = re.compile(r"((?:^# .+\n)*)^(\w+):", re.MULTILINE)
+"""An option of a config, with the lines of the comment above it."""
 
 COMMANDS = {
     "report": "hired_eval.reporting.__main__",
@@ -148,23 +148,32 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
     content, comments = file.read_text(), dict[str, str]()
     for source in ([usual.read_text()] if usual.is_file() else []) + [content]:
         # the first line speaks of the whole config
-        comments |= {name: line for line, name in OPTION.findall(source.split("\n", 1)[1]) if line}
+        found = OPTION.findall(source.split("\n", 1)[1])
+        comments |= {name: " ".join(lines.replace("# ", "").split()) for lines, name in found if lines}
     config, lines = yaml.safe_load(content), []
     for name, value in config.items():
         if name == "defaults" or name.startswith("_") or name == "hydra":
             continue
         nested = value.items() if isinstance(value, dict) else []
         single = [f"{name}.{key}={_shown(inner)}" for key, inner in nested] or [f"{name}={_shown(value)}"]
-        comment = comments.get(name, "")
-        lines += [
-            f"  {prefix + option:<22} {'' if i else comment}".rstrip() for i, option in enumerate(single)
-        ]
+        lines += _beside([prefix + option for option in single], comments.get(name, ""))
     return [*lines, *(line for base in _bases(file, config) for line in _explained(base, prefix))]
+
+
+def _beside(options: Sequence[str], comment: str) -> list[str]:
+    """Options, one a line, with what is said of them to the right of the first."""
+    first, *others = (f"  {option}" for option in options)
+    start = f"{first:<{INDENT - 1}} "
+    width = WIDTH if len(start) == INDENT else len(start + comment) + 1
+    said = textwrap.wrap(comment, width, initial_indent=start, subsequent_indent=" " * INDENT)
+    return [*(said or [first]), *others]
 
 
 def _shown(value: Any) -> str:
     """A value as it is typed."""
-    return value.replace("\n", "\\n") if isinstance(value, str) else yaml.safe_dump(value).splitlines()[0]
+    if isinstance(value, str):
+        return value.replace("\n", "\\n")
+    return yaml.safe_dump(value, default_flow_style=True).splitlines()[0].replace(", ", ",")
 
 
 def _bases(file: Path, config: dict[str, Any]) -> list[Path]:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
-from hired_eval.cli import help as help_text
-from hired_eval.cli.arguments import quote, translate_for_hydra
+from hired_eval.cli.arguments import quote
+from hired_eval.cli.composing import compose_jobs
 from hired_eval.errors import UserError
-from hired_eval.paths import config_folder
-
-if TYPE_CHECKING:
-    from hired_eval.cli.running import Job
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,7 +25,11 @@ def main(arguments: Sequence[str]) -> None:
     asked, overrides = parser.parse_known_args(list(arguments))
     if not asked.tflops > 0:
         raise UserError(f"--tflops must be above 0, got {asked.tflops:g}")
-    found = forecast([job.read() for job in compose(overrides)])
+    with TemporaryDirectory() as scratch:
+        # Hydra leaves a note of a sweep, and a launcher would start it
+        nowhere = [f"hydra.sweep.dir={quote(scratch)}", "hydra/launcher=basic"]
+        jobs = compose_jobs(overrides, nowhere)
+    found = forecast([job.read() for job in jobs])
     head = ["benchmark", "model", "method", "questions", "encodings", "TFLOP", "from"]
     rows = [
         [
@@ -52,33 +50,3 @@ def main(arguments: Sequence[str]) -> None:
             '"assumption": no record says how scores differ; one answer in ten is taken to change, and '
             "pictures to have 672 x 672 pixels"
         )
-
-
-def compose(overrides: list[str]) -> list[Job]:
-    """The runs of a command line, without the word `plan`.
-
-    Raises:
-        UserError: a name that no config has.
-    """
-    import hydra
-    from omegaconf import DictConfig, OmegaConf
-
-    help_text.check_names(overrides)
-    from hired_eval.cli.running import Job
-
-    found: list[Job] = []
-
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-    def app(config: DictConfig) -> None:
-        resolved: Any = OmegaConf.to_container(config, resolve=True)
-        found.append(Job(resolved, (), False))
-
-    before = sys.argv[:]
-    with TemporaryDirectory() as scratch:
-        # Hydra leaves a note of a sweep, and here is none
-        sys.argv[1:] = [*translate_for_hydra(overrides), f"hydra.sweep.dir={quote(scratch)}"]
-        try:
-            app()
-        finally:
-            sys.argv[:] = before
-    return found

@@ -51,7 +51,7 @@ class RankingByAttention(VisionStage):
 
     def takes_received(self, encoding: VisionEncoding) -> bool:
         """Whether attention received ranks the tokens of this encoding."""
-        has_cls = bool(encoding.cls_attention) or encoding.cls_query is not None
+        has_cls = bool(encoding.cls_attention) or encoding.recorded_query is not None
         return self.signal == "received" or (self.signal == "auto" and not has_cls)
 
     def attention(self, encoding: VisionEncoding, layer: int | None) -> Tensor:

@@ -79,7 +79,7 @@ class GlobalCom2(RankingByAttention, BudgetedDropper):
         if self.takes_received(encoding):
             return encoding.received_at(None)
         heads = encoding.attention_at(None).shape[1]
-        own = score_by_cls(*encoding.keys_and_query(), heads, self.scores)
+        own = score_by_cls(encoding.keys, encoding.cls_query, heads, self.scores)
         encoding.forbid_nan("CLS-attention of the last layer", own)
         return own
 

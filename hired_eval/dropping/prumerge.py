@@ -121,7 +121,7 @@ def unsplit_attention(encoding: VisionEncoding) -> Tensor:
     Raises:
         UserError: the encoding lacks keys.
     """
-    keys, query = encoding.keys_and_query()
+    keys, query = encoding.keys, encoding.cls_query
     logits = torch.einsum("pc,pnc->pn", query.float() * query.shape[-1] ** -0.5, keys.float())
     attention = logits.softmax(dim=-1)[:, 1:]
     encoding.forbid_nan("CLS-attention of the last layer", attention)

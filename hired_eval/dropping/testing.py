@@ -74,8 +74,8 @@ def synthetic_encoding(
     return VisionEncoding(
         features=random(partitions, count, channels).to(dtype),
         cls_attention=attention,
-        keys=random(partitions, 1 + count, channels).to(dtype) if "keys" in dropper.reads else None,
-        cls_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
+        recorded_keys=random(partitions, 1 + count, channels).to(dtype) if "keys" in dropper.reads else None,
+        recorded_query=3 * random(partitions, channels).to(dtype) if "keys" in dropper.reads else None,
         feature_layer=FEATURE_LAYER,
         received_attention=received,
         heads=heads,
@@ -92,8 +92,8 @@ def join(encodings: Sequence[VisionEncoding], device: torch.device | None = None
     return VisionEncoding(
         joined(e.features for e in encodings),
         {layer: joined(e.cls_attention[layer] for e in encodings) for layer in first.cls_attention},
-        None if first.keys is None else joined(e.keys_and_query()[0] for e in encodings),
-        None if first.cls_query is None else joined(e.keys_and_query()[1] for e in encodings),
+        None if first.recorded_keys is None else joined(e.keys for e in encodings),
+        None if first.recorded_query is None else joined(e.cls_query for e in encodings),
         first.feature_layer,
         {layer: joined(e.received_attention[layer] for e in encodings) for layer in first.received_attention},
         heads=first.heads,
@@ -264,7 +264,7 @@ def _place_in_grid(partition: int, index: int, layout: PartitionLayout) -> tuple
 
 
 def _tensors(encoding: VisionEncoding) -> list[Tensor]:
-    optional = [t for t in (encoding.keys, encoding.cls_query) if t is not None]
+    optional = [t for t in (encoding.recorded_keys, encoding.recorded_query) if t is not None]
     rows = [*encoding.cls_attention.values(), *encoding.received_attention.values()]
     return [encoding.features, *rows, *optional]
 

@@ -41,8 +41,8 @@ class ByLayer(dict[int, Tensor]):
 def not_asked_for(what: str, signal: Signal) -> UserError:
     """The error where a method reads a signal that the vision tower was not asked for."""
     return UserError(
-        f"this dropping method needs {what}, and the encoding has none; a method asks for them with reads = "
-        f"frozenset({{{signal!r}}})"
+        f"this dropping method needs {what}, and the encoding has none; add {signal!r} to what the method's "
+        f"class reads, e.g. reads = frozenset({{{signal!r}}})"
     )
 
 
@@ -57,9 +57,8 @@ class VisionEncoding:
         features: (S, N, C) output of the feature layer, before the projector, CLS removed.
         cls_attention: layer -> (S, heads, N): the CLS row of the attention, softmax over CLS and
             patches, the CLS column removed afterwards (so a row sums to less than 1).
-        keys: (S, 1 + N, C) key projections, CLS first, of the layer that the method names (`key_layer`);
-            (S, N, C) where there is no CLS token. Only where a method asks for them.
-        cls_query: (S, C) query projection of CLS in that layer; likewise, where there is a CLS token.
+        recorded_keys: see `keys`; None where no method asks for them.
+        recorded_query: see `cls_query`; None likewise, and where there is no CLS token.
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
@@ -72,8 +71,8 @@ class VisionEncoding:
 
     features: Tensor
     cls_attention: Mapping[int, Tensor]
-    keys: Tensor | None = None
-    cls_query: Tensor | None = None
+    recorded_keys: Tensor | None = None
+    recorded_query: Tensor | None = None
     feature_layer: int | None = None
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
     relevance: Tensor | None = None
@@ -116,15 +115,29 @@ class VisionEncoding:
         self.forbid_nan(f"{recorded.what} of layer {layer}", values)
         return values
 
-    def keys_and_query(self) -> tuple[Tensor, Tensor]:
-        """Keys (S, 1 + N, C) and CLS query (S, C).
+    @property
+    def keys(self) -> Tensor:
+        """Key projections (S, 1 + N, C), CLS first, of the layer that the method names (`key_layer`).
+
+        They are (S, N, C) where there is no CLS token.
 
         Raises:
             UserError: they were not recorded.
         """
-        if self.keys is None or self.cls_query is None:
-            raise not_asked_for("keys and the CLS query", "keys")
-        return self.keys, self.cls_query
+        if self.recorded_keys is None:
+            raise not_asked_for("keys", "keys")
+        return self.recorded_keys
+
+    @property
+    def cls_query(self) -> Tensor:
+        """Query projection (S, C) of CLS in the layer of `keys`.
+
+        Raises:
+            UserError: it was not recorded.
+        """
+        if self.recorded_query is None:
+            raise not_asked_for("the CLS query", "keys")
+        return self.recorded_query
 
     def keys_of_patches(self) -> Tensor:
         """Keys (S, N, C), that of CLS left out.
@@ -132,8 +145,6 @@ class VisionEncoding:
         Raises:
             UserError: they were not recorded.
         """
-        if self.keys is None:
-            raise UserError("this dropping method needs keys, and the encoding lacks them")
         return self.keys[:, -self.features.shape[1] :]
 
     def relevance_to_question(self) -> Tensor:

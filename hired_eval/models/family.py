@@ -298,8 +298,8 @@ class Family(ABC):
                 # contiguous: a method may ask for a view
                 features=self._own(self.group(features[:, first:]).flatten(2), stages),
                 cls_attention={i: self._of_tokens(recorded[i].cls_attention.to(here)) for i in sorted(shown)},
-                keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
-                cls_query=self._own(source.query.to(here), stages) if source and first else None,
+                recorded_keys=self._keys_of_tokens(source.keys.to(here)) if source else None,
+                recorded_query=self._own(source.query.to(here), stages) if source and first else None,
                 feature_layer=self.feature_layer,
                 received_attention={
                     i: self._of_tokens(recorded[i].received_attention[:, first:].to(here))

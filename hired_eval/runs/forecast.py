@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 from hired_eval.dropping.layout import PartitionLayout
 from hired_eval.lmms.local_data import find_data_source
 from hired_eval.lmms.tasks import load_task
+from hired_eval.method_configs import class_name_of
 from hired_eval.models.checkpoint import call_loader, read_config
 from hired_eval.models.dummy import dummy_processor
 from hired_eval.models.families import FAMILIES, family_of
@@ -24,9 +25,9 @@ from hired_eval.records.record import Record
 from hired_eval.records.scores import Scorer, scorer_for
 from hired_eval.records.sequences import ALPHA, sizes
 from hired_eval.records.store import Store, why_apart
-from hired_eval.reporting.rows import FULL
+from hired_eval.reporting.rows import FULL, label_with
 from hired_eval.runs.efficiency.flops import Decoder, Tower
-from hired_eval.runs.identity import effective_method
+from hired_eval.runs.identity import default_options, effective_method
 from hired_eval.runs.options import ModelOptions, RunConfig, build_dropper
 from hired_eval.runs.plan import find_checkpoint
 from hired_eval.runs.precision import full_method
@@ -53,7 +54,7 @@ class Forecast:
     Attributes:
         benchmark: its name.
         model: its name.
-        method: its class, with a budget.
+        method: as tables call it.
         documents: of the benchmark.
         questions: that will be answered.
         encodings: pictures that will be encoded.
@@ -74,7 +75,8 @@ class Forecast:
 def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
     """What each run of a sweep will take, those included that are complete already.
 
-    Full execution answers as many questions as the method that needs most of them.
+    A run that is asked for twice counts once. Full execution answers as many questions as the method that
+    needs most of them.
 
     Args:
         configs: of the sweep.
@@ -82,6 +84,7 @@ def forecast(configs: Sequence[RunConfig]) -> list[Forecast]:
     Raises:
         UserError: see `read_goal`, `build_dropper` and `find_checkpoint`.
     """
+    configs = [config for i, config in enumerate(configs) if config not in configs[:i]]
     stores = {folder: Store(folder) for folder in {c.runs_dir for c in configs}}
     families = {model: _without_weights(model) for model in {c.model for c in configs}}
     found = [_of_run(c, stores[c.runs_dir], families[c.model]) for c in configs]
@@ -120,7 +123,10 @@ def _of_run(config: RunConfig, store: Store, family: Family | None) -> Forecast:
     tflop = None
     if family is not None:
         tflop = _tflop(family, questions, round(questions / about), *_tokens(config, family, own, full))
-    name = f"{method.target.rpartition('.')[2]} {method.options.get('budget') or ''}".strip()
+    usual = {"seed": config.seed, **default_options(dropper)}
+    special = {k: v for k, v in method.options.items() if k != "budget" and usual.get(k) != v}
+    label = config.method.label or class_name_of(method.target)
+    name = label_with(label, method.options.get("budget"), special)
     return Forecast(
         benchmark, config.model.name, name, documents, questions, round(questions / about), tflop,
         spread is not None or goal is None,
@@ -274,7 +280,7 @@ def summarize_forecasts(found: Sequence[Forecast], tflops: float) -> str:
     unknown = f", not counting {len(found) - len(known)} runs of unknown shape" * (len(known) < len(found))
     hours = sum(known) / tflops / 3600
     return (
-        f"{len(found)} runs: about {questions:,} of {documents:,} questions "
+        f"{len(found)} run{'s' * (len(found) != 1)}: about {questions:,} of {documents:,} questions "
         f"({100 * questions / documents:.0f} %), "
         f"{sum(f.encodings for f in found):,} encodings, {sum(known):,.3g} TFLOP, {hours:.2g} GPU hours at "
         f"{tflops:g} TFLOP a second{unknown}"

@@ -30,7 +30,7 @@ def inputs(case: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def encoding(x: Tensor, q: Tensor, k: Tensor) -> VisionEncoding:
-    return VisionEncoding(x[:, 1:], {}, keys=k, cls_query=q[:, 0])
+    return VisionEncoding(x[:, 1:], {}, recorded_keys=k, recorded_query=q[:, 0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])

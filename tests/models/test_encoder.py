@@ -72,7 +72,8 @@ def test_keys_are_those_of_the_layer_that_the_method_names(
     tower = model.model.vision_tower
     hidden = tower(pixels(), output_hidden_states=True).hidden_states[layer]
     normed = tower.encoder.layers[layer].layer_norm1(hidden)
-    keys, query = family_of(model).encode(pixels(), method).keys_and_query()
+    encoding = family_of(model).encode(pixels(), method)
+    keys, query = encoding.keys, encoding.cls_query
     attention = tower.encoder.layers[layer].self_attn
     torch.testing.assert_close(keys, attention.k_proj(normed), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(query, attention.q_proj(normed)[:, 0], atol=1e-4, rtol=1e-4)
@@ -81,7 +82,7 @@ def test_keys_are_those_of_the_layer_that_the_method_names(
 def test_a_method_without_attention_records_nothing(llava_next: tuple[Any, Any]) -> None:
     with torch.no_grad():
         encoding = family_of(llava_next[0]).encode(pixels(), DivPrune())
-    assert (dict(encoding.cls_attention), encoding.keys, encoding.cls_query) == ({}, None, None)
+    assert (dict(encoding.cls_attention), encoding.recorded_keys, encoding.recorded_query) == ({}, None, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,8 +155,8 @@ class Seeing(SelectingDropper):
         if rows:
             rows[-1] = encoding.attention_at(None)
         tensors = {"features": encoding.features, **{str(layer): a for layer, a in rows.items()}}
-        tensors |= {"keys": encoding.keys} if encoding.keys is not None else {}
-        tensors |= {"query": encoding.cls_query} if encoding.cls_query is not None else {}
+        tensors |= {"keys": encoding.keys} if encoding.recorded_keys is not None else {}
+        tensors |= {"query": encoding.cls_query} if encoding.recorded_query is not None else {}
         received = encoding.received_attention.items()
         tensors |= {f"received {layer}": values for layer, values in received}
         self.shown.append({name: (x.clone(), x.stride(), x.dtype) for name, x in tensors.items()})

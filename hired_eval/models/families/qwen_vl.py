@@ -286,8 +286,9 @@ class Qwen25VL(QwenVL):
             found = look(stage)
             order = in_windows.argsort().to(found.features.device)
             received = {layer: values[:, order] for layer, values in found.received_attention.items()}
-            keys = None if found.keys is None else found.keys[:, order]
-            return replace(found, features=found.features[:, order], keys=keys, received_attention=received)
+            keys = None if found.recorded_keys is None else found.keys[:, order]
+            features = found.features[:, order]
+            return replace(found, features=features, recorded_keys=keys, received_attention=received)
 
         return show
 
