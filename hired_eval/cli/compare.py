@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from hired_eval.records.flips import KINDS
 from hired_eval.records.record import RECORD, Record, explained_disk_errors, replacing
 from hired_eval.records.store import Store
 from hired_eval.reporting.comparison import Comparison, compare, printed
-from hired_eval.reporting.gallery import Entry, Shown, show_kept
+from hired_eval.reporting.gallery import Entry, Shown, show_kept, verdict_of
 from hired_eval.reporting.html import page
 from hired_eval.reporting.html_parts import comparison, gallery
 
@@ -131,12 +132,12 @@ def _drawn(made: Comparison, pictures: int) -> list[Entry]:
     shown: dict[int, list[Shown]] = {number: [] for number in numbers}
     for side, suffix in ((made.before, "before"), (made.after, "after")):
         drawn = redraw(side.record, numbers, models, lambda line: print(line, file=sys.stderr))
-        answers = by_kind.set_index("doc_id")[f"prediction_{suffix}"]
+        of_document = by_kind.set_index("doc_id")
         for number, one in drawn.items():
-            answer = str(answers[number])
-            shown[number].append(
-                show_kept(side.label, one.kept, one.full, answer, one.picture, one.arrays, 0)
-            )
+            answer = str(of_document[f"prediction_{suffix}"][number])
+            kept = show_kept(side.label, one.kept, one.full, answer, one.picture, one.arrays, 0)
+            verdict = verdict_of(float(of_document[f"score_{suffix}"][number]))
+            shown[number].append(replace(kept, verdict=verdict))
     name = made.before.record.benchmark.name
     return [
         Entry(str(one["kind"]), name, str(one["question"]), str(one["target"]), shown[int(one["doc_id"])])

@@ -15,6 +15,7 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 
 from hired_eval.errors import UserError
+from hired_eval.method_configs import BUDGETS
 from hired_eval.records.context import versions_note
 from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Estimate
@@ -51,6 +52,8 @@ BARS = f"Bars: 95 % intervals; none below {FEWEST} pictures."
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#bbbbbb"
+COLUMN = (3.4, 2.4)
+"""Inches of a figure that is as wide as a column of a paper."""
 TICKS = (5, 10, 20, 40, 100)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 STYLE = {
@@ -136,7 +139,9 @@ def figure2(store: Store, configs: Configs = PACKAGED) -> Drawing:
     )
     middle.set(title="(b) tokens and attention", ylabel="share in %")
     middle.set_xticks(places, kinds, rotation=30, ha="right")
-    middle.legend()
+    # room for the legend above the bars
+    middle.set_ylim(0, 135 * max(share.max(), tokens.max()))
+    middle.legend(loc="upper center", ncols=2)
     x = np.linspace(0, 100, cumulative.shape[1])
     low, mean, high = (
         np.percentile(cumulative, 5, axis=0),
@@ -215,7 +220,7 @@ def tokens_per_sample(spec: TableSpec, store: Store, configs: Configs = PACKAGED
     rows = [row for row in rows_for(spec, records, configs)[0] if row.of(records)]
     if not rows:
         raise nothing_yet(spec.name, configs)
-    figure = Figure(figsize=(6.4, 3.2))
+    figure = Figure(figsize=COLUMN)
     axis = figure.subplots()
     used = []
     for i, row in enumerate(rows):
@@ -230,8 +235,11 @@ def tokens_per_sample(spec: TableSpec, store: Store, configs: Configs = PACKAGED
             label=row.label,
             **{**_line(i), "markersize": 3, "markevery": 5 + i},
         )
-    axis.set(xlabel="sample", ylabel="visual tokens given to the LLM", ylim=(0, None))
-    axis.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(ylim=(0, None))
+    axis.set_xlabel("sample", fontsize=8)
+    axis.set_ylabel("visual tokens", fontsize=8)
+    axis.tick_params(labelsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
     alternative = f"Lines of visual tokens per sample for {', '.join(row.label for row in rows)}."
     return Drawing(
         spec.name, spec.title, figure, alternative,
@@ -251,7 +259,7 @@ def figure6(store: Store, configs: Configs = PACKAGED) -> Drawing:
     )
     if not budgets:
         raise nothing_yet("figure6")
-    figure = Figure(figsize=(3.6 * len(budgets) + 0.6, 3.1))
+    figure = Figure(figsize=COLUMN)
     axes = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
     used = []
     for axis, budget in zip(axes, budgets, strict=True):
@@ -263,13 +271,19 @@ def figure6(store: Store, configs: Configs = PACKAGED) -> Drawing:
             points = [(alpha + shift, store.score(found[alpha])) for alpha in sorted(found)]
             _scores(axis, points, _plain(configs.benchmark_label(task)), i)
         axis.axvline(0.5, color="#888888", linewidth=0.8, zorder=1)
-        axis.set(
-            title=f"token budget {percent(budget)}", xlabel="alpha: share of the budget for the full-image"
-        )
-        axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes[0].set_ylabel("score")
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    notes = [f"{BARS} The line at 0.5 is the default.", *left, *versions_note(used), *provenance(used)]
+        axis.set_title(f"token budget {percent(budget)}", fontsize=8)
+        axis.set_xlabel("alpha", fontsize=8)
+        axis.set_xticks([0, 0.5, 1])
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("score", fontsize=8)
+    entries = dict(zip(*reversed(axes[-1].get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=4, fontsize=7, columnspacing=1)
+    notes = [
+        f"Alpha is the share of the budget for the full-image; the line at 0.5 is the default. {BARS}",
+        *left,
+        *versions_note(used),
+        *provenance(used),
+    ]
     alternative = f"Score over alpha for {', '.join(tasks)} at {', '.join(map(percent, budgets))}."
     return Drawing("figure6", "Figure 6: the split of the budget", figure, alternative, notes)
 
@@ -307,8 +321,7 @@ def baselines(store: Store, configs: Configs = PACKAGED) -> Drawing:
         raise NothingYetError("the curve needs full execution on its benchmarks; run method=full too")
     columns = min(2, len(drawable))
     lines = -(-len(drawable) // columns)
-    # as wide as a column of a paper
-    figure = Figure(figsize=(3.4, 1.35 * lines + 0.9))
+    figure = Figure(figsize=(COLUMN[0], 1.35 * lines + 0.9))
     axes = figure.subplots(lines, columns, squeeze=False, sharey="row", sharex=True)
     usual = {target_of(runs[0]) for runs in curves.values() if not options_of(runs[0])}
     few = [
@@ -360,9 +373,10 @@ def baselines(store: Store, configs: Configs = PACKAGED) -> Drawing:
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
     absent = [configs.benchmark_label(b) for b in configs.benchmarks_of(records) if b not in tasks]
     without = [configs.benchmark_label(b) for b in tasks if b not in drawable]
+    free = [k for k, runs in drawn.items() if not any(r.method.options.get(b) for r in runs for b in BUDGETS)]
     notes = [
         f"{BARS} The line at 100 % is full execution.",
-        "PruMerge and PruMerge+ choose their number of tokens themselves.",
+        *([f"Without a budget, so of one point each: {', '.join(free)}."] if free else []),
         *([f"In grey: {', '.join(grey)}."] if grey else []),
         *([f"Not drawn, options at fewer than three budgets: {'; '.join(few)}."] if few else []),
         *([f"Not drawn, no method at two budgets: {', '.join(absent)}."] if absent else []),

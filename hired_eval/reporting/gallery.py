@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +11,14 @@ from PIL import Image
 
 from hired_eval.records.context import blocks_of
 from hired_eval.records.record import Record
-from hired_eval.records.store import Store, best
+from hired_eval.records.store import Store
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
 
 WIDE = 112 * 2
+COLUMNS = ["doc_id", "prediction", "score"]
+"""Of samples, what tells whether an answer is right."""
 LARGE = 400_000
 """Pixels from which a picture is written as JPEG, to keep the page small."""
 
@@ -70,17 +73,23 @@ def entries(store: Store, configs: Configs = PACKAGED) -> list[Entry]:
             runs = [r for r in block.records if r.benchmark.name == benchmark]
             # in the order of the tables; of runs of one method, the newest first
             places = {row.label: i for i, row in enumerate(rows_of(runs))}
+            scores = _scores(store, runs)
             runs.sort(key=lambda r: r.finished, reverse=True)
             for record in sorted(runs, key=lambda r: places.get(row_of(r).label, len(places))):
-                _add(found, store, record, block.label, configs.benchmark_label(benchmark))
+                _add(found, store, record, block.label, configs.benchmark_label(benchmark), scores)
     return list(found.values())
 
 
 def _add(
-    found: dict[tuple[str, str, int, str], Entry], store: Store, record: Record, block: str, benchmark: str
+    found: dict[tuple[str, str, int, str], Entry],
+    store: Store,
+    record: Record,
+    block: str,
+    benchmark: str,
+    scores: Mapping[tuple[int, str], float],
 ) -> None:
     """Put a run's pictures to their questions, where no newer run of its method is there."""
-    samples, arrays, scores = store.samples(record), store.arrays(record), _scores(store, record)
+    samples, arrays = store.samples(record), store.arrays(record)
     label = label_of(record)
     for i, sample in enumerate(samples.to_dict("records")):
         question = str(sample["question"])
@@ -91,31 +100,23 @@ def _add(
         counts = int(sample["kept"]), int(sample["full"])
         with Image.open(store.picture(record, f"{i}.png")) as picture:
             shown = show_kept(label, *counts, str(sample["prediction"]), picture.convert("RGB"), arrays, i)
-        entry.shown.append(replace(shown, verdict=_verdict(scores.get((key[2], shown.prediction)))))
+        entry.shown.append(replace(shown, verdict=verdict_of(scores.get((key[2], shown.prediction)))))
 
 
-def _scores(store: Store, record: Record) -> dict[tuple[int, str], float]:
-    """Document and answer -> its score, of the run of accuracy that asked the same; {} without one."""
-    same = [
-        r
-        for r in store.accuracy()
-        if (r.model, r.weights, r.data, r.benchmark.name, r.method)
-        == (record.model, record.weights, record.data, record.benchmark.name, record.method)
-    ]
-    if (run := best(same)) is None:
-        return {}
-    samples = store.samples(run)
-    answers = zip(samples["doc_id"], samples["prediction"], strict=True)
+def _scores(store: Store, shown: Sequence[Record]) -> dict[tuple[int, str], float]:
+    """Document and answer -> its score, of all runs of accuracy on the documents of a gallery's runs."""
+    asked = [(r.benchmark, r.data, r.identity.documents) for r in shown]
     return {
         (int(number), str(answer)): float(score)
-        for (number, answer), score in zip(answers, samples["score"], strict=True)
-        if score == score
+        for run in store.accuracy()
+        if (run.benchmark, run.data, run.identity.documents) in asked
+        for number, answer, score in store.samples(run)[COLUMNS].itertuples(index=False)
     }
 
 
-def _verdict(score: float | None) -> str:
+def verdict_of(score: float | None) -> str:
     """What a score says of an answer in words; '' where there is none."""
-    if score is None:
+    if score is None or score != score:
         return ""
     return "right" if score >= 1 else "wrong" if score <= 0 else f"counts {score:.2f}"
 

@@ -31,6 +31,7 @@ th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--ink); }
 tbody th { font-weight: 600; }
+th.words, td.words { text-align: left; } td .answer { min-width: 6rem; max-width: 30rem; }
 tr { background: var(--paper); } tbody tr:nth-child(even) { background: var(--stripe); }
 th:first-child { position: sticky; left: 0; background: inherit; }
 @media (max-width: 40rem) { body { padding: 1rem; } tbody th { white-space: normal; min-width: 7rem; } }
@@ -121,7 +122,8 @@ def page(title: str, parts: Sequence[str], summary: Sequence[str] = ()) -> str:
         summary: lines below the title.
         parts: sections, each beginning with `<section id=... aria-label=...>`.
     """
-    sections = re.findall(r'<section id="([^"]*)" aria-label="([^"]*)">', "".join(parts))
+    body = "\n".join(parts).replace(f"<h2>{text(title)}</h2>\n", "", 1)
+    sections = re.findall(r'<section id="([^"]*)" aria-label="([^"]*)">', body)
     links = "".join(f'<li><a href="#{name}">{label}</a></li>' for name, label in sections)
     navigation = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(sections) > 1 else ""
     about = "".join(f'<p class="note">{text(line)}</p>' for line in summary)
@@ -135,7 +137,7 @@ def page(title: str, parts: Sequence[str], summary: Sequence[str] = ()) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header><h1>{text(title)}</h1>"
-        f"{about}{navigation}</header>\n<main>\n{chr(10).join(parts)}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"{about}{navigation}</header>\n<main>\n{body}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 

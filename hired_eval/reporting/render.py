@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -107,9 +108,10 @@ def latex(table: Table) -> str:
 
 
 def _caption(table: Table) -> str:
-    """The title, and what the signs in the table mean."""
+    """The title without a number, which LaTeX gives, and what the signs in the table mean."""
     cells = [cell for row in table.rows for cell in row.cells]
-    signs = [escaped(f"{table.title}.")]
+    title = re.sub(r"^Table \d+: ", "", table.title)
+    signs = [escaped(f"{title[0].upper()}{title[1:]}.")]
     if SCORE_NOTE in table.notes:
         signs.append("$\\pm$: half of the 95\\,\\% interval.")
     if any(cell.best for cell in cells):
@@ -128,8 +130,11 @@ def _latex_cell(cell: Cell) -> str:
     number = escaped(cell.number_text())
     text = f"\\textbf{{{number}}}" if cell.best else number
     text += _plus_minus(cell.value, cell.low, cell.high, cell.digits)
+    # a page is too narrow for pictures, and for the lowest and the highest of several seeds: the CSV has them
     known = "" if cell.low is not None else cell.interval_text()
-    small = f"{known}{cell.seeds_text()}{cell.n_text()}".strip()
+    seeds = f" {len(cell.seeds)} seeds" * bool(cell.seeds)
+    size = f" n={cell.answered or cell.n}" * bool(cell.n_text())
+    small = f"{known}{seeds}{size}".strip()
     return f"{text} {{\\scriptsize {escaped(small)}}}" if small else text
 
 

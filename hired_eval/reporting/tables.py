@@ -167,8 +167,8 @@ def flips_note(against: str) -> str:
 
 
 SEQUENCE_NOTE = (
-    'A cell with "of" stands on random pictures: its interval and that of its difference hold for the whole '
-    "benchmark, at every time that the run looked (confidence sequence, 95 %); ! where it leaves out 0."
+    'A cell with "of" is about pictures drawn at random: its interval and that of its difference hold for '
+    "the whole benchmark, whenever the run stopped (confidence sequence, 95 %); ! where it leaves out 0."
 )
 
 

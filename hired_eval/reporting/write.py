@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -18,7 +19,7 @@ from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.figures import FIGURES, STYLE, Drawing, tokens_per_sample
 from hired_eval.reporting.gallery import entries
 from hired_eval.reporting.html import page, picture_source
-from hired_eval.reporting.html_parts import failures, figure, gallery, table
+from hired_eval.reporting.html_parts import failures, figure, gallery, notes, section, table
 from hired_eval.reporting.kinds import KINDS
 from hired_eval.reporting.render import comma_separated, latex, markdown
 from hired_eval.reporting.rows import rows_of
@@ -144,7 +145,7 @@ def _overview(
     store: Store, out: Path, configs: Configs, against: RowSpec | None, files: bool
 ) -> Iterator[str]:
     """One page of everything that has runs; with `files`, the files of each table and figure as well."""
-    parts: list[str] = []
+    found: list[tuple[Table | None, Drawing | None]] = []
     missing: list[str] = []
     for name in names_of(configs):
         try:
@@ -154,10 +155,16 @@ def _overview(
             continue
         if files:
             yield from _one(made, name, out)
-        if made[0] is not None:
-            parts.append(table(made[0]))
-        if made[1] is not None:
-            parts.append(figure(made[1], picture_source(_picture(made[1], "png"), "png")))
+        found.append(made[:2])
+    times = Counter(note for made_table, _ in found if made_table for note in made_table.notes)
+    shared = [note for note, number in times.items() if number > 1]
+    parts = [section("How to read the tables", notes(shared))] if shared else []
+    for made_table, drawing in found:
+        if made_table is not None:
+            own = [note for note in made_table.notes if note not in shared]
+            parts.append(table(replace(made_table, notes=own)))
+        if drawing is not None:
+            parts.append(figure(drawing, picture_source(_picture(drawing, "png"), "png")))
     if files:
         yield from missing
     if store.measuring("gallery"):
