@@ -58,7 +58,8 @@ def run_job(job: Job) -> list[str]:
         if outcome.reused:
             _say("this run is complete already (rerun=true repeats it):")
         _print_table([outcome], {outcome.folder.parent: Store(outcome.folder.parent)})
-        _say(f"{outcome.record.timings.questions_per_second:.1f} questions a second")
+        if outcome.record.measure == "accuracy" and not outcome.reused:
+            _say(f"{outcome.record.timings.questions_per_second:.1f} questions a second")
         print(f"record: {outcome.folder}")
         problem = _explain_failed_samples(outcome)
     except UserError as error:

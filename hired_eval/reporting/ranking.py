@@ -104,10 +104,14 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             body.append(
                 TableRow(block.label, FULL.label, token_share(own), [Cell(), Cell(100.0), *cells], False)
             )
+        absent: dict[str, list[str]] = {}
+        for label, missing in lacking.items():
+            if missing:
+                absent.setdefault(", ".join(missing), []).append(label)
         notes += [
-            f"Not ranked, {block.label}: {label} was not run on {', '.join(missing)}."
-            for label, missing in lacking.items()
-            if missing
+            f"Not ranked, {block.label}: {'; '.join(labels)} {'was' if len(labels) == 1 else 'were'} not run "
+            f"on {missing}."
+            for missing, labels in absent.items()
         ]
     if not body:
         on = f"on all of {', '.join(benchmarks or configs.benchmarks_of(records))} with full execution"
