@@ -52,6 +52,7 @@ def test_two_configs_are_compared_with_pictures(
     assert int(counts[1]) > 0, "the tiny model says something else"
     assert "no pictures" not in said.err
     assert page.count("<img") == 2 * min(2, int(counts[1]))
+    assert page.count("\u2717 wrong") == page.count("<img"), "two wrong answers in other words"
     assert "HiRED 20 %</strong>, " in page
 
 

@@ -15,6 +15,7 @@ from hired_eval.records.store import Store
 from hired_eval.reporting import html
 from hired_eval.reporting.__main__ import main
 from hired_eval.reporting.overlay import LINE, overlay
+from hired_eval.reporting.spec import RowSpec
 from hired_eval.reporting.write import reports, write
 from tests.reporting import synthetic
 
@@ -225,3 +226,21 @@ def test_the_page_has_a_summary_on_top_and_marks_right_and_wrong_answers(runs: P
     verdicts = re.findall(r"<strong>Full</strong>.*?</span>(.*?)</figcaption>", page)
     assert verdicts == [' <span class="better">\u2713 right</span>' * bool(right[i]) for i in (0, 1)]
     assert ".scroll[data-more]::after" in page
+
+
+def test_the_page_says_what_differences_are_to_marks_the_best_and_says_once_what_tables_share(
+    runs: Path,
+) -> None:
+    for method, accuracy in (("full", 0.9), ("hired", 0.8), ("random", 0.5)):
+        synthetic.write_run(runs, method, "docvqa", accuracy=accuracy)
+    store = Store(runs)
+    list(write(store, ["html", "baselines"], runs / "out", against=RowSpec(method="hired")))
+    page = (runs / "out" / "baselines.html").read_text()
+    assert set(re.findall(r"(?<=>)vs (.+?) [+-]", page)) == {"HiRED at the same budget"}
+    best = max(store.score([r]).value for r in store.accuracy() if not r.method.target.endswith("Full"))
+    assert re.findall(r"<strong>([\d.]+)</strong>", page) == [f"{best:.1f}"]
+    assert page.count(">HiRED and its baselines</h") == 1
+    report = (runs / "out" / "report.html").read_text()
+    assert report.count("Bold: the best of a column") == 1
+    assert report.index("How to read the tables</h2>") < report.index("Bold: the best of a column")
+    assert "Table 3: accuracy</h2>" in report
