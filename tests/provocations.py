@@ -29,7 +29,8 @@ from hired_eval.lmms.tasks import load_task
 from hired_eval.mini.benchmarks import Content
 from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
+from hired_eval.records.folder import RunFolder, explained_disk_errors, read_record
+from hired_eval.records.record import Benchmark
 from hired_eval.records.replies import ReplyFile
 from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hired_eval.records.record import RunFolder, read_record
+from hired_eval.records.folder import RunFolder, read_record
 from tests.faults.hub import Hub, local_hub
 from tests.spine import command_line
 from tests.test_records import full_disk
