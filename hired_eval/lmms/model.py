@@ -64,6 +64,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         asked = VLMOptions(**read_typed(VLMOptions, own | {"pretrained": pretrained}))
         dropper = build_as_typed(method, unquote(of_method))
         named = str(asked.pretrained)
+        source = find_source(named)
         _say_what_is_missing()
         prompt = (
             default_prompt(named, asked.revision)
@@ -74,7 +75,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         logger.info(f"prompt {prompt.template!r} of {prompt.origin}; numbers in {dtype}")
         llava = DroppingVLM(
             load_checkpoint(
-                find_source(named),
+                source,
                 dtype=dtype,
                 fixed_grid=asked.protocol == "fixed_grid",
                 **{name: getattr(asked, name) for name in LOADING},

@@ -43,7 +43,7 @@ class Pictures:
             whose sums differ with it in the last digits. Where a text tower reads the question, always 1.
 
     Raises:
-        UserError: see `QuestionTower`.
+        UserError: see `Encoder` and `QuestionTower`.
     """
 
     def __init__(
