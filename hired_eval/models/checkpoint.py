@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its __all__, for users like this
+from loguru import logger
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -116,6 +117,11 @@ def load_checkpoint(
         config.vision_feature_layer = feature_layer
     family = FAMILIES[config.model_type]
     where = _device(device)
+    if where.type == "cpu" and dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning(
+            f"{dtype} is slow on this CPU, which lacks AVX-512; float32 is several times as fast and takes "
+            "twice the memory (model.dtype=float32, in lmms-eval dtype=float32; it is another run)"
+        )
     processor: Any = (
         call_loader(source, AutoProcessor.from_pretrained, source, revision=revision)
         if published is None
