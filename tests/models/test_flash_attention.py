@@ -20,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "hiprune": {},
     "fastv": {"layer": 1, "budget": 0.7},
 }
-"""One for each kind of signal: rows or columns, keys, columns of several layers, inside the language model."""
+"""One for each kind of signal: rows or columns, keys, columns of several layers, the language model's."""
 KINDS: set[bool] = set()
 """Whether attention was causal in the calls of the kernel."""
 OF_FAMILY = {

@@ -229,5 +229,5 @@ def test_what_one_method_may_not_have_is_refused_to_it_alone(
         "task document 0: CLS-attention of layer 0 was not recorded; recorded layers: 1, 2 (a method names "
         "those that it reads in attention_layers)"
     ]
-    with pytest.raises(UserError, match="^ReadsLayer0 asks for attention of layer 9"):
+    with pytest.raises(UserError, match=r"^ReadsLayer0 asks for attention of layer 9"):
         model_of(llava_next, documents, [METHODS[1], ReadsLayer0(asks=9)])
