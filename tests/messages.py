@@ -54,7 +54,7 @@ LESS_MEMORY = (
 )
 MESSAGES: list[tuple[Provocation, str]] = [
     # names and options on the command line
-    (["method=hird"], "there is no method 'hird'; did you mean hired or hiprune…? known: …"),
+    (["method=hird"], "there is no method 'hird'; did you mean hired? known: …"),
     (["method=hird", "--help"], "there is no method 'hird'; did you mean hired…? known: …"),
     (["task=docvq"], "there is no task 'docvq'; did you mean docvqa…? known: …"),
     (["model=llava_next_7"], "there is no model 'llava_next_7'; did you mean llava_next_7b…? known: …"),
