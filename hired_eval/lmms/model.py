@@ -303,6 +303,9 @@ class HiredVLMChat(HiredVLM):
         self, pretrained: str, prompt: str | None = None, system_prompt: str | None = None, **options: Any
     ) -> None:
         super().__init__(pretrained, prompt=prompt, **options)
+        logger.info(
+            "lmms-eval's chat form asks for generated text alone; choices by likelihood need --force_simple"
+        )
         has_template = bool(getattr(self.llava.processor, "chat_template", None))
         self.make_reader = partial(
             RequestReader, by_template=has_template and prompt is None, system_prompt=system_prompt

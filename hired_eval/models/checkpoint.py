@@ -360,7 +360,7 @@ def read_config(source: str, revision: str | None) -> Any:
 
 
 def _raw_config(source: str, **options: Any) -> dict[str, Any]:
-    raw, _ = PreTrainedConfig.get_config_dict(source, **options)
+    raw: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **options)[0]
     if "model_type" not in raw:
         raise ValueError("no config.json that names a model_type")
     return raw
