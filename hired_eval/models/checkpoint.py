@@ -117,11 +117,6 @@ def load_checkpoint(
         config.vision_feature_layer = feature_layer
     family = FAMILIES[config.model_type]
     where = _device(device)
-    if where.type == "cpu" and dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        logger.warning(
-            f"{dtype} is slow on this CPU, which lacks AVX-512; float32 is several times as fast and takes "
-            "twice the memory (model.dtype=float32, in lmms-eval dtype=float32; it is another run)"
-        )
     processor: Any = (
         call_loader(source, AutoProcessor.from_pretrained, source, revision=revision)
         if published is None
@@ -163,6 +158,11 @@ def load_checkpoint(
                 f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
             )
         refuse_offloading(getattr(model, "hf_device_map", {}))
+    if where.type == "cpu" and dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning(
+            f"{dtype} is slow on this CPU, which lacks AVX-512; float32 is several times as fast and takes "
+            "twice the memory (model.dtype=float32, in lmms-eval dtype=float32; it is another run)"
+        )
     return Checkpoint(model.eval(), processor, square)
 
 
