@@ -205,7 +205,7 @@ def set_resolution(
     size = dict(image_processor.size)
     least, most = min_pixels or size["shortest_edge"], max_pixels or size["longest_edge"]
     if least > most:
-        own = " (the one not set is the checkpoint's own)" if len(given) == 1 else ""
+        own = " (the one not set is the checkpoint's own)" * (len(given) == 1)
         raise UserError(f"min_pixels={least} is more than max_pixels={most}{own}; change one of them")
     image_processor.size = size | {"shortest_edge": least, "longest_edge": most}
 
@@ -336,8 +336,7 @@ def read_config(source: str, revision: str | None) -> Any:
         revision: of the hub repository.
 
     Raises:
-        UserError: nothing there, a model of no family that is known here, or the original layout of LLaVA or
-            InternVL.
+        UserError: nothing there, a family that is not here, or the original layout of LLaVA or InternVL.
     """
     raw = call_loader(source, _raw_config, source, revision=revision)
     if "mm_vision_tower" in raw:
@@ -345,8 +344,7 @@ def read_config(source: str, revision: str | None) -> Any:
             f"{source} is in the original LLaVA layout; convert a local copy with python "
             "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
         )
-    kind = raw["model_type"]
-    if kind == "internvl_chat":
+    if (kind := raw["model_type"]) == "internvl_chat":
         raise UserError(
             f"{source} brings code of its own, which is not run; take the same model in the layout of "
             "transformers, e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF"
@@ -396,7 +394,5 @@ def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, 
             raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
         if isinstance(error, SafetensorError):
             raise UserError(f"the weights of {source} are damaged ({error}); fetch them again") from error
-        reason = no_hub or first_line(error)
-        raise HubError(
-            f"could not fetch {source} from the hub ({reason}); {remedy}", no_hub is None
-        ) from error
+        said = f"could not fetch {source} from the hub ({no_hub or first_line(error)}); {remedy}"
+        raise HubError(said, no_hub is None) from error
