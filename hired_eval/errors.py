@@ -38,6 +38,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """'there is no method 'HiRED'; did you mean hired? known: ...': what is said of a wrong name."""
     names = list(known)
     spelt = [known_name for known_name in names if known_name.lower() == name.lower()]
-    close = spelt or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    near = spelt or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.8)
+    close = near or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"

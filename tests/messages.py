@@ -54,7 +54,7 @@ LESS_MEMORY = (
 )
 MESSAGES: list[tuple[Provocation, str]] = [
     # names and options on the command line
-    (["method=hird"], "there is no method 'hird'; did you mean hired or hiprune…? known: …"),
+    (["method=hird"], "there is no method 'hird'; did you mean hired? known: …"),
     (["method=hird", "--help"], "there is no method 'hird'; did you mean hired…? known: …"),
     (["task=docvq"], "there is no task 'docvq'; did you mean docvqa…? known: …"),
     (["model=llava_next_7"], "there is no model 'llava_next_7'; did you mean llava_next_7b…? known: …"),
@@ -367,11 +367,30 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "model.path=FOLDER (in lmms-eval pretrained=FOLDER) and data.path=FOLDER, or use the bundled ones "
         "with model=mini and data=bundled",
     ),
-    (["model.path={tmp}"], "{tmp} is not a checkpoint that can be loaded: …"),
+    (
+        ["model.path={tmp}"],
+        "{tmp} is not a checkpoint that can be loaded: it has no config (config.json); copy the checkpoint "
+        "again, whole",
+    ),
+    (
+        p.without("tokenizer.json", "tokenizer_config.json"),
+        "{tmp} is not a checkpoint that can be loaded: it has no tokenizer (tokenizer.json or "
+        "tokenizer.model or vocab.*); copy the checkpoint again, whole",
+    ),
+    (
+        p.without("processor_config.json"),
+        "{tmp} is not a checkpoint that can be loaded: it has no image processor (preprocessor_config.json "
+        "or processor_config.json); copy the checkpoint again, whole",
+    ),
+    (
+        p.without("model.safetensors"),
+        "{tmp} is not a checkpoint that can be loaded: it has no weights (*.safetensors or *.bin); copy the "
+        "checkpoint again, whole",
+    ),
     (p.cannot_be_imported, "{model} cannot be loaded here: this needs the package tiktoken"),
     (
-        lambda place: p.with_config(place, '{"model_type": "bert"}'),
-        "{tmp} holds a 'bert' model; supported are llava, llava_next, llava_onevision, internvl, "
+        lambda place: p.with_config(place, '{"model_type": "mllama"}'),
+        "{tmp} holds a 'mllama' model; supported are llava, llava_next, llava_onevision, internvl, "
         "qwen2_5_vl, qwen3_vl (checkpoints in the layout of transformers)",
     ),
     (
@@ -384,7 +403,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "{tmp} is in the original LLaVA layout; convert a local copy with python "
         "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET",
     ),
-    (p.cut_weights, "the weights in {tmp} are damaged (…); copy them again"),
+    (
+        p.cut_weights,
+        "{tmp} is not a checkpoint that can be loaded: its weights are damaged (…); copy them again",
+    ),
+    (p.cut_weights_of_the_hub, "the weights of {tmp} are damaged (…); fetch them again"),
     (
         p.other_weights,
         "the weights in {tmp} do not fit its config.json: … tensors are missing or of another shape, e.g. …; "
@@ -393,7 +416,15 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.pickled,
         "{tmp} holds its weights as pickle (*.bin), which can run code when it is loaded; convert them to "
-        "safetensors, or set model.weights=pickle if you trust their origin",
+        "safetensors, or, in python -m hired_eval, set model.weights=pickle if you trust them",
+    ),
+    (
+        lambda place: p.pickled(place, b"<html>", weights="pickle"),
+        "{tmp}/pytorch_model.bin is damaged: it is not a file of torch.save; copy it again",
+    ),
+    (
+        lambda place: p.pickled(place, b"\x80\x02cos\nsystem\n", weights="pickle"),
+        "the weights in {tmp} are damaged, or hold more than tensors, which could run code; take safetensors",
     ),
     (
         lambda place: family_of(torch.nn.Linear(2, 2)),
@@ -446,7 +477,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     # dropping methods
     (
         ["method.final_layer=9"],
-        "docvqa_val document 0: HiRED asks for attention of layer 9, and the vision tower has layers 0 to 3",
+        "HiRED asks for attention of layer 9, and the vision tower has layers 0 to 3",
     ),
     (
         ["method.heads=single", "method.signal=auto"],
@@ -616,6 +647,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "prompt, e.g. "
         "prompt=llava_next_7b for Vicuna v1",
     ),
+    (hired_llava(pretrained="/no/folder"), "pretrained=/no/folder is not a folder"),
     (
         p.several_rounds,
         "hired_vlm answers single-round tasks; this task asks for several rounds",

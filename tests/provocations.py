@@ -29,7 +29,8 @@ from hired_eval.lmms.tasks import load_task
 from hired_eval.mini.benchmarks import Content
 from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.records.record import Benchmark, RunFolder, explained_disk_errors, read_record
+from hired_eval.records.folder import RunFolder, explained_disk_errors, read_record
+from hired_eval.records.record import Benchmark
 from hired_eval.records.replies import ReplyFile
 from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
@@ -192,12 +193,31 @@ def cut_weights(place: Place) -> None:
     load_checkpoint(str(place.tmp))
 
 
-def pickled(place: Place) -> None:
+def cut_weights_of_the_hub(place: Place) -> None:
+    """As in the hub's cache, whose place a checkpoint's name does not tell."""
+    place.patch.setattr("hired_eval.models.checkpoint.Path.is_dir", lambda path: False)
+    unreachable(place)
+    cut_weights(place)
+
+
+def without(*names: str) -> Callable[[Place], Any]:
+    """A checkpoint that lacks files."""
+
+    def provoke(place: Place) -> None:
+        for file in place.model.iterdir():
+            if file.name not in names:
+                (place.tmp / file.name).write_bytes(file.read_bytes())
+        load_checkpoint(str(place.tmp))
+
+    return provoke
+
+
+def pickled(place: Place, content: bytes = b"", **options: Any) -> None:
+    (place.tmp / "pytorch_model.bin").write_bytes(content)
     for file in place.model.iterdir():
         if file.suffix != ".safetensors":
             (place.tmp / file.name).write_bytes(file.read_bytes())
-    (place.tmp / "pytorch_model.bin").write_bytes(b"")
-    load_checkpoint(str(place.tmp))
+    load_checkpoint(str(place.tmp), **options)
 
 
 def wrong_placeholders(place: Place) -> None:

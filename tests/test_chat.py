@@ -11,6 +11,7 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
+from loguru import logger
 from transformers import AutoProcessor
 
 from hired_eval.errors import UserError
@@ -133,6 +134,18 @@ def test_full_answers_as_lmms_evals_own_model(
         # several pictures lmms-eval's class cuts into sub-images, the stock chat template none
         del found[2::3], known[2::3]
     assert found == known
+
+
+def test_the_chat_form_says_what_needs_the_simple_one_before_lmms_eval_fails(
+    saved: Callable[[str], Path],
+) -> None:
+    said: list[str] = []
+    sink = logger.add(said.append, level="INFO")
+    for form in (HiredVLM, HiredVLMChat):
+        assert not any("--force_simple" in line for line in said)
+        form(str(saved("internvl")), method="full", device="cpu")
+    logger.remove(sink)
+    assert sum("choices by likelihood need --force_simple" in line for line in said) == 1
 
 
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])

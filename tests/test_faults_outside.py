@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hired_eval.records.record import RunFolder, read_record
+from hired_eval.records.folder import RunFolder, read_record
 from tests.faults.hub import Hub, local_hub
 from tests.spine import command_line
 from tests.test_records import full_disk
@@ -169,8 +169,10 @@ def test_a_damaged_checkpoint_is_one_line(
     content = file.read_bytes()
     file.write_bytes(b"\xff" * 16 + content[16:] if damage == "header" else content[: len(content) // 2])
     line = error_line(f"model.path={folder}")
-    assert line.startswith(f"error: {'' if damage == 'config' else 'the weights in '}{folder} ")
-    assert ("copy them again" if damage != "config" else "is not a checkpoint that can be loaded") in line
+    assert line.startswith(f"error: {folder} is not a checkpoint that can be loaded: ")
+    damaged = "config.json cannot be read (" if damage == "config" else "its weights are damaged ("
+    assert damaged in line
+    assert line.endswith("copy it again" if damage == "config" else "copy them again")
 
 
 @pytest.mark.parametrize("gone_at", ["model.safetensors", "processor_config.json"])

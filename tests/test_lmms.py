@@ -29,7 +29,7 @@ from hired_eval.mini import checkpoint_path
 from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.checkpoint import Checkpoint
 from hired_eval.models.configs import default_prompt
-from hired_eval.records.record import RunFolder
+from hired_eval.records.folder import RunFolder
 from hired_eval.records.replies import ReplyFile
 from tests import tiny
 from tests.spine import command_line

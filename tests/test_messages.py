@@ -42,13 +42,13 @@ ELSEWHERE = {
         "… counts positions by the whole prompt, and this prompt with images continues a KV cache; give the "
         "whole conversation without it",
         "layer … of … attends within windows, so that attention received says nothing of the whole picture; "
-        "layers that see all of it: …",
+        "let the method's options name a layer that sees all of it: …",
     ],
     "models/checkpoint.py": [
-        "…: a … model sees pictures at the resolutions that it was made for; leave it out",
-        "square=… must be a multiple of …, the pixels on a side of a token, and goes without min_pixels and "
-        "max_pixels; try square=…",
-        "min_pixels=… is more than max_pixels=…; set both",
+        "…: models of type … see pictures at the resolutions that they were made for; leave it out",
+        "… exclude each other; leave square or the others out",
+        "square=… must be a multiple of …, the pixels on a side of a token; try square=…",
+        "min_pixels=… is more than max_pixels=……; change one of them",
     ],
     # in tests/models/test_layer_stages.py
     "models/prompt.py": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pwd
 from dataclasses import MISSING, dataclass, fields, replace
@@ -405,6 +406,24 @@ def test_a_folder_name_decides_neither_prompt_nor_dtype(
         with pytest.raises(UserError, match="has no chat template of its own; name the prompt"):
             default_prompt(folder)
         assert default_dtype(folder) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "internvl_chat"}, "brings code of its own, which is not run; take .*InternVL3-1B-hf"),
+        ({"model_type": "mllama"}, "holds a 'mllama' model; supported are llava, .*, qwen3_vl "),
+    ],
+)
+def test_what_a_checkpoint_is_comes_before_its_prompt(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Nor is anybody asked whether its code should run."""
+    own = {"auto_map": {"AutoConfig": "code.Config", "AutoProcessor": "code.Processor"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | own))
+    (tmp_path / "code.py").write_text("raise SystemExit('this code must not run')")
+    with pytest.raises(UserError, match=message):
+        default_prompt(str(tmp_path))
 
 
 # the home folder

@@ -13,7 +13,7 @@ from hired_eval.dropping import Full, HiRED
 from hired_eval.errors import UserError
 from hired_eval.models.answering import DroppingVLM, Question
 from hired_eval.models.checkpoint import Checkpoint, load_checkpoint
-from hired_eval.records.record import read_record
+from hired_eval.records.folder import read_record
 from hired_eval.records.store import Store
 from hired_eval.reporting.figures import figure2, figure3
 from hired_eval.reporting.gallery import entries

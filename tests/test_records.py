@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
-from hired_eval.records.record import FORMAT, RunFolder, Score, Timings, read_record, replacing
+from hired_eval.records.folder import FORMAT, RunFolder, read_record, replacing
+from hired_eval.records.record import Score, Timings
 from hired_eval.records.store import Store
 from tests.reporting.synthetic import METHODS, SPEED, identity, unfinished
 from tests.spine import held_elsewhere

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hired_eval.errors import UserError
-from hired_eval.records.record import RunFolder
+from hired_eval.records.folder import RunFolder
 from hired_eval.records.replies import ImageTokens, Reply, ReplyFile
 
 COUNTS = st.builds(ImageTokens, st.integers(0, 9), st.none() | st.integers(0, 9), st.integers(0, 9))

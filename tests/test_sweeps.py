@@ -9,7 +9,8 @@ import pytest
 
 from hired_eval.models.answering import DroppingVLM
 from hired_eval.models.family import Family
-from hired_eval.records.record import Record, Timings, read_record
+from hired_eval.records.folder import read_record
+from hired_eval.records.record import Record, Timings
 from hired_eval.runs import together
 from tests.spine import command_line, held_elsewhere, run_quietly
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from hired_eval.errors import UserError, unknown
 from hired_eval.records.flips import KINDS
-from hired_eval.records.record import RECORD, Record, explained_disk_errors, replacing
+from hired_eval.records.folder import RECORD, explained_disk_errors, replacing
+from hired_eval.records.record import Record
 from hired_eval.records.store import Store
 from hired_eval.reporting.comparison import Comparison, compare, printed
 from hired_eval.reporting.gallery import Entry, Shown, show_kept, verdict_of

@@ -12,7 +12,7 @@ import numpy as np
 from hired_eval.cli.composing import compose_config
 from hired_eval.errors import UserError
 from hired_eval.models.images import open_picture
-from hired_eval.records.record import explained_disk_errors, replacing
+from hired_eval.records.folder import explained_disk_errors, replacing
 from hired_eval.reporting.overlay import overlay
 
 GENERATION = {"max_new_tokens": 64, "do_sample": False}

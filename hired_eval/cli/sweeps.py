@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from hired_eval.paths import hide_home
-from hired_eval.records.record import replacing
+from hired_eval.records.folder import replacing
 
 
 class WithoutHome(Callback):

@@ -11,7 +11,7 @@ import yaml
 from hired_eval.lmms.tasks import own_tasks, task_manager
 from hired_eval.mini import write_data_files
 from hired_eval.mini.benchmarks import SPLITS
-from hired_eval.records.record import explained_disk_errors
+from hired_eval.records.folder import explained_disk_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

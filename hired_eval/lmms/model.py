@@ -64,6 +64,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         asked = VLMOptions(**read_typed(VLMOptions, own | {"pretrained": pretrained}))
         dropper = build_as_typed(method, unquote(of_method))
         named = str(asked.pretrained)
+        source = find_source(named)
         _say_what_is_missing()
         prompt = (
             default_prompt(named, asked.revision)
@@ -74,7 +75,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         logger.info(f"prompt {prompt.template!r} of {prompt.origin}; numbers in {dtype}")
         llava = DroppingVLM(
             load_checkpoint(
-                find_source(named),
+                source,
                 dtype=dtype,
                 fixed_grid=asked.protocol == "fixed_grid",
                 **{name: getattr(asked, name) for name in LOADING},
@@ -302,6 +303,9 @@ class HiredVLMChat(HiredVLM):
         self, pretrained: str, prompt: str | None = None, system_prompt: str | None = None, **options: Any
     ) -> None:
         super().__init__(pretrained, prompt=prompt, **options)
+        logger.info(
+            "lmms-eval's chat form asks for generated text alone; choices by likelihood need --force_simple"
+        )
         has_template = bool(getattr(self.llava.processor, "chat_template", None))
         self.make_reader = partial(
             RequestReader, by_template=has_template and prompt is None, system_prompt=system_prompt

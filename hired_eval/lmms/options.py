@@ -91,7 +91,13 @@ def read_typed(declaration: type, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_source(pretrained: str) -> str:
-    """A folder or an id on the hub: of the model config with this name or hub id, or what is named itself."""
+    """A folder or an id on the hub: of the model config with this name or hub id, or what is named itself.
+
+    Raises:
+        UserError: a path to nothing.
+    """
+    if Path(pretrained).is_absolute() and not Path(pretrained).is_dir():
+        raise UserError(f"pretrained={pretrained} is not a folder")
     config = config_of(pretrained) or {}
     path = config.get("path") or ""
     if path.startswith(BUNDLED):

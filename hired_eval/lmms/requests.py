@@ -20,9 +20,9 @@ from hired_eval.lmms.documents import (
     read_single_turn,
 )
 from hired_eval.models.images import UNREADABLE, refuse_deep_pictures
-from hired_eval.models.pictures import Pictures
+from hired_eval.models.pictures import KnownPicture, Pictures
 from hired_eval.models.prompt import Turn
-from hired_eval.models.reading import ReadPicture, ReadQuestion
+from hired_eval.models.reading import ReadQuestion
 from hired_eval.records.replies import RequestKey
 
 Job = list[tuple[RequestKey, Instance]]
@@ -97,11 +97,11 @@ class RequestReader:
     def read(self, job: Job) -> list[ReadRequest]:
         """Requests about the same pictures with these pictures read, each once."""
         decoded: Decoded = {}
-        known: dict[str, ReadPicture] = {}
+        known: list[KnownPicture] = []
         return [self._read_one(key, request, decoded, known) for key, request in job]
 
     def _read_one(
-        self, key: RequestKey, request: Instance, decoded: Decoded, known: dict[str, ReadPicture]
+        self, key: RequestKey, request: Instance, decoded: Decoded, known: list[KnownPicture]
     ) -> ReadRequest:
         """A request with its pictures read."""
         context, target, doc_to_visual, doc_id, task, split = request.args

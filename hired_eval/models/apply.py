@@ -96,8 +96,9 @@ class Applied(AbstractContextManager[nn.Module]):
             before the language model, allowed by the budget, and of full execution.
 
     Raises:
-        UserError: on entering: see `family_of`, or another thread is inside such a block; on a call: an
-            argument is not supported, or the inputs do not fit together.
+        UserError: on entering: see `family_of`, the vision tower lacks what the method reads, or another
+            thread is inside such a block; on a call: an argument is not supported, or the inputs do not fit
+            together.
     """
 
     def __init__(self, dropper: TokenDropper, model: nn.Module) -> None:
@@ -110,6 +111,7 @@ class Applied(AbstractContextManager[nn.Module]):
 
     def __enter__(self) -> nn.Module:
         self.family = family_of(self.model)
+        self.family.refuse_what_is_not_there(self.dropper.vision)
         model: nn.Module = self.family.model
         self._entered.append(open_context(self, self._targets()))
         return model

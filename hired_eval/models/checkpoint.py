@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # in its __all__, for users like this
+from loguru import logger
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -24,6 +25,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from hired_eval.errors import HubError, UserError, first_line
 from hired_eval.hub import explain_unreachable
+from hired_eval.models.checkpoint_files import explain, refuse_pickles
 from hired_eval.models.dummy import dummy_model, dummy_processor
 from hired_eval.models.families import FAMILIES
 from hired_eval.models.family import Family
@@ -40,6 +42,11 @@ LOCAL_COPIES = (
     "use the bundled ones with model=mini and data=bundled"
 )
 """What to do where the hub cannot be reached."""
+LOADER_ERRORS = (
+    OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError, StrictDataclassError,
+    httpx.HTTPError,
+)  # fmt: skip
+"""What loaders of transformers end with where a checkpoint's files are missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,6 @@ def load_checkpoint(
     # a local folder's own config comes first; the published architectures need no hub
     published = published_config(source) if weights == "dummy" else None
     config = published or read_config(source, revision)
-    if config.model_type not in FAMILIES:
-        raise UserError(
-            f"{source} holds a {config.model_type!r} model; supported are {', '.join(FAMILIES)} (checkpoints "
-            "in the layout of transformers)"
-        )
     if feature_layer is not None:
         config.vision_feature_layer = feature_layer
     family = FAMILIES[config.model_type]
@@ -133,8 +135,7 @@ def load_checkpoint(
     if weights == "dummy":
         model = dummy_model(config, DTYPES[dtype], where, attention, seed)
     else:
-        if weights == "pretrained":
-            _refuse_pickle(Path(source))
+        refuse_pickles(Path(source), allowed=weights == "pickle")
         model, loading = call_loader(
             source,
             family.stock.from_pretrained,
@@ -157,6 +158,11 @@ def load_checkpoint(
                 f"another shape, e.g. {unfit[0]}; copy the checkpoint again"
             )
         refuse_offloading(getattr(model, "hf_device_map", {}))
+    if where.type == "cpu" and dtype != "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning(
+            f"{dtype} is slow on this CPU, which lacks AVX-512; float32 is several times as fast and takes "
+            "twice the memory (model.dtype=float32, in lmms-eval dtype=float32; it is another run)"
+        )
     return Checkpoint(model.eval(), processor, square)
 
 
@@ -183,21 +189,24 @@ def set_resolution(
         return
     if not hasattr(image_processor, "merge_size"):
         raise UserError(
-            f"{', '.join(given)}: a {config.model_type!r} model sees pictures at the resolutions that it was "
-            "made for; leave it out"
+            f"{', '.join(given)}: models of type {config.model_type!r} see pictures at the resolutions that "
+            "they were made for; leave it out"
         )
     token = image_processor.merge_size * image_processor.patch_size
     if square is not None:
-        if len(given) > 1 or square % token:
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} exclude each other; leave square or the others out")
+        if square % token:
             raise UserError(
-                f"square={square} must be a multiple of {token}, the pixels on a side of a token, and goes "
-                f"without min_pixels and max_pixels; try square={max(1, square // token) * token}"
+                f"square={square} must be a multiple of {token}, the pixels on a side of a token; try "
+                f"square={max(1, square // token) * token}"
             )
         min_pixels = max_pixels = square**2
     size = dict(image_processor.size)
     least, most = min_pixels or size["shortest_edge"], max_pixels or size["longest_edge"]
     if least > most:
-        raise UserError(f"min_pixels={least} is more than max_pixels={most}; set both")
+        own = " (the one not set is the checkpoint's own)" * (len(given) == 1)
+        raise UserError(f"min_pixels={least} is more than max_pixels={most}{own}; change one of them")
     image_processor.size = size | {"shortest_edge": least, "longest_edge": most}
 
 
@@ -302,19 +311,6 @@ def refuse_offloading(placed: Mapping[str, int | str | torch.device]) -> None:
         )
 
 
-def _refuse_pickle(folder: Path) -> None:
-    """Refuse a local checkpoint whose weights are pickles alone: loading one can run code.
-
-    Raises:
-        UserError: naming the two ways out.
-    """
-    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} holds its weights as pickle (*.bin), which can run code when it is loaded; convert "
-            "them to safetensors, or set model.weights=pickle if you trust their origin"
-        )
-
-
 def not_quantized(family: type[Family]) -> list[str]:
     """Modules that stay as they are: vision side and head, by their names from the start of the model on."""
     return [*family.vision_modules, "lm_head"]
@@ -340,20 +336,32 @@ def read_config(source: str, revision: str | None) -> Any:
         revision: of the hub repository.
 
     Raises:
-        UserError: nothing there, or a checkpoint in the original layout of LLaVA or InternVL.
+        UserError: nothing there, a family that is not here, or the original layout of LLaVA or InternVL.
     """
-    raw, _ = call_loader(source, PreTrainedConfig.get_config_dict, source, revision=revision)
+    raw = call_loader(source, _raw_config, source, revision=revision)
     if "mm_vision_tower" in raw:
         raise UserError(
             f"{source} is in the original LLaVA layout; convert a local copy with python "
             "scripts/convert_sharegpt4v.py FOLDER TARGET, and set model.path=TARGET"
         )
-    if raw.get("model_type") == "internvl_chat":
+    if (kind := raw["model_type"]) == "internvl_chat":
         raise UserError(
             f"{source} brings code of its own, which is not run; take the same model in the layout of "
             "transformers, e.g. OpenGVLab/InternVL3-1B-hf or OpenGVLab/InternVL3_5-1B-HF"
         )
+    if kind not in [*FAMILIES]:
+        raise UserError(
+            f"{source} holds a {kind!r} model; supported are {', '.join(FAMILIES)} (checkpoints in the "
+            "layout of transformers)"
+        )
     return call_loader(source, AutoConfig.from_pretrained, source, revision=revision)
+
+
+def _raw_config(source: str, **options: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **options)[0]
+    if "model_type" not in raw:
+        raise ValueError("no config.json that names a model_type")
+    return raw
 
 
 def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, **kwargs: Any) -> Any:
@@ -373,14 +381,18 @@ def call_loader(source: str, load: Any, *args: Any, remedy: str = LOCAL_COPIES, 
     no_hub = None if local else explain_unreachable()
     try:
         return load(*args, local_files_only=local or no_hub is not None, trust_remote_code=False, **kwargs)
-    except (SafetensorError, UnpicklingError) as error:
-        raise UserError(f"the weights in {source} are damaged ({error}); copy them again") from error
     except ImportError as error:
         raise UserError(f"{source} cannot be loaded here: {first_line(error)}") from error
-    except (OSError, ValueError, KeyError, StrictDataclassError, httpx.HTTPError) as error:
-        reason = no_hub or first_line(error)
-        if local:
-            raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
-        raise HubError(
-            f"could not fetch {source} from the hub ({reason}); {remedy}", no_hub is None
+    except (UnpicklingError, EOFError) as error:
+        raise UserError(
+            f"the weights in {source} are damaged, or hold more than tensors, which could run code; take "
+            "safetensors"
         ) from error
+    except LOADER_ERRORS as error:
+        if local:
+            reason = explain(Path(source), error)
+            raise UserError(f"{source} is not a checkpoint that can be loaded: {reason}") from error
+        if isinstance(error, SafetensorError):
+            raise UserError(f"the weights of {source} are damaged ({error}); fetch them again") from error
+        said = f"could not fetch {source} from the hub ({no_hub or first_line(error)}); {remedy}"
+        raise HubError(said, no_hub is None) from error

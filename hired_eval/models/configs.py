@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -92,7 +93,7 @@ def default_prompt(pretrained: str, revision: str | None = None) -> Prompt:
     """The prompt of the model config with this name or hub id, else what the processor's chat template makes.
 
     Raises:
-        UserError: no config fits, and the checkpoint has no chat template.
+        UserError: no config fits, and the checkpoint has no chat template or cannot be loaded.
     """
     config = config_of(pretrained)
     if config is None:
@@ -118,22 +119,15 @@ def _template_of_chat(pretrained: str, revision: str | None) -> str:
     """The prompt that the processor's own chat template makes of one image and one question."""
     from transformers import AutoProcessor
 
-    from hired_eval.hub import explain_unreachable
+    from hired_eval.models.checkpoint import call_loader, read_config
 
-    no_prompt = UserError(
-        f"no model config has the hub id {pretrained}, and it has no chat template of its own; "
-        "name the prompt, e.g. prompt=llava_next_7b for Vicuna v1"
-    )
-    try:
-        processor = AutoProcessor.from_pretrained(
-            pretrained,
-            revision=revision,
-            local_files_only=_is_local(pretrained) or bool(explain_unreachable()),
-        )
-    except (OSError, ValueError) as error:
-        raise no_prompt from error
+    read_config(pretrained, revision)  # says so where the checkpoint is of no family, or its code would run
+    processor: Any = call_loader(pretrained, AutoProcessor.from_pretrained, pretrained, revision=revision)
     if not getattr(processor, "chat_template", None):
-        raise no_prompt
+        raise UserError(
+            f"no model config has the hub id {pretrained}, and it has no chat template of its own; name the "
+            "prompt, e.g. prompt=llava_next_7b for Vicuna v1"
+        )
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

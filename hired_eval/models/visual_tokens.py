@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hired_eval.dropping import Layouts, PackedTokens, PartitionLayout, VisionEncoding, VisionStage
-from hired_eval.errors import UserError
 from hired_eval.models.family import Family, Picture
 
 PICTURES_A_PASS = 16
@@ -60,17 +58,16 @@ class Encoder:
 
     Args:
         family: of the model.
-        stages: one a method. For a stage that asks for what the tower lacks, or that is not named here, the
-            tower runs, and refuses, when it is asked.
+        stages: one a method. For a stage that is not named here, the tower runs when it is asked.
+
+    Raises:
+        UserError: a stage asks for what the tower lacks.
     """
 
     def __init__(self, family: Family, stages: Sequence[VisionStage]) -> None:
-        self.family = family
-        self.stages = list[VisionStage]()
+        self.family, self.stages = family, [*stages]
         for stage in stages:
-            with suppress(UserError):
-                family.refuse_what_is_not_there(stage)
-                self.stages.append(stage)
+            family.refuse_what_is_not_there(stage)
         self._passes: dict[tuple[int, ...], tuple[Sequence[Picture], Callable[..., VisionEncoding]]] = {}
 
     def encode(self, pictures: Sequence[Picture], stage: VisionStage) -> VisionEncoding:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hired_eval.errors import UserError
-from hired_eval.records.record import REPLIES, RunFolder, explained_disk_errors, replacing
+from hired_eval.records.folder import REPLIES, RunFolder, explained_disk_errors, replacing
 
 RequestKey = tuple[str, int, int, int]
 """Task name, document id, number of the request within the document, and number of the draw where answers to

@@ -15,8 +15,9 @@ import pandas as pd
 from hired_eval.errors import UserError
 from hired_eval.records.context import VERSIONS, context_of
 from hired_eval.records.flips import Flips, find_flips
+from hired_eval.records.folder import SAMPLES, OldRecordError, read_record
 from hired_eval.records.goal import read_goal
-from hired_eval.records.record import SAMPLES, OldRecordError, Record, read_record
+from hired_eval.records.record import Record
 from hired_eval.records.scores import Part, Scorer, difference, mean_share, score, scorer_for
 from hired_eval.records.statistics import Difference, Estimate
 

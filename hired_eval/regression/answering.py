@@ -15,7 +15,7 @@ from typing import TextIO
 import pandas as pd
 
 from hired_eval.paths import hide_home
-from hired_eval.records.record import SAMPLES
+from hired_eval.records.folder import SAMPLES
 from hired_eval.records.scores import Scorer
 from hired_eval.records.store import scorer_of_run
 from hired_eval.regression.chosen import ChosenSet

@@ -81,7 +81,7 @@ def _regress(asked: argparse.Namespace) -> int:
     folder = asked.reference or Path(whole.reference)
 
     from hired_eval.cli.quiet import quiet_libraries
-    from hired_eval.records.record import explained_disk_errors
+    from hired_eval.records.folder import explained_disk_errors
     from hired_eval.regression import reference
     from hired_eval.regression.answering import answer_samples, identify_here
     from hired_eval.reporting.regression import compare, versions_that_differ

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from hired_eval.errors import UserError
-from hired_eval.records.record import explained_disk_errors, replacing
+from hired_eval.records.folder import explained_disk_errors, replacing
 from hired_eval.reporting.regression import COLUMNS
 from hired_eval.runs.identity import fingerprint
 from hired_eval.runs.options import ModelOptions

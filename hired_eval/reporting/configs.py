@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, unknown
 from hired_eval.method_configs import class_name_of
 from hired_eval.paths import config_folder
 from hired_eval.records.record import Record
 from hired_eval.reporting.rows import Row, label_with
-from hired_eval.reporting.spec import RowSpec, TableSpec, read_spec, read_yaml, unknown
+from hired_eval.reporting.spec import RowSpec, TableSpec, read_spec, read_yaml
 
 
 @dataclass(frozen=True)

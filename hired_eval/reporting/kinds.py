@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, unknown
 from hired_eval.records.context import Block, blocks_of, versions_note
 from hired_eval.records.record import Record, Speed, Spread
 from hired_eval.records.store import Store, why_apart
@@ -26,7 +26,7 @@ from hired_eval.reporting.notes import mark_notes, score_notes
 from hired_eval.reporting.published import published, value
 from hired_eval.reporting.ranking import ranking
 from hired_eval.reporting.rows import FULL, Row, name_of, percent, place_of, target_of
-from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
+from hired_eval.reporting.spec import ColumnSpec, TableSpec
 from hired_eval.reporting.tables import (
     DASH,
     Cell,

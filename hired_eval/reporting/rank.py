@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, unknown
 from hired_eval.reporting.__main__ import add_options, print_reports
 from hired_eval.reporting.rows import percent
-from hired_eval.reporting.spec import ColumnSpec, TableSpec, unknown
+from hired_eval.reporting.spec import ColumnSpec, TableSpec
 from hired_eval.typed import Share, check_value, read
 
 NAMES = ("budget", "group")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import UserError, first_line, unknown
 from hired_eval.typed import Count, Natural, Share, check_value, types_of
 
 T = TypeVar("T")
@@ -225,11 +224,3 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} must be a list, got {value!r}")
         return tuple(_value(members[1], one, f"{where} {i}") for i, one in enumerate(value, 1))
     return check_value(where, kind, value) if part is None else _built(part, value, where)
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """'there is no report 'tabel3'; did you mean table3? known: ...'."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"there is no {what}; {meant}known: {', '.join(known)}"

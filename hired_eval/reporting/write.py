@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 
 from hired_eval.records.context import blocks_of
-from hired_eval.records.record import explained_disk_errors, replacing
+from hired_eval.records.folder import explained_disk_errors, replacing
 from hired_eval.records.store import Store
 from hired_eval.reporting.choosing import NothingYetError, nothing_yet
 from hired_eval.reporting.configs import PACKAGED, Configs

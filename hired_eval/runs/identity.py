@@ -27,7 +27,8 @@ from hired_eval.lmms.tasks import hub_dataset, list_files_read
 from hired_eval.method_configs import BUDGETS, JOIN
 from hired_eval.mini import HASHES
 from hired_eval.paths import PACKAGE, write_tilde
-from hired_eval.records.record import FORMAT, Identity, Method
+from hired_eval.records.folder import FORMAT
+from hired_eval.records.record import Identity, Method
 from hired_eval.runs.options import OF_METHOD, ModelOptions, RunConfig
 
 NOT_PART_OF_THE_RUN = (

@@ -18,7 +18,8 @@ from hired_eval.lmms.local_data import BUNDLED, DataSource, find_data_source
 from hired_eval.lmms.tasks import load_task, round_to_whole_units
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.checkpoint import Checkpoint, device_type, feature_layer_of
-from hired_eval.records.record import Record, RunFolder, Timings
+from hired_eval.records.folder import RunFolder
+from hired_eval.records.record import Record, Timings
 from hired_eval.records.scores import scorer_for
 from hired_eval.runs.identity import (
     default_options,

@@ -22,7 +22,8 @@ from hired_eval.errors import UserError, first_line
 from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
 from hired_eval.models.visual_tokens import VisualTokens
-from hired_eval.records.record import Record, RunFolder, explained_disk_errors, replacing
+from hired_eval.records.folder import RunFolder, explained_disk_errors, replacing
+from hired_eval.records.record import Record
 from hired_eval.records.store import ARRAYS, PICTURES
 from hired_eval.runs.loading import Models
 from hired_eval.runs.plan import Plan, Say, note_place

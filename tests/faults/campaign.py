@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from hired_eval.records.record import Record, RunFolder, read_record
+from hired_eval.records.folder import RunFolder, read_record
+from hired_eval.records.record import Record
 from hired_eval.records.store import Store
 from hired_eval.reporting.write import write
 from tests.faults.child import Conditions, Key, journal_of, start

@@ -50,6 +50,12 @@ def as_pickle(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
+def without_shard(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
 def with_siglip(folder: Path) -> None:
     parts = tiny._parts()
     parts["vision_config"] = SiglipVisionConfig(
@@ -69,9 +75,9 @@ def with_code(folder: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (truncate, "the weights in .* are damaged .*; copy them again"),
-    "empty": (lambda d: (d / WEIGHTS).write_bytes(b""), "the weights in .* are damaged"),
-    "corrupt": (flip_header, "the weights in .* are damaged"),
+    "truncated": (truncate, "its weights are damaged .*; copy them again"),
+    "empty": (lambda d: (d / WEIGHTS).write_bytes(b""), "its weights are damaged"),
+    "corrupt": (flip_header, "its weights are damaged"),
     "incomplete": (
         without_projector,
         "do not fit its config.json: 4 tensors are missing .*multi_modal_projector",
@@ -80,19 +86,37 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: write_config(d, vision_feature_layer=[-2, -1]),
         "do not fit its config.json: 1 tensors .*multi_modal_projector.linear_1.weight",
     ),
-    "no weights": (lambda d: (d / WEIGHTS).unlink(), "not a checkpoint that can be loaded: .*no file named"),
+    "no weights": (
+        lambda d: (d / WEIGHTS).unlink(),
+        "that can be loaded: it has no weights",
+    ),
     "pickle": (
         as_pickle,
-        "which can run code when it is loaded; convert them to safetensors, or set model.weights=",
+        "which can run code when it is loaded; convert them to safetensors, or, in .* model.weights=",
     ),
-    "no config": (lambda d: (d / "config.json").unlink(), "not a checkpoint that can be loaded"),
-    "broken config": (lambda d: (d / "config.json").write_text("{"), "not a checkpoint .* valid JSON"),
+    "no config": (lambda d: (d / "config.json").unlink(), "it has no config .config.json.; copy"),
+    "broken config": (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read .*; copy"),
+    "a list for a config": (
+        lambda d: (d / "config.json").write_text("[]"),
+        "cannot be read .not a JSON",
+    ),
+    "no model type": (
+        lambda d: (d / "config.json").write_text("{}"),
+        "that names a model_type",
+    ),
+    "broken tokenizer": (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
+    "another tokenizer": (lambda d: (d / "tokenizer.json").write_text("{}"), "files do not fit together"),
+    "pointer": (
+        lambda d: (d / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        f"{WEIGHTS} is a pointer of Git LFS, not the file; fetch it with git lfs pull",
+    ),
+    "no shard": (without_shard, "index.json names model-2.safetensors, which is not there; copy"),
     "not LLaVA": (
         lambda d: write_config(d, model_type="bert"),
         "holds a 'bert' model; supported are llava, llava_next",
     ),
-    "unknown": (lambda d: write_config(d, model_type="foo"), "model type `foo`"),
-    "own code": (with_code, "not a checkpoint that can be loaded: .*custom code"),
+    "unknown": (lambda d: write_config(d, model_type="foo"), "holds a 'foo' model; supported are llava"),
+    "own code": (with_code, "holds a 'llava_llama' model; supported are llava"),
     "SigLIP": (
         with_siglip,
         "the vision tower is SiglipVisionModel, and token dropping in LlavaForConditionalGeneration",
@@ -103,11 +127,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tokenizer": (
         lambda d: [file.unlink() for file in d.glob("tokenizer*")],
-        "not a checkpoint that can be loaded",
+        "it has no tokenizer .tokenizer.json or",
     ),
     "no processor": (
         lambda d: [file.unlink() for file in d.glob("*processor*")],
-        "not a checkpoint that can be loaded",
+        "it has no image processor .preprocessor_config.json or",
     ),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loguru import logger
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hired_eval.dropping import HiRED
@@ -23,6 +24,21 @@ def test_dtype(tiny_checkpoint: Path, dtype: str) -> None:
     model = load_checkpoint(str(tiny_checkpoint), dtype=dtype, device="cpu").model
     assert {p.dtype for p in model.parameters()} == {loading.DTYPES[dtype]}
     assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("capability", "slow"), [("AVX2", True), ("AVX512", False)])
+def test_16_bit_is_said_to_be_slow_where_it_is(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capability: str, slow: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING")
+    load_checkpoint(str(tiny_checkpoint), dtype="float32", device="cpu")
+    assert said == []
+    load_checkpoint(str(tiny_checkpoint), dtype="float16", device="cpu")
+    logger.remove(sink)
+    assert len(said) == slow
+    assert all("float16 is slow on this CPU, which lacks AVX-512; float32" in line for line in said)
 
 
 def answer(checkpoint: loading.Checkpoint) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hired_eval.records.record import RunFolder
+from hired_eval.records.folder import RunFolder
 from hired_eval.records.replies import ImageTokens, Reply, ReplyFile
 from tests.spine import run_quietly
 

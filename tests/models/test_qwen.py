@@ -235,9 +235,11 @@ def test_second_turns_and_beams_count_the_prompt_as_it_was_given(qwen: tuple[Any
 @pytest.mark.parametrize("method", ["hired", "visionzip", "prumerge"])
 def test_methods_that_need_cls_are_refused_by_name(qwen: tuple[Any, Any], method: str) -> None:
     model, processor = qwen
-    answering = DroppingVLM(Checkpoint(model, processor), build(method), TEMPLATE)
-    with pytest.raises(UserError, match=r"the CLS token, which Qwen.*methods that need none: .*random"):
-        prepare(answering, [[(100, 60)]])
+    needs = pytest.raises(UserError, match=r"the CLS token, which Qwen.*methods that need none: .*random")
+    with needs:
+        DroppingVLM(Checkpoint(model, processor), build(method), TEMPLATE)
+    with needs, build(method)(model):
+        pass
 
 
 def test_attention_received_is_that_of_the_eager_layer(
@@ -281,9 +283,8 @@ def test_attention_received_is_that_of_the_eager_layer(
 
 
 def test_layers_that_see_windows_have_no_attention_received(qwen2_5_vl: tuple[Any, Any]) -> None:
-    answering = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
     with pytest.raises(UserError, match=r"layer 2 of .* attends within windows.*: 1, 3$"):
-        prepare(answering, [[(100, 60)]])
+        DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=2), TEMPLATE)
     whole = DroppingVLM(Checkpoint(*qwen2_5_vl), Received(layer=1, budget=0.5), TEMPLATE)
     assert prepare(whole, [[(100, 60)]])[0].counts[0].kept == 4
 
@@ -383,17 +384,17 @@ def test_another_feature_layer_is_refused(qwen: tuple[Any, Any], monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((9, 8, None), "min_pixels=9 is more than max_pixels=8; set both"),
+        ((9, 8, None), "min_pixels=9 is more than max_pixels=8; change one of them"),
+        (
+            (None, 9, None),
+            "min_pixels={least} is more than max_pixels=9 (the one not set is the checkpoint's own); change "
+            "one of them",
+        ),
         (
             (None, None, 57),
-            "square=57 must be a multiple of {side}, the pixels on a side of a token, and goes without "
-            "min_pixels and max_pixels; try square={near}",
+            "square=57 must be a multiple of {side}, the pixels on a side of a token; try square={near}",
         ),
-        (
-            (None, 9, 448),
-            "square=448 must be a multiple of {side}, the pixels on a side of a token, and goes without "
-            "min_pixels and max_pixels; try square=448",
-        ),
+        ((None, 9, 448), "max_pixels and square exclude each other; leave square or the others out"),
     ],
 )
 def test_resolutions_that_cannot_be_are_refused(
@@ -401,12 +402,14 @@ def test_resolutions_that_cannot_be_are_refused(
 ) -> None:
     images = copy.deepcopy(qwen[1].image_processor)
     side = 2 * images.patch_size
-    with pytest.raises(UserError, match=f"^{re.escape(message.format(side=side, near=57 // side * side))}$"):
+    least = images.size["shortest_edge"]
+    said = message.format(side=side, near=57 // side * side, least=least)
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
         set_resolution(qwen[0].config, images, *options)
 
 
 def test_models_of_fixed_resolution_have_no_such_option(llava: tuple[Any, Any]) -> None:
     model, processor = llava
-    message = "^square: a 'llava' model sees pictures at the resolutions that it was made for; leave it out$"
+    message = "^square: models of type 'llava' see pictures at the resolutions that they were made for; leave"
     with pytest.raises(UserError, match=message):
         set_resolution(model.config, processor.image_processor, None, None, 448)

@@ -221,12 +221,13 @@ class ReadsLayer0(SelectingDropper):
 def test_what_one_method_may_not_have_is_refused_to_it_alone(
     llava_next: tuple[Any, Any], documents: datasets.Dataset
 ) -> None:
-    """A layer that is recorded for others, and one that is not there."""
-    methods = [METHODS[1], ReadsLayer0(), ReadsLayer0(asks=9)]
+    """A layer that is recorded for others; one that is not there is refused before."""
+    methods = [METHODS[1], ReadsLayer0()]
     model, requests = model_of(llava_next, documents, methods)
     assert ask(model, requests)[:1] == each_alone(llava_next, documents, METHODS[1:2])
     assert [str(a.stopped_by) for a in model.answerers[1:]] == [
         "task document 0: CLS-attention of layer 0 was not recorded; recorded layers: 1, 2 (a method names "
-        "those that it reads in attention_layers)",
-        "task document 0: ReadsLayer0 asks for attention of layer 9, and the vision tower has layers 0 to 3",
+        "those that it reads in attention_layers)"
     ]
+    with pytest.raises(UserError, match=r"^ReadsLayer0 asks for attention of layer 9"):
+        model_of(llava_next, documents, [METHODS[1], ReadsLayer0(asks=9)])

@@ -12,13 +12,13 @@ import pandas as pd
 from PIL import Image
 
 import hired_eval
+from hired_eval.records.folder import RunFolder
 from hired_eval.records.record import (
     Benchmark,
     Count,
     Identity,
     Method,
     Record,
-    RunFolder,
     Score,
     Speed,
     Spread,

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from hired_eval.errors import UserError
+from hired_eval.records.folder import RunFolder
 from hired_eval.records.goal import Goal, read_goal
-from hired_eval.records.record import Drawing, Record, RunFolder
+from hired_eval.records.record import Drawing, Record
 from hired_eval.records.scores import SCORERS, Part, UnboundedError, difference, score, scorer_of
 from hired_eval.records.sequences import interval
 from hired_eval.records.store import Store

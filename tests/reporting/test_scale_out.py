@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hired_eval.paths import config_folder
-from hired_eval.records.record import read_record
+from hired_eval.records.folder import read_record
 from hired_eval.records.store import Store
 from hired_eval.reporting.render import comma_separated
 from tests import tiny

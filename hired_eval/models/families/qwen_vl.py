@@ -271,8 +271,8 @@ class Qwen25VL(QwenVL):
             if layer not in whole:
                 raise UserError(
                     f"layer {layer} of {self.tower_class.__name__} attends within windows, so that attention "
-                    f"received says nothing of the whole picture; layers that see all of it: "
-                    f"{', '.join(map(str, whole))}"
+                    "received says nothing of the whole picture; let the method's options name a layer that "
+                    f"sees all of it: {', '.join(map(str, whole))}"
                 )
 
     def look(
