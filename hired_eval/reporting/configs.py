@@ -29,15 +29,12 @@ class Configs:
         return {f.stem: f for folder in folders for f in sorted((folder / group).glob("*.yaml"))}
 
     def spec(self, name: str) -> TableSpec:
-        """The description of a table, by its name or its file.
+        """The description of a table, by its name, which is one of `files`, or by its file.
 
         Raises:
-            UserError: there is none, or see `read_spec`.
+            UserError: see `read_spec`.
         """
-        files = self.files("report")
-        if not name.endswith(".yaml") and name not in files:
-            raise UserError(unknown(f"report {name!r}", name, files))
-        return read_spec(Path(name) if name.endswith(".yaml") else files[name])
+        return read_spec(Path(name) if name.endswith(".yaml") else self.files("report")[name])
 
     @cached_property
     def _tasks(self) -> dict[str, dict[str, Any]]:

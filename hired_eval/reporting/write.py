@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 
+from hired_eval.errors import UserError, unknown
 from hired_eval.records.context import blocks_of
 from hired_eval.records.folder import explained_disk_errors, replacing
 from hired_eval.records.store import Store
@@ -87,9 +88,12 @@ def _made(
 
     Raises:
         NothingYetError: it has no runs.
+        UserError: there is no such report.
     """
     if isinstance(name, TableSpec):
         spec: TableSpec | None = name
+    elif not name.endswith(".yaml") and name not in (known := reports(configs)):
+        raise UserError(unknown(f"report {name!r}", name, known))
     else:
         spec = None if name in FIGURES and name not in configs.files("report") else configs.spec(name)
     if spec and against:
