@@ -53,7 +53,7 @@ class CDPruner(BudgetedDropper):
         directions = normalize(features.float(), dim=-1)
         kernel = directions @ directions.transpose(1, 2)
         if self.question_tower is not None:
-            weight = self._weigh(encoding.relevance_to_question(), layouts)
+            weight = self._weigh(encoding.relevance, layouts)
             kernel = weight[:, :, None] * kernel * weight[:, None]
         counts = even_split(layouts, budgets)
         order = order_by_determinant(kernel, max(counts))

@@ -62,7 +62,7 @@ class VisionEncoding:
         feature_layer: the layer whose output feeds the projector, counted from 0: what None as a layer means.
         received_attention: layer -> (S, N): the attention that each patch receives, mean over heads and over
             all queries, that of CLS included where there is one.
-        relevance: (S, N) how like the question each patch is, from -1 to 1; only where a method asks for it.
+        recorded_relevance: see `relevance`; None where no method asks for it.
         added: (S, N, k * D) what the language model adds to each token behind its first k layers, with which
             methods have nothing to do (DeepStack of Qwen3-VL); None for nothing.
         heads: attention heads in a layer of the vision tower; None: not told.
@@ -75,7 +75,7 @@ class VisionEncoding:
     recorded_query: Tensor | None = None
     feature_layer: int | None = None
     received_attention: Mapping[int, Tensor] = field(default_factory=dict)
-    relevance: Tensor | None = None
+    recorded_relevance: Tensor | None = None
     added: Tensor | None = None
     heads: int | None = None
     nan_flags: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -147,19 +147,20 @@ class VisionEncoding:
         """
         return self.keys[:, -self.features.shape[1] :]
 
-    def relevance_to_question(self) -> Tensor:
-        """How like the question each patch is, (S, N); it must not hold NaN.
+    @property
+    def relevance(self) -> Tensor:
+        """How like the question each patch is, (S, N), from -1 to 1; it must not hold NaN.
 
         Raises:
             UserError: it is not there.
         """
-        if self.relevance is None:
+        if self.recorded_relevance is None:
             raise UserError(
                 "this dropping method reads the question, and nothing here says what it is; set "
                 "text_tower=null, or give your method a question_tower"
             )
-        self.forbid_nan("the similarity of patches to the question", self.relevance)
-        return self.relevance
+        self.forbid_nan("the similarity of patches to the question", self.recorded_relevance)
+        return self.recorded_relevance
 
     def forbid_nan(self, what: str, values: Tensor) -> None:
         """Have the pass end with an error if values that decide what is kept are not numbers.

@@ -80,4 +80,4 @@ class QuestionTower:
         features = encoding.features.to(self.patch_norm.weight)
         patches = normalize(self.patch_projection(self.patch_norm(features)).float(), dim=-1)
         similarity = (patches @ self.read(question).T).mean(dim=-1)
-        return replace(encoding, relevance=similarity.to(encoding.features.device))
+        return replace(encoding, recorded_relevance=similarity.to(encoding.features.device))

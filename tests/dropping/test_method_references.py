@@ -193,7 +193,7 @@ def test_cdpruner(name: str, variant: str) -> None:
     case, known, options = method_cases("cdpruner")[name], method_arrays("cdpruner"), CDPRUNER[variant]
     features, relevance = features_and_relevance(name)
     method, layouts = CDPruner(text_tower="a CLIP", **options), layouts_of(case)
-    encoding = VisionEncoding(features, {}, relevance=relevance)
+    encoding = VisionEncoding(features, {}, recorded_relevance=relevance)
     kept = method.keep(encoding, layouts, [case["tokens_per_partition"] * layouts.partitions])
     assert mask_kept(kept).equal(unpack_mask(known[name + variant]))
     if not variant and case["tokens_per_partition"] <= 64:
