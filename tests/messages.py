@@ -759,6 +759,10 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "{tmp}/mine.yaml: there is no quantity 'tokens'; …known: throughput_tokens_per_second, …",
     ),
     (
+        described("title: a\ncolumns: [docvqa, pop]"),
+        "{tmp}/mine.yaml: there is no benchmark 'pop'; did you mean pope? known: …",
+    ),
+    (
         described("title: a\nkind: attention\nrows: [full]"),
         "{tmp}/mine.yaml: a table of kind attention has its own rows; leave them out",
     ),

@@ -12,7 +12,7 @@ from hired_eval.records.context import Block, blocks_of, left_out
 from hired_eval.records.record import Record
 from hired_eval.records.store import Store, best
 from hired_eval.reporting.configs import PACKAGED, Configs
-from hired_eval.reporting.rows import FULL, Row, rows_of, without_budget
+from hired_eval.reporting.rows import FULL, Row, percent, rows_of, without_budget
 from hired_eval.reporting.spec import TableSpec
 
 IN_TOKENS = ("tokens", "tokens_per_partition")
@@ -48,10 +48,11 @@ def _published_key(spec: TableSpec, row: Row) -> dict[str, str]:
     return {"method": named[0], "tokens": str(tokens)} if tokens and named else {}
 
 
-def reference(spec: TableSpec, configs: Configs) -> tuple[str, Callable[[Row], Row]]:
+def reference(spec: TableSpec, configs: Configs) -> tuple[str, Callable[[Row], Row | None]]:
     """What a table compares with, in words, and for each of its rows the row that it is compared with.
 
-    A method with a budget that the table does not name is taken at the budget of each row.
+    A method with a budget that the table does not name is taken at the budget of each row, and for one
+    without a budget there is none.
     """
     if spec.against is None:
         return FULL.label, lambda row: FULL
@@ -59,11 +60,32 @@ def reference(spec: TableSpec, configs: Configs) -> tuple[str, Callable[[Row], R
     if spec.against.budget is not None or fixed.budget is None:
         return fixed.label, lambda row: fixed
 
-    def at_budget_of(row: Row) -> Row:
+    def at_budget_of(row: Row) -> Row | None:
         tokens = {name: row.options[name] for name in IN_TOKENS if name in row.options}
-        return replace(fixed, budget=row.budget, options={**fixed.options, **tokens})
+        if row.budget is None and not tokens:
+            return None
+        at = percent(row.budget) if row.budget else ", ".join(f"{n} {kind}" for kind, n in tokens.items())
+        label = f"{without_budget(fixed)} at {at}"
+        return replace(fixed, label=label, budget=row.budget, options={**fixed.options, **tokens})
 
     return f"{without_budget(fixed)} at the same budget", at_budget_of
+
+
+def without_difference(block: Block, lacking: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each row that a block is to be compared with and that has no run where another has.
+
+    Args:
+        block: of runs.
+        lacking: label of the row that is compared with, and of the benchmark where it was not run.
+    """
+    where: dict[str, list[str]] = {}
+    for label, benchmark in dict.fromkeys(lacking):
+        where.setdefault(label, []).append(benchmark)
+    return [
+        f"No difference to {label}, {block.label}: there is no run of it on {', '.join(benchmarks)}; run it "
+        "there, or name with --against what was run."
+        for label, benchmarks in where.items()
+    ]
 
 
 def block_order(spec: TableSpec, block: Block) -> tuple[int, str, str, str]:

@@ -128,7 +128,8 @@ def _cells(side: Side) -> list[str]:
 def lines(made: Comparison) -> list[str]:
     """What was found, a line each."""
     d, flips, digits = made.difference, made.flips, made.after.digits
-    noise = "" if d.clusters < FEWEST else ", beyond noise" if d.beyond_noise else ", not resolved at this n"
+    known = d.clusters >= FEWEST or d.sequence
+    noise = (", beyond noise" if d.beyond_noise else ", not resolved at this n") * known
     interval = interval_text(d.shown_low, d.shown_high, digits, d.clusters, "+")
     counts = ", ".join(f"{kind} {flips.count(kind)} ({flips.percent(kind):.1f} %)" for kind in KINDS)
     if d.sequence:

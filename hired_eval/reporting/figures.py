@@ -46,7 +46,7 @@ from hired_eval.reporting.tables import provenance, repetitions, with_seeds
 
 matplotlib.use("Agg")
 
-BARS = f"Bars: 95 % intervals; none below {FEWEST} pictures."
+BARS = f"Bars: 95 % intervals; none where a bootstrap has fewer than {FEWEST} pictures."
 
 # Okabe and Ito's colours, which stay apart for the colour-blind; markers and dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

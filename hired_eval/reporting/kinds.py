@@ -20,6 +20,7 @@ from hired_eval.reporting.choosing import (
     reference,
     rows_for,
     why_empty,
+    without_difference,
 )
 from hired_eval.reporting.configs import PACKAGED, Configs
 from hired_eval.reporting.notes import mark_notes, score_notes
@@ -75,6 +76,11 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     against, reference_of = reference(spec, configs)
     columns = [c if c.label else replace(c, label=_column_label(c, configs)) for c in spec.columns]
     labels = {c.name: configs.benchmark_label(c.name) for c in columns if c.show in ("score", "flips")}
+    ever = configs.benchmarks_of([*store.accuracy(), *store.failed()])
+    benchmarks = list(dict.fromkeys([*configs.files("task"), *ever]))
+    for name in labels:
+        if name not in benchmarks:
+            raise UserError(f"{spec.origin}: {unknown(f'benchmark {name!r}', name, benchmarks)}")
     labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
     if spec.open("columns"):
         # a table of design choices has the columns that a design choice was run on
@@ -90,21 +96,33 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     if not shown:
         raise nothing_yet(spec.name, configs)
     paper = published(spec)
-    body, without_other, apart, uneven = [], [], [], []
-    references = [r for row in rows for r in reference_of(row).of(records) if r.benchmark.name in labels]
+    body, without_other, apart, uneven, budgetless = [], [], [], [], list[str]()
+    references = [
+        r
+        for row in rows
+        if (other := reference_of(row))
+        for r in other.of(records)
+        if r.benchmark.name in labels
+    ]
     compared = {r.run: r for r in references} | found
     # a block of nothing but runs to compare with has no rows
     blocks = [b for b in blocks_of(compared.values()) if any(r.run in found for r in b.records)]
     for block in sorted(blocks, key=lambda block: block_order(spec, block)):
-        without = []
+        without, lacking = [], list[tuple[str, str]]()
         for row in rows:
             chosen = {b: repetitions(on_benchmark(row.of(block.records), b)) for b in labels}
             used = [r for runs in chosen.values() for r in runs]
             if not used and (block.settings or row not in listed):
                 continue
-            other = reference_of(row).of(block.records)
+            compared_with = reference_of(row)
+            other = compared_with.of(block.records) if compared_with else []
             theirs = {b: repetitions(on_benchmark(other, b)) for b in labels}
-            without += [f"{row.label} on {labels[b]}" for b in labels if chosen[b] and not theirs[b]]
+            unmatched = [labels[b] for b in labels if chosen[b] and not theirs[b]]
+            without += [f"{row.label} on {label}" for label in unmatched]
+            if compared_with:
+                lacking += [(compared_with.label, label) for label in unmatched]
+            elif used and row.label not in budgetless:
+                budgetless.append(row.label)
             cells = []
             for c in columns:
                 b = c.name
@@ -132,6 +150,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
                 f"Without a difference, since {in_words(against)} was not run with {block.settings}: "
                 f"{', '.join(without)}."
             )
+        elif spec.against:
+            without_other += without_difference(block, lacking)
     body = with_best(adjusted(body), [c.show != "speed" for c in columns])
     cells = [cell for row in body for cell in row.cells]
     models = sorted({r.model for r in shown})
@@ -152,6 +172,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
             f"{', '.join(uneven)}."
         )
     notes += [f"No difference: {why}." for why in dict.fromkeys(apart)]
+    if budgetless:
+        notes.append(f"Without a difference, since they have no budget: {', '.join(budgetless)}.")
     notes += [*without_other, *store.superseded_lines("accuracy"), *versions_note(shown)]
     notes += _not_rows([r for r in records if r.run not in found])
     if reasons := list(dict.fromkeys(cell.reason for cell in cells if cell.reason)):

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from hired_eval.errors import UserError
 from hired_eval.records.context import Block, blocks_of, versions_note
 from hired_eval.records.record import Record
-from hired_eval.records.statistics import Estimate
+from hired_eval.records.statistics import FEWEST, Estimate
 from hired_eval.records.store import Store
-from hired_eval.reporting.choosing import block_order, nothing_yet, of_models, on_benchmark, reference
+from hired_eval.reporting.choosing import (
+    block_order,
+    nothing_yet,
+    of_models,
+    on_benchmark,
+    reference,
+    without_difference,
+)
 from hired_eval.reporting.configs import Configs
 from hired_eval.reporting.notes import mark_notes, score_notes
 from hired_eval.reporting.rows import FULL, Row, rows_of
@@ -32,19 +39,24 @@ RANK, SHARE = "rank", "mean share of Full, %"
 NOTES = (
     f"{SHARE}: the score in percent of full execution's on the same documents, mean over the benchmarks "
     "[95 % interval, bootstrap over the images of each benchmark that were answered].",
-    "rank: 1 and how many methods are better, with intervals that do not overlap; methods of one rank tie.",
+    "A method's rank is one more than the number of methods that are better beyond the intervals; "
+    "methods that share a rank tie.",
 )
 Runs = Mapping[str, Sequence[Record]]
 """Of each benchmark the runs of a method, see `repetitions`."""
 
 
 def ranks_of(shares: Mapping[str, Estimate]) -> dict[str, str]:
-    """The rank of each method: 1 and how many have an interval above its own; '1 (tie)' if it is shared."""
-    surely = {
-        label: 1
-        + sum((other.shown_low or -1.0) > (own.shown_high or float("inf")) for other in shares.values())
-        for label, own in shares.items()
+    """The rank of each method that has an interval: one more than how many have theirs above it.
+
+    '1 (tie)' if it is shared.
+    """
+    ends = {
+        label: (share.shown_low, share.shown_high)
+        for label, share in shares.items()
+        if share.shown_low is not None and share.shown_high is not None
     }
+    surely = {label: 1 + sum(low > high for low, _ in ends.values()) for label, (_, high) in ends.items()}
     ranks = list(surely.values())
     return {label: f"{rank}{' (tie)' * (ranks.count(rank) > 1)}" for label, rank in surely.items()}
 
@@ -86,15 +98,25 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             and not lacking[label]
             and (share := store.mean_share([paired(runs[b], full[b]) for b in benchmarks]))
         }
-        ranks = ranks_of(shares)
+        ranks, unranked, unmatched = ranks_of(shares), dict[str, list[str]](), list[tuple[str, str]]()
         for label in sorted(shares, key=lambda label: -shares[label].value):
             row, runs = found[label]
-            others = _runs(reference_of(row), block, benchmarks)
+            compared_with = reference_of(row) or row
+            others = _runs(compared_with, block, benchmarks)
+            without = [configs.benchmark_label(b) for b in benchmarks if not others[b]]
+            unmatched += [(compared_with.label, label) for label in without]
             share, cells = shares[label], [accuracy_cell(store, runs[b], others[b], None) for b in benchmarks]
             own = [r for b in benchmarks for r in runs[b]]
             used += own
             mean = Cell(share.value, share.shown_low, share.shown_high, share.n, share.clusters, run=label)
-            rank = Cell(text=ranks[label])
+            rank = Cell(text=ranks.get(label))
+            if label not in ranks:
+                few = [
+                    configs.benchmark_label(b)
+                    for b, cell in zip(benchmarks, cells, strict=True)
+                    if cell.pictures is not None and cell.pictures < FEWEST
+                ]
+                unranked.setdefault(", ".join(few), []).append(label)
             body.append(
                 TableRow(block.label, with_seeds(row.label, own), token_share(own), [rank, mean, *cells])
             )
@@ -104,6 +126,12 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
             body.append(
                 TableRow(block.label, FULL.label, token_share(own), [Cell(), Cell(100.0), *cells], False)
             )
+        notes += [
+            f"No rank, {block.label}: {'; '.join(labels)}: "
+            f"{f'fewer than {FEWEST} pictures on {few}' if few else 'their shares have no interval'}."
+            for few, labels in unranked.items()
+        ]
+        notes += without_difference(block, unmatched)
         absent: dict[str, list[str]] = {}
         for label, missing in lacking.items():
             if missing:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from hired_eval.reporting.tables import SCORE_NOTE, Cell, Table, TableRow, difference_note
+from hired_eval.reporting.tables import SCORE_NOTE, Cell, Table, TableRow, difference_note, interval_text
 
 CSV_COLUMNS = (
     "table block row column value low high n pictures documents tokens_kept tokens_full seeds marks against "
@@ -113,7 +113,7 @@ def _caption(table: Table) -> str:
     title = re.sub(r"^Table \d+: ", "", table.title)
     signs = [escaped(f"{title[0].upper()}{title[1:]}.")]
     if SCORE_NOTE in table.notes:
-        signs.append("$\\pm$: half of the 95\\,\\% interval.")
+        signs.append("$\\pm$: the longer side of the 95\\,\\% interval.")
     if any(cell.best for cell in cells):
         signs.append("Bold: best, full execution apart.")
     if difference_note(table.against) in table.notes:
@@ -139,7 +139,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _plus_minus(value: float, low: float | None, high: float | None, digits: int) -> str:
-    """The larger half of an interval; nothing where there is no interval."""
+    """The longer side of an interval; nothing where there is no interval."""
     if low is None or high is None or low == high:
         return ""
     return f" {{\\scriptsize$\\pm${max(high - value, value - low):.{digits}f}}}"
@@ -152,7 +152,9 @@ def _latex_difference(cell: Cell) -> str:
         return ""
     mark = "^\\ddagger" if "!!" in cell.difference_text() else "^\\dagger" if d.beyond_noise else ""
     spread = _plus_minus(d.value, d.shown_low, d.shown_high, cell.digits)
-    spread = spread or " {\\scriptsize n too small}" * (d.shown_low is None)
+    if d.shown_low is None:
+        why = interval_text(None, None, cell.digits, d.clusters).strip(" ()")
+        spread = f" {{\\scriptsize {why}}}"
     return f"${d.value:+.{cell.digits}f}{mark}${spread}"
 
 

@@ -106,10 +106,10 @@ def settled_line(store: Store, record: Record, full: Record | None, goal: Goal |
 
 
 def _interval(score: Estimate) -> str:
-    if score.clusters < FEWEST:
-        return "n too small"
     low, high = score.shown_low, score.shown_high
-    return "none" if low is None or high is None else f"{low:.1f} to {high:.1f}"
+    if low is None or high is None:
+        return "n too small" if score.clusters < FEWEST else "none"
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _mean_and_max(count: Count | None) -> str:

@@ -45,7 +45,8 @@ class Cell:
         published: the published number as printed.
         difference: to full execution or whatever the table compares with, paired.
         settled: what the difference settles of what the run was asked to decide.
-        p_adjusted: of its test, for how many differences the table has; None where it has no other.
+        p_adjusted: of its test, for how many differences the table has; None where it has no other, and below
+            `FEWEST` pictures.
         seeds: seed -> score, where there are several.
         marks: '*' partial, '+' dummy weights, '#' a share where the benchmark counts points.
         text: instead of a number, e.g. OOM.
@@ -113,7 +114,7 @@ class Cell:
         d = self.difference
         if d is None:
             return ""
-        known = d.clusters >= FEWEST
+        known = d.clusters >= FEWEST or d.sequence
         surely = self.p_adjusted is not None and self.p_adjusted < 0.05
         mark = (" !" + "!" * surely if d.beyond_noise else " ~") * known
         # where full execution answered another part of the benchmark, the difference stands on what both did
@@ -136,8 +137,8 @@ class TableRow:
 
 TEST = "(paired test over images at 5 %; over few images it asks for more than the interval does)"
 SCORE_NOTE = (
-    "Score [95 % interval, bootstrap over images; exact bounds where all images have one score; none below "
-    f"{FEWEST} images]."
+    f"Score [95 % interval: a bootstrap over images, which needs {FEWEST} of them; exact bounds where all "
+    "images have one score]."
 )
 
 
@@ -150,8 +151,8 @@ def difference_note(against: str) -> str:
     """How the lines of differences are to be read."""
     what = f"difference to {in_words(against)} on the same documents [95 % interval]"
     return (
-        f'Line "vs {against}": {what}; ! beyond noise, !! adjusted for all differences of the table too '
-        f"(Holm), ~ not resolved at this n {TEST}."
+        f'Line "vs {against}": {what}; ! beyond noise, !! also after adjustment (Holm) for all differences '
+        f"of the table on {FEWEST} images or more, ~ not resolved at this n {TEST}."
     )
 
 
@@ -167,8 +168,10 @@ def flips_note(against: str) -> str:
 
 
 SEQUENCE_NOTE = (
-    'A cell with "of" is about pictures drawn at random: its interval and that of its difference hold for '
-    "the whole benchmark, whenever the run stopped (confidence sequence, 95 %); ! where it leaves out 0."
+    'A cell with "of" is about pictures drawn at random: its interval and that of its difference are 95 % '
+    "confidence sequences, which hold for the whole benchmark, for any number of pictures and whenever the "
+    "run stopped; ! where that of the difference leaves out 0, !! where the paired test on the answered "
+    "pictures, adjusted as elsewhere, finds a difference as well."
 )
 
 

@@ -17,7 +17,7 @@ from hired_eval.records.sequences import interval
 from hired_eval.records.store import Store
 from hired_eval.reporting import render
 from hired_eval.reporting.comparison import compare, printed
-from hired_eval.reporting.table import full_run_like, settled_line
+from hired_eval.reporting.table import full_run_like, run_table, settled_line
 from tests.reporting import synthetic
 from tests.reporting.packaged import baselines, table3
 
@@ -64,9 +64,27 @@ def test_a_part_has_the_interval_of_a_sequence_and_says_of_how_many(runs: Path) 
     assert " 200 of 400 (100 pictures)" in text
     assert f"[{found.low:+.1f}, {found.high:+.1f}] !, more than 5 points below Full" in text
     assert "hold for the whole benchmark" in text
+    assert "half of" not in render.latex(table3(store))
+    assert "longer side of the 95" in render.latex(table3(store))
     line = settled_line(store, hired, full, read_goal(hired.config))
     assert line is not None
     assert line.startswith("HiRED 20 %: more than 5 points below Full, after 200 of 400 documents: ")
+
+
+def test_a_part_of_few_pictures_has_its_interval_in_the_table_and_in_the_summary(runs: Path) -> None:
+    full, hired = part(runs, "full", 16, accuracy=1.0), part(runs, "hired", 16, accuracy=0.0)
+    store = Store(runs)
+    score = store.score([hired])
+    assert (score.clusters, score.sequence) == (8, True)
+    summary, text = run_table([(store, hired)]), render.markdown(table3(store))
+    assert f"| {score.low:.1f} to {score.high:.1f} " in summary
+    assert f"[{score.low:.1f}, {score.high:.1f}]" in text
+    assert "too small" not in summary + text
+    found = store.difference([(hired, full)])
+    assert found is not None
+    assert found.beyond_noise
+    assert "] !" in text
+    assert "beyond noise" in printed(compare((store, full), (store, hired)))
 
 
 def test_the_interval_holds_the_score_of_all_documents(runs: Path) -> None:

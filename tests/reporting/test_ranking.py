@@ -8,6 +8,7 @@ import pytest
 from hired_eval.records import statistics
 from hired_eval.records.statistics import Estimate, Units
 from hired_eval.records.store import Store
+from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.frame import frame
 from hired_eval.reporting.rank import main
 from hired_eval.reporting.ranking import ranks_of
@@ -66,6 +67,24 @@ def test_methods_whose_intervals_overlap_are_tied() -> None:
         for name, value in (("a", 95.0), ("b", 92.0), ("c", 88.5), ("d", 70.0))
     }
     assert ranks_of(shares) == {"a": "1 (tie)", "b": "1 (tie)", "c": "2", "d": "4"}
+    few = Estimate(99.0, 98.0, 100.0, 8, 8)
+    assert ranks_of({**shares, "few": few}) == ranks_of(shares), "no rank without an interval"
+
+
+def test_a_method_on_few_pictures_has_no_rank_and_a_line_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for task, pictures in (("docvqa", 8), ("textvqa", 60)):
+        for method, budget in (("full", None), ("hired", 0.1), ("spatial", 0.1)):
+            synthetic.write_run(runs, method, task, pictures=pictures, budget=budget)
+    main(["budget=0.1", "--runs-dir", str(runs), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    rows = [line.split("|")[1:] for line in printed.splitlines() if line.startswith(("| HiRED", "| Spatial"))]
+    assert [row[2].strip() for row in rows] == ["-", "-"]
+    assert (
+        "No rank, mini, bundled data: Spatial 10 %; HiRED 10 %: fewer than 10 pictures on DocVQA." in printed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +139,24 @@ def test_a_ranking_compares_with_the_method_that_is_asked_for(
         if line.startswith("|   vs HiRED at the same budget")
     }
     assert below == {"Top-k CLS 10 %", "Spatial 10 %", "Random 10 %"}
+
+
+def test_a_method_to_compare_with_that_was_not_run_is_named(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--runs-dir", str(runs), "--out", str(tmp_path)]
+    main(["budget=0.1", "group=reading", "--against", "hired alpha=0.9", *folders])
+    ranked = capsys.readouterr().out
+    assert "vs " not in ranked.split("Score [")[0]
+    said = "No difference to {}, mini, bundled data: there is no run of it on {}; run it there, or name with"
+    assert said.format("HiRED, alpha=0.9 at 10 %", "TextVQA, DocVQA") in ranked
+    report(["baselines", "--against", "hired", *folders])
+    table = capsys.readouterr().out
+    assert "vs HiRED at the same budget" in table
+    assert "no run of it on" not in table
+    assert "Without a difference, since they have no budget: Full, PruMerge." in table
+    report(["baselines", "--against", "hired budget=0.2", *folders])
+    assert said.format("HiRED 20 %", "VQAv2, TextVQA") in capsys.readouterr().out
 
 
 def test_all_results_are_one_frame(runs: Path) -> None:
