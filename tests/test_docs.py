@@ -256,6 +256,8 @@ def test_the_examples_of_extending_run_as_written(
         words = shlex.split(command)
         if "hired_eval.reporting" in words:
             assert examples("report", *words[3:]) == 0
+        elif words[:2] == ["hired-eval", "report"]:
+            assert examples(*words[1:]) == 0
         elif words[:2] == ["hired-eval", "compare"]:
             here = f" model.path={tiny_checkpoint} data.path={docvqa_folder}"
             runs = [word.replace("limit=60", "limit=2") + here for word in words[2:4]]
@@ -269,6 +271,7 @@ def test_the_examples_of_extending_run_as_written(
     assert re.search(r"\| docvqa +\| Brightest 20 % +\|", printed), "the table of the run"
     assert re.search(r"Brightest 20 % .*HiRED 20 %", printed), "the comparison"
     assert re.search(r"^\| Brightest 20 % +\|", printed, re.MULTILINE), "the report"
+    assert "|   vs HiRED at the same budget |" in printed, "the report with differences to HiRED"
     assert re.search(r"\| squares +\| HiRED 20 % +\|", printed)
     own = printed[printed.index("## My method beside HiRED") :]
     assert re.search(r"^\| method +\| tokens +\| DocVQA +\| Squares +\|", own, re.MULTILINE)
