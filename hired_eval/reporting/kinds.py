@@ -100,8 +100,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
     references = [
         r
         for row in rows
-        if (other := reference_of(row))
-        for r in other.of(records)
+        if (compared_with := reference_of(row))
+        for r in compared_with.of(records)
         if r.benchmark.name in labels
     ]
     compared = {r.run: r for r in references} | found
