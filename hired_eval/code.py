@@ -24,11 +24,11 @@ DECIDES_NOTHING = {
     for module in (
         "cli", "code", "dropping.registry", "dropping.waits", "errors", "hub", "lmms.data_cards",
         "lmms.local_data", "lmms.manifest", "lmms.mini_tasks", "lmms.parquet_files", "method_configs", "mini",
-        "models.apply", "models.configs", "models.convert", "paths", "processes", "records.flips",
-        "records.folder", "records.goal", "records.record", "records.replies", "records.sequences",
-        "records.store", "runs.accuracy", "runs.efficiency", "runs.forecast", "runs.identity",
-        "runs.measuring", "runs.options", "runs.plan", "runs.precision", "runs.probes", "runs.redrawn",
-        "runs.together", "typed",
+        "models.apply", "models.configs", "models.convert", "models.own_methods", "paths", "processes",
+        "records.flips", "records.folder", "records.goal", "records.record", "records.replies",
+        "records.sequences", "records.store", "runs.accuracy", "runs.efficiency", "runs.forecast",
+        "runs.identity", "runs.measuring", "runs.options", "runs.plan", "runs.precision", "runs.probes",
+        "runs.redrawn", "runs.together", "typed",
     )
 }  # fmt: skip
 """Modules of this package that do not decide what is answered or scored, unless they are asked for by name:

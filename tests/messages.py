@@ -568,7 +568,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         lambda place: refuse_nan("what is kept", torch.tensor(float("nan"))),
-        "what is kept holds NaN; try another dtype, e.g. model.dtype=float32",
+        "what is kept holds NaN; in a method of your own, look for a division by zero; elsewhere try another "
+        "dtype, e.g. model.dtype=float32",
     ),
     (
         lambda place: encoding(cls_attention={}).attention_at(None),

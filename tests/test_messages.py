@@ -79,6 +79,8 @@ ELSEWHERE = {
     "dropping/types.py": [
         "this dropping method reads the question, and nothing here says what it is; set text_tower=null, or "
         "give your method a question_tower",
+        # in tests/dropping/test_matrix.py
+        "….score must give one number for each … = …; it gave …",
     ],
     "models/question.py": [
         "text_tower=… is not a whole CLIP: it lacks …",
@@ -214,8 +216,12 @@ ELSEWHERE = {
         "…: its image cannot be read: …",
     ],
     # in tests/dropping/test_matrix.py
-    "dropping/selection.py": [
-        "….score must give one number for each token, (S, N) = …; it gave …",
+    "dropping/base.py": [
+        "….reads must be a frozenset of …, got …",
+    ],
+    # in tests/models/test_own_methods.py
+    "models/own_methods.py": [
+        "the method … fails: …: … (…, line …, in …)",
     ],
     # in tests/dropping/test_fastv.py
     "dropping/layer_stage.py": [
@@ -229,8 +235,6 @@ ELSEWHERE = {
     ],
     # in tests/models/test_inside.py
     "models/inside.py": [
-        "….score must give one number for each column, (B, n) = …; it gave …",
-        "the score of … holds NaN; try another dtype, e.g. model.dtype=float32",
         "… numbers positions anew, which the rotary embedding of this … does not allow; set "
         "positions=original",
         "visual tokens cannot leave inside …, whose layers are …; known are …",

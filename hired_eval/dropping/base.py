@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -40,6 +40,23 @@ def given_budget(method: Any) -> str:
             f"{type(method).__name__} has {' and '.join(given)}; give one of them, and null for the others"
         )
     return "".join(given)
+
+
+def check_reads(method: Any, known: Any) -> None:
+    """Refuse a method's class that reads what there is not.
+
+    Args:
+        method: with a set of signals, `reads`.
+        known: the `Literal` of them.
+
+    Raises:
+        UserError: naming the class.
+    """
+    if isinstance(method.reads, str) or not set(method.reads) <= set(get_args(known)):
+        raise UserError(
+            f"{type(method).__name__}.reads must be a frozenset of {', '.join(get_args(known))}, "
+            f"got {method.reads!r}"
+        )
 
 
 def floor_share(share: float, count: int) -> int:
@@ -116,6 +133,11 @@ class VisionStage(TokenDropper):
     positions: Literal["compact", "original"] = "compact"
     """Positions of kept tokens in the language model: numbered anew without gaps, or as they were among all
     visual tokens of the stock model."""
+
+    def __post_init__(self) -> None:
+        """See that `reads` names signals."""
+        super().__post_init__()
+        check_reads(self, Signal)
 
     @property
     def vision(self) -> VisionStage:

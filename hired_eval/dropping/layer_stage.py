@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hired_eval.dropping.base import TokenDropper, VisionStage, floor_share, given_budget
+from hired_eval.dropping.base import TokenDropper, VisionStage, check_reads, floor_share, given_budget
 from hired_eval.dropping.registry import build
 from hired_eval.errors import UserError
 from hired_eval.method_configs import FULL
@@ -179,9 +179,10 @@ class ShareStage(LayerStage):
     """Instead of a share, the mean number of tokens of each picture that the layers see."""
 
     def __post_init__(self) -> None:
-        """See that there is one budget at most."""
+        """See that there is one budget at most, and that `reads` names signals."""
         super().__post_init__()
         given_budget(self)
+        check_reads(self, LayerSignal)
 
     def allowed(self, total: int, pictures: int) -> int | None:
         """How many visual tokens of a prompt the layers may see in the mean; None without a budget.

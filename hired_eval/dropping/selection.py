@@ -11,8 +11,7 @@ from torch import Tensor
 from hired_eval.dropping.attention import RankingByAttention
 from hired_eval.dropping.base import BudgetedDropper, even_split
 from hired_eval.dropping.layouts import Layouts
-from hired_eval.dropping.types import KeptTokens, VisionEncoding
-from hired_eval.errors import UserError
+from hired_eval.dropping.types import KeptTokens, VisionEncoding, require_scores
 from hired_eval.typed import Natural
 
 
@@ -59,11 +58,7 @@ class SelectingDropper(BudgetedDropper):
             UserError: a score is not (S, N), or what the score is made of is not there.
         """
         scores = self.score(encoding, layouts)
-        if scores.shape != encoding.features.shape[:2]:
-            raise UserError(
-                f"{type(self).__name__}.score must give one number for each token, (S, N) = "
-                f"{tuple(encoding.features.shape[:2])}; it gave {tuple(scores.shape)}"
-            )
+        require_scores(self, scores, encoding.features.shape[:2], "token, (S, N)")
         encoding.forbid_nan(f"the score of {type(self).__name__}", scores)
         if self.spend_leftover:
             scores = scores.masked_fill(~layouts.unpadded, -torch.inf)

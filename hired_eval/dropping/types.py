@@ -198,7 +198,30 @@ def refuse_nan(what: str, values: Tensor) -> None:
 
 def holds_nan(what: str) -> UserError:
     """The error where numbers are none."""
-    return UserError(f"{what} holds NaN; try another dtype, e.g. model.dtype=float32")
+    return UserError(
+        f"{what} holds NaN; in a method of your own, look for a division by zero; elsewhere try another "
+        "dtype, e.g. model.dtype=float32"
+    )
+
+
+def require_scores(method: object, scores: object, shape: Sequence[int], of: str) -> None:
+    """Refuse what a method's `score` gave where it is not one number each.
+
+    Args:
+        method: that gave it.
+        scores: what it gave.
+        shape: that a tensor of scores has.
+        of: what it has a number for, with the names of its dimensions.
+
+    Raises:
+        UserError: it is no tensor, or of another shape.
+    """
+    if isinstance(scores, Tensor) and scores.shape == tuple(shape):
+        return
+    gave = tuple(scores.shape) if isinstance(scores, Tensor) else f"{type(scores).__name__}, not a tensor"
+    raise UserError(
+        f"{type(method).__name__}.score must give one number for each {of} = {tuple(shape)}; it gave {gave}"
+    )
 
 
 @dataclass(frozen=True)

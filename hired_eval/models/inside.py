@@ -19,8 +19,10 @@ from hired_eval.dropping.layer_stage import (
     Step,
     acting,
 )
+from hired_eval.dropping.types import holds_nan, require_scores
 from hired_eval.errors import UserError
 from hired_eval.models.layer_signals import attention_of, keys_of, take
+from hired_eval.models.own_methods import explained_faults
 from hired_eval.models.segments import Merged, Prompts, Segment, ask_raters, read_prompts
 
 LAYERS = (
@@ -275,12 +277,9 @@ class Stages:
         values = {name: value.to(states.device) for name, value in values.items()}
         signals = LayerSignals(visual, text, values)
         name, steps = type(stage).__name__, [steps[layer] for steps in self._prompts.steps]
-        scores = stage.score(signals)
-        if scores.shape != visual.shape:
-            raise UserError(
-                f"{name}.score must give one number for each column, (B, n) = "
-                f"{tuple(visual.shape)}; it gave {tuple(scores.shape)}"
-            )
+        with explained_faults(stage):
+            scores = stage.score(signals)
+        require_scores(stage, scores, visual.shape, "column, (B, n)")
         self._not_numbers.append((name, (scores.isnan() & visual).any()))
         kept = stage.kept(scores, signals, torch.tensor([s.stays for s in steps], device=states.device))
         merged = _merge(stage, steps, scores, states, visual & ~kept)
@@ -342,7 +341,7 @@ class Stages:
         flags = torch.stack([flag.to(output.device) for _, flag in self._not_numbers]).tolist()
         for (name, _), is_nan in zip(self._not_numbers, flags, strict=True):
             if is_nan:
-                raise UserError(f"the score of {name} holds NaN; try another dtype, e.g. model.dtype=float32")
+                raise holds_nan(f"the score of {name}")
         whole, last = self._segments[0], self._segments[-1]
         output = output.masked_fill(~last.given[..., None].to(output.device), 0)
         columns = last.columns[..., None].to(output.device).expand_as(output)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hired_eval.dropping import Layouts, PackedTokens, PartitionLayout, VisionEncoding, VisionStage
 from hired_eval.models.family import Family, Picture
+from hired_eval.models.own_methods import explained_faults
 
 PICTURES_A_PASS = 16
 
@@ -149,10 +150,11 @@ def drop_tokens(
         stage: of the method.
 
     Raises:
-        UserError: the encoding cannot be used.
+        UserError: the encoding cannot be used, or a method from elsewhere fails.
         RuntimeError: the method kept more tokens than its budget allows.
     """
-    selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
+    with explained_faults(stage):
+        selected = stage.select(encoding, Layouts(tuple(layouts), encoding.features.device))
     added: Sequence[Tensor | None] = [None] * len(layouts)
     if encoding.added is not None:
         added = torch.split(encoding.added, [layout.partitions for layout in layouts])

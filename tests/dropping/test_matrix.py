@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hired_eval import KeptTokens, Layouts, VisionEncoding
+from hired_eval import EvenSplit, KeptTokens, Layouts, VisionEncoding
 from hired_eval.dropping import SelectingDropper
+from hired_eval.dropping.fastv import FastV
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.testing import LAYOUTS, check_dropper
 from hired_eval.errors import UserError
@@ -112,6 +113,13 @@ def test_a_score_of_the_wrong_shape_is_named() -> None:
     expected = r"Broken.score must give one number for each token, \(S, N\) = \(1, 36\); it gave \(1, 36, 8\)"
     with pytest.raises(UserError, match=expected):
         check_dropper(Broken(fault="a score for each channel"))
+
+
+@pytest.mark.parametrize("reads", [{"cls_atention"}, "keys"])
+@pytest.mark.parametrize("base", [EvenSplit, FastV])
+def test_signals_that_are_not_there_are_named(base: type[Any], reads: Any) -> None:
+    with pytest.raises(UserError, match=rf"^Reading.reads must be a frozenset of .*, got {reads!r}$"):
+        type("Reading", (base,), {"reads": reads})()
 
 
 def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:

@@ -551,7 +551,11 @@ def test_scores_that_say_nothing_are_refused() -> None:
     ids, mask = batch(ROWS[:1])
     width = ids.shape[1]
     for stage, text in (
-        (Plain(), "the score of Plain holds NaN; try another dtype, e.g. model.dtype=float32"),
+        (
+            Plain(),
+            "the score of Plain holds NaN; in a method of your own, look for a division by zero; elsewhere "
+            "try another dtype, e.g. model.dtype=float32",
+        ),
         (
             Plain(wrong=True),
             f"Plain.score must give one number for each column, (B, n) = (1, {width}); it gave (1, 1)",

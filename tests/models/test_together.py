@@ -106,19 +106,36 @@ class Failing(SelectingDropper):
         return encoding.features.float().norm(dim=-1)
 
 
-@pytest.mark.parametrize("error", [UserError("not this one"), TypeError("no such thing")])
+class FailingHere(Failing):
+    """As if it were a method of this package."""
+
+    __module__ = "hired_eval.dropping.pretended"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "raised"),
+    [
+        (Failing, UserError("not this one"), UserError),
+        (Failing, TypeError("no such thing"), UserError),
+        (FailingHere, TypeError("no such thing"), TypeError),
+    ],
+)
 def test_a_companion_that_fails_is_left_out_from_there_on(
-    llava_next: tuple[Any, Any], documents: datasets.Dataset, error: Exception
+    llava_next: tuple[Any, Any],
+    documents: datasets.Dataset,
+    kind: type[Failing],
+    error: Exception,
+    raised: type[Exception],
 ) -> None:
-    methods = [METHODS[0], Failing(error=error), METHODS[1]]
+    methods = [METHODS[0], kind(error=error), METHODS[1]]
     first, failed, last = ask(*model_of(llava_next, documents, methods))
     assert [first, last] == each_alone(llava_next, documents, [METHODS[0], METHODS[1]])
     assert len(failed) < len(documents)
-    alone, requests = model_of(llava_next, documents, [Failing(error=error)])
-    with pytest.raises(type(error), match=str(error)):
+    alone, requests = model_of(llava_next, documents, [kind(error=error)])
+    with pytest.raises(raised, match=str(error)):
         ask(alone, requests)
     assert failed == alone.replies
-    assert bool(failed) == isinstance(error, UserError), "what was prepared before it is answered"
+    assert bool(failed) == (raised is UserError), "what was prepared before it is answered"
 
 
 def test_companions_are_answered_where_the_first_fails(
