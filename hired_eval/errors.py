@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 
 class UserError(Exception):
@@ -42,3 +43,25 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     close = near or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"there is no {what}; {meant}known: {', '.join(names) or 'none'}"
+
+
+def refuse_spaces(words: Sequence[str]) -> None:
+    """Refuse options that were typed with spaces: `budget = 0.2` and `task=docvqa, pope`.
+
+    Args:
+        words: what the shell made of the command line.
+
+    Raises:
+        UserError: naming the option, and how it is written.
+    """
+    for i, (word, following) in enumerate(pairwise(words)):
+        value = following.removeprefix("=") or " ".join(words[i + 2 : i + 3])
+        ends = re.fullmatch(r"\+*[\w./]+=", word) and not re.match(r"-|\+*[\w./]+=", following)
+        if following.startswith("=") or ends:
+            typed = " ".join(words[i : i + 2 + (following == "=")])
+            raise UserError(
+                f"{typed}: no spaces around the equals sign; write "
+                f"{word.removesuffix('=')}={value or 'VALUE'}"
+            )
+        if "=" in word and "=" not in following and (word.endswith(",") or following.startswith(",")):
+            raise UserError(f"{word} {following}: a list has no spaces; write {word}{following}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -80,6 +80,20 @@ def class_name_of(target: str) -> str:
         one.rpartition(".")[2] if one.startswith(f"{PACKAGE.name}.") else one for one in target.split(JOIN)
     ]
     return JOIN.join(names)
+
+
+def target_of(config: Mapping[str, Any]) -> str:
+    """The class that the config of a method names.
+
+    Raises:
+        UserError: it names none.
+    """
+    target = config.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(
+            "the method's config has no _target_; write _target_: MODULE.CLASS in it (docs/extending.md)"
+        )
+    return target
 
 
 def has_full_execution(targets: Iterable[str]) -> bool:

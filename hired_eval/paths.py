@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from hired_eval.errors import UserError
+import yaml
+
+from hired_eval.errors import UserError, first_line
 
 PACKAGE = Path(__file__).parent
 
@@ -65,3 +69,29 @@ def hide_home(text: str) -> str:
     if home is None:
         return text
     return re.sub(rf"(?<![\w.~/-]){re.escape(str(home))}(?![\w-]|\.\w)", "~", text)
+
+
+def read_yaml(file: Path, load: Callable[[str], Any] = yaml.safe_load) -> Mapping[str, Any]:
+    """The keys of a config.
+
+    Args:
+        file: of the config.
+        load: what makes keys and values of its text.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    try:
+        content = load(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        # a scanner notices a key without its colon a line late
+        late = isinstance(error, yaml.scanner.ScannerError) and error.context_mark
+        mark = late or getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"{file}{where} is not YAML ({said}); correct it") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} is no config: it holds no keys")
+    return content

@@ -96,9 +96,17 @@ def check_value(name: str, kind: Any, value: Any) -> Any:
     if _is_number(value) and (outside := _ranges(kind)):
         must = " or ".join(dict.fromkeys(r.words for r in outside))
         whole = "a whole number " if _whole_alone(kind) else ""
-        raise UserError(f"{name} must be {whole}{must}, got {value}")
-    quotes = "; put it in quotes" if takes_text(kind) and _is_number(value) else ""
-    raise UserError(f"{name} must be {_described(kind)}, got {value!r}{quotes}")
+        raise UserError(f"{name} must be {whole}{must}, got {value}{_without_percent(kind, value)}")
+    more = "; put it in quotes" if takes_text(kind) and _is_number(value) else _without_percent(kind, value)
+    raise UserError(f"{name} must be {_described(kind)}, got {value!r}{more}")
+
+
+def _without_percent(kind: Any, value: Any) -> str:
+    """How a share is written that was typed as 20 or 20%; "" for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%?", str(value))
+    if not match or get_args(Share)[1] not in _ranges(kind) or not 2 <= float(match[1]) <= 100:
+        return ""
+    return f"; for {match[1]} % write {float(match[1]) / 100:g}"
 
 
 def read(kind: Any, value: Any) -> Any:

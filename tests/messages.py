@@ -25,6 +25,7 @@ from hired_eval.paths import expand_home
 from hired_eval.records.store import Store
 from hired_eval.reporting.__main__ import main as report
 from hired_eval.reporting.figures import baselines
+from hired_eval.runs.options import build_dropper, read_method
 from tests import provocations as p
 from tests.data import truncated_png
 from tests.provocations import (
@@ -54,7 +55,11 @@ LESS_MEMORY = (
 )
 MESSAGES: list[tuple[Provocation, str]] = [
     # names and options on the command line
-    (["method=hird"], "there is no method 'hird'; did you mean hired? known: …"),
+    (
+        ["method=hird"],
+        "there is no method 'hird'; did you mean hired? known: …; a config of your own needs --config-dir "
+        "FOLDER",
+    ),
     (["method=hird", "--help"], "there is no method 'hird'; did you mean hired…? known: …"),
     (["task=docvq"], "there is no task 'docvq'; did you mean docvqa…? known: …"),
     (["model=llava_next_7"], "there is no model 'llava_next_7'; did you mean llava_next_7b…? known: …"),
@@ -95,6 +100,16 @@ MESSAGES: list[tuple[Provocation, str]] = [
         """'model.prompt="{{images}} {{question}}"'""",
     ),
     (["budget=0.2,0.4"], "budget=0.2,0.4 names several values; add -m to run them all"),
+    (
+        ["budget=0,2"],
+        "budget=0,2 names several values; for a sweep add -m; a number has a point: budget=0.2",
+    ),
+    (["seed=0,1"], "seed=0,1 names several values; add -m to run them all"),
+    (["budget=20"], "budget must be above 0 and at most 1, got 20; for 20 % write 0.2"),
+    (
+        ["budget=20%"],
+        "budget must be a number above 0 and at most 1, or null, got '20%'; for 20 % write 0.2",
+    ),
     (["budget=0"], "budget must be above 0 and at most 1, got 0"),
     (["budget=-1"], "budget must be above 0 and at most 1, got -1"),
     (["budget=1.5"], "budget must be above 0 and at most 1, got 1.5"),
@@ -201,7 +216,33 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (p.option_missing, "the config lacks model.revision; build on a packaged config, as …"),
     (
         p.abstract_method,
-        "SelectingDropper cannot be made: Can't instantiate abstract class SelectingDropper with abstract …",
+        "SelectingDropper lacks score; write it (docs/extending.md)",
+    ),
+    (
+        lambda place: build_dropper(read_method({"_target_": "tests.provocations.Needy"})),
+        "Needy cannot be made: …missing 1 required keyword-only argument: 'power'",
+    ),
+    (
+        lambda place: read_method({"label": "Mine"}),
+        "the method's config has no _target_; write _target_: MODULE.CLASS in it (docs/extending.md)",
+    ),
+    (
+        p.own_config("# Mine\n_target_: mine.Mine\nbudget 0.2\nlabel: Mine\n"),
+        "{tmp}/method/mine.yaml:3 is not YAML (could not find expected ':'); correct it",
+    ),
+    (
+        p.own_config("budget: 0.2\nbudget: 0.3\n"),
+        "{tmp}/method/mine.yaml:2 is not YAML (found duplicate key budget); correct it",
+    ),
+    (p.own_config("budget: ${{a\n"), "{tmp}/method/mine.yaml cannot be read (…); correct it"),
+    (p.own_module("unfinished", "x = 1\ndef f(:\n"), "{tmp}/unfinished.py:2: syntax error (…); correct it"),
+    (
+        p.own_module("misspelt", "x = y\n"),
+        "the module misspelt cannot be loaded (NameError: name 'y' is not defined); correct it",
+    ),
+    (
+        p.own_module("renamed", "from hired_eval import HiRED\nclass Mind(HiRED): pass\n"),
+        "there is no class 'Mine' in {tmp}/renamed.py (method._target_); did you mean Mind? known: Mind",
     ),
     (
         p.cannot_be_found,
@@ -213,6 +254,18 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "~nobody-of-that-name/x: there is no such home folder here; write the path out",
     ),
     (["budget", "0.2"], "budget 0.2: an option needs an equals sign; write budget=0.2"),
+    (["budget", "=", "0.2"], "budget = 0.2: no spaces around the equals sign; write budget=0.2"),
+    (["budget=", "0.2"], "budget= 0.2: no spaces around the equals sign; write budget=0.2"),
+    (["-config-dir", "."], "there is no flag -config-dir; did you mean --config-dir? see python -m …"),
+    (
+        lambda place: compare(["method=hired", "budget=0.2", "method=full"]),
+        "compare takes two runs, each in quotes, e.g. hired-eval compare 'method=hired budget=0.2 "
+        "task=docvqa' 'method=full task=docvqa'",
+    ),
+    (
+        ranked("budget=0.2", "group=docvqa,", "pope"),
+        "group=docvqa, pope: a list has no spaces; write group=docvqa,pope",
+    ),
     (["--budget", "0.2"], "--budget: options have no dashes here; write budget=0.2"),
     (["--colour"], "there is no flag --colour; see python -m hired_eval --help"),
     (["-m", "task=docvqa,", "pope"], "task=docvqa, pope: a list has no spaces; write task=docvqa,pope"),
@@ -499,7 +552,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
         "the budget "
         "are theirs: the released code divides 0 by 0 here; lower alpha",
     ),
-    (lambda place: build("hird"), "there is no method 'hird'; did you mean hired…? known: …"),
+    (
+        lambda place: build("hird"),
+        "there is no method 'hird'; did you mean hired…? known: …; here one of your own needs an entry point "
+        "(docs/extending.md)",
+    ),
     (
         lambda place: build("full", budget=1),
         "method full has no option 'budget'; its options: newline, positions",
@@ -728,7 +785,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
         lambda place: report([str(place.tmp / "none.yaml"), "--out", str(place.tmp)]),
         "{tmp}/none.yaml cannot be read: No such file or directory",
     ),
-    (described("a: [1"), "{tmp}/mine.yaml is not YAML (…); mend it"),
+    (described("a: [1"), "{tmp}/mine.yaml:1 is not YAML (…); correct it"),
     (described("- a"), "{tmp}/mine.yaml is no config: it holds no keys"),
     (described("kind: accuracy"), "{tmp}/mine.yaml is no table: it has no title; see docs/extending.md"),
     (
@@ -744,7 +801,7 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         described("title: a\nrows: [{method: hired, budget: 20}]"),
-        "{tmp}/mine.yaml: rows 1: budget must be above 0 and at most 1, got 20",
+        "{tmp}/mine.yaml: rows 1: budget must be above 0 and at most 1, got 20; for 20 % write 0.2",
     ),
     (described("title: a\nrows: [ful]"), "there is no method 'ful'; did you mean full? known: …"),
     (

@@ -19,6 +19,7 @@ from tokenizers.normalizers import NFKC
 
 import hired_eval.mini
 from hired_eval import Full, HiRED, PartitionLayout
+from hired_eval.cli.help import check_names
 from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import VisionEncoding
@@ -267,6 +268,33 @@ def abstract_method(place: Place) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Placed(Full):
     place: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needy(Full):
+    power: int
+
+
+def own_config(text: str) -> Callable[[Place], Any]:
+    """A config of the user's own, asked for by its name."""
+
+    def provoke(place: Place) -> None:
+        (place.tmp / "method").mkdir()
+        (place.tmp / "method" / "mine.yaml").write_text(text)
+        check_names([f"--config-dir={place.tmp}", "method=mine"])
+
+    return provoke
+
+
+def own_module(name: str, text: str) -> Callable[[Place], Any]:
+    """A method in a module of the user's own."""
+
+    def provoke(place: Place) -> None:
+        (place.tmp / f"{name}.py").write_text(text)
+        place.patch.syspath_prepend(place.tmp)
+        method_class(f"{name}.Mine")
+
+    return provoke
 
 
 def cannot_be_found(place: Place) -> None:

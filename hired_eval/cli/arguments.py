@@ -7,7 +7,7 @@ import re
 from itertools import takewhile
 from typing import Any
 
-from hired_eval.errors import UserError
+from hired_eval.errors import UserError, refuse_spaces
 from hired_eval.models.configs import IMAGES, QUESTION
 from hired_eval.paths import expand_home
 from hired_eval.runs.options import kinds
@@ -93,6 +93,7 @@ def check_words(arguments: list[str], names: list[str]) -> None:
     Raises:
         UserError: naming the word, and how it was meant.
     """
+    refuse_spaces(arguments)
     expecting = False
     for i, word in enumerate(arguments):
         if expecting:
@@ -107,12 +108,11 @@ def check_words(arguments: list[str], names: list[str]) -> None:
                 raise UserError(f"{flag}: options have no dashes here; write {name}={given}")
             expecting = not equals and _is_flag(flag, (*FLAGS_WITH_VALUE, *MORE_WITH_VALUE), SHORT_WITH_VALUE)
             if not expecting and not _is_flag(flag, (*FLAGS, *FLAGS_WITH_VALUE), (*SHORT, *SHORT_WITH_VALUE)):
-                raise UserError(f"there is no flag {flag}; see python -m hired_eval --help")
+                long = difflib.get_close_matches(f"--{flag.lstrip('-')}", (*FLAGS, *FLAGS_WITH_VALUE), n=1)
+                meant = f"did you mean {long[0]}? " if long else ""
+                raise UserError(f"there is no flag {flag}; {meant}see python -m hired_eval --help")
         elif "=" in word or word.startswith("~"):
-            if word.endswith(",") and i + 1 < len(arguments) and "=" not in arguments[i + 1]:
-                raise UserError(
-                    f"{word} {arguments[i + 1]}: a list has no spaces; write {word}{arguments[i + 1]}"
-                )
+            continue
         elif word.partition(".")[0] in names and i + 1 < len(arguments):
             raise UserError(
                 f"{word} {arguments[i + 1]}: an option needs an equals sign; write {word}={arguments[i + 1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -41,8 +42,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison, and write the page."""
-    chosen = make_parser().parse_args(arguments)
+    parser = make_parser()
+    chosen, more = parser.parse_known_args(arguments)
+    unquoted = any(re.match(r"[\w.]+=", word) for word in more)
+    if more and not unquoted:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
+        if unquoted:
+            raise UserError(
+                "compare takes two runs, each in quotes, e.g. hired-eval compare 'method=hired budget=0.2 "
+                "task=docvqa' 'method=full task=docvqa'"
+            )
         _compare(chosen)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import yaml
 
 from hired_eval.cli.arguments import check_words, is_sweep, translate_for_hydra
 from hired_eval.errors import UserError, first_line, unknown
-from hired_eval.paths import config_folder
+from hired_eval.paths import config_folder, read_yaml
+from hired_eval.runs.options import kinds
+from hired_eval.typed import check_value
 
 INTRODUCTION = """\
 Evaluate visual-token dropping in vision-language models.
@@ -52,6 +54,8 @@ COMMANDS = {
 """What the first word may say -> the module whose `main` does it."""
 NO_GROUPS = ("hydra", "regression", "report")
 """Folders of configs that a run does not choose from."""
+OWN = ("method", "model", "task")
+"""Groups to which a user adds configs."""
 
 
 def groups(own: Path | None = None) -> dict[str, dict[str, str]]:
@@ -128,7 +132,7 @@ def _text_of_group(own: Path | None, known: dict[str, dict[str, str]], group: st
     """A group with its choices, or one of them; then the options of that one or of the default."""
     options = known[group]
     if choice and choice not in options:
-        raise UserError(unknown(f"{group} {choice!r}", choice, list(options)))
+        raise UserError(_no_choice(group, choice, options, own))
     shown = choice or defaults().get(group, "")
     lines = [f"{group}={shown}"]
     lines += [f"  {name:<22} {line}" for name, line in options.items() if choice in ("", name)]
@@ -150,7 +154,7 @@ def _explained(file: Path, prefix: str = "") -> list[str]:
         # the first line speaks of the whole config
         found = OPTION.findall(source.split("\n", 1)[1])
         comments |= {name: " ".join(lines.replace("# ", "").split()) for lines, name in found if lines}
-    config, lines = yaml.safe_load(content), []
+    config, lines = read_yaml(file), list[str]()
     for name, value in config.items():
         if name == "defaults" or name.startswith("_") or name == "hydra":
             continue
@@ -176,7 +180,7 @@ def _shown(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).splitlines()[0].replace(", ", ",")
 
 
-def _bases(file: Path, config: dict[str, Any]) -> list[Path]:
+def _bases(file: Path, config: Mapping[str, Any]) -> list[Path]:
     """The packaged configs of its group that a config builds on."""
     named = [config_folder() / file.parent.name / f"{base}.yaml" for base in config.get("defaults", [])]
     return [base for base in named if base.is_file()]
@@ -204,7 +208,7 @@ def check_names(arguments: list[str]) -> None:
         if "=" in argument and not argument.startswith("-"):
             _require_grammar(argument)
         if not sweep and re.fullmatch(r"\+*[\w.]+=[\w./+-]+(,[\w./+-]+)+", argument):
-            raise UserError(f"{argument} names several values; add -m to run them all")
+            raise UserError(f"{argument} names several values; {_why_several(argument)}")
     chosen = defaults()
     assignments = [m for a in arguments if (m := re.fullmatch(r"\+*([\w.]+)=(.*)", a, re.DOTALL))]
     for name, value in (m.groups() for m in assignments):
@@ -212,7 +216,9 @@ def check_names(arguments: list[str]) -> None:
             apart = r"[,+]" if name == "method" else ","
             for option in re.findall(r"^[\w-]+$", re.sub(apart, "\n", value), re.MULTILINE):
                 if option not in known[name]:
-                    raise UserError(unknown(f"{name} {option!r}", option, list(known[name])))
+                    raise UserError(_no_choice(name, option, known[name], own))
+                if own and (mine := own / name / f"{option}.yaml").is_file():
+                    _require_config(mine)
             chosen[name] = value
     if not {"experiment", "variant"}.isdisjoint(chosen):
         chosen.pop("method")  # theirs, whose options Hydra checks
@@ -244,6 +250,41 @@ def check_names(arguments: list[str]) -> None:
             raise UserError(unknown(f"option {option!r} of {name} {choice}", option, options))
 
 
+def _no_choice(group: str, choice: str, options: Iterable[str], own: Path | None) -> str:
+    """What is said of a name that a group does not have."""
+    needs = "; a config of your own needs --config-dir FOLDER" if own is None and group in OWN else ""
+    return unknown(f"{group} {choice!r}", choice, options) + needs
+
+
+def _why_several(argument: str) -> str:
+    """What to do about several values for one run: a comma may be meant as a point."""
+    match = re.fullmatch(r"\+*([\w.]+)=(\d,\d+)", argument)
+    if match:
+        name, number = match[1], match[2].replace(",", ".")
+        try:
+            check_value(name, kinds().get(name, Any), float(number))
+        except UserError:
+            pass
+        else:
+            return f"for a sweep add -m; a number has a point: {name}={number}"
+    return "add -m to run them all"
+
+
+def _require_config(file: Path) -> None:
+    """Refuse a config that Hydra cannot read.
+
+    Raises:
+        UserError: naming the file.
+    """
+    from omegaconf import OmegaConf  # not for --help
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read_yaml(file, OmegaConf.create)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}); correct it") from error
+
+
 def _require_grammar(argument: str) -> None:
     """Refuse what Hydra cannot read.
 
@@ -264,6 +305,6 @@ def _require_grammar(argument: str) -> None:
 
 def _keys(file: Path) -> list[str]:
     """The options of a config, with those of the packaged configs of its group that it builds on."""
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file)
     inherited = [key for base in _bases(file, content) for key in _keys(base)]
     return [key for key in dict.fromkeys([*content, *inherited]) if key != "defaults"]

@@ -108,7 +108,10 @@ def _named(name: str, options: Iterable[str]) -> tuple[type[TokenDropper], dict[
     configs, plugins = method_configs(), _plugins()
     names = sorted({*configs, *plugins})
     if name not in names:
-        raise UserError(unknown(f"method {name!r}", name, names))
+        raise UserError(
+            f"{unknown(f'method {name!r}', name, names)}; here one of your own needs an entry point "
+            "(docs/extending.md)"
+        )
     method = _imported(configs[name]) if name in configs else _load(plugins[name])
     known = types_of(method)
     for option in options:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hired_eval.errors import UserError, unknown
-from hired_eval.method_configs import class_name_of
-from hired_eval.paths import config_folder
+from hired_eval.method_configs import class_name_of, target_of
+from hired_eval.paths import config_folder, read_yaml
 from hired_eval.records.record import Record
 from hired_eval.reporting.rows import Row, label_with
-from hired_eval.reporting.spec import RowSpec, TableSpec, read_spec, read_yaml
+from hired_eval.reporting.spec import RowSpec, TableSpec, read_spec
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Configs:
         config = self._method(spec.method)
         budget = config.get("budget") if spec.budget is None and spec.tokens is None else spec.budget
         options = spec.options if spec.tokens is None else {**spec.options, "tokens": spec.tokens}
-        target = class_name_of(config["_target_"])
+        target = class_name_of(target_of(config))
         name = str(config.get("label", target.rpartition(".")[2]))
         label = spec.label or label_with(name, budget, options)
         key = {"method": spec.method, "budget": "" if budget is None else f"{budget:g}"}
@@ -94,7 +94,8 @@ class Configs:
             raise UserError(unknown(f"method {name!r}", name, files))
         content = read_yaml(files[name])
         bases = [base for base in content.get("defaults", ()) if base != "_self_"]
-        return {k: v for base in bases for k, v in self._method(base).items() if k != "label"} | content
+        inherited = {k: v for base in bases for k, v in self._method(base).items() if k != "label"}
+        return {**inherited, **content}
 
 
 PACKAGED = Configs()

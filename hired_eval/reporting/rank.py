@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hired_eval.errors import UserError, unknown
+from hired_eval.errors import UserError, refuse_spaces, unknown
 from hired_eval.reporting.__main__ import add_options, print_reports
 from hired_eval.reporting.rows import percent
 from hired_eval.reporting.spec import ColumnSpec, TableSpec
@@ -46,6 +46,7 @@ def read_ranking(words: Sequence[str]) -> TableSpec:
     Raises:
         UserError: a word is no option, or the budget is out of range.
     """
+    refuse_spaces(words)
     asked = {}
     for word in words:
         name, equals, value = word.partition("=")

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
-from hired_eval.errors import UserError, first_line, unknown
+from hired_eval.errors import UserError, unknown
+from hired_eval.paths import read_yaml
 from hired_eval.typed import Count, Natural, Share, check_value, types_of
 
 T = TypeVar("T")
@@ -171,23 +172,6 @@ def read_row(text: str) -> RowSpec:
     content = {"method": method, "budget": options.pop("budget", None), "options": options}
     row: RowSpec = _built(RowSpec, content, "--against")
     return row
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The keys of a config.
-
-    Raises:
-        UserError: it cannot be read, or has none.
-    """
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is not YAML ({first_line(error)}); mend it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is no config: it holds no keys")
-    return content
 
 
 def _built(kind: type[T], content: Any, where: str) -> T:

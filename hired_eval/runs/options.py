@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from hired_eval.errors import UserError, first_line, unknown
-from hired_eval.method_configs import ABOUT, BUDGETS
+from hired_eval.method_configs import ABOUT, BUDGETS, target_of
 from hired_eval.paths import write_tilde
 from hired_eval.records.goal import MOST_POINTS
 from hired_eval.records.record import Benchmark
@@ -294,13 +295,23 @@ def method_class(target: str) -> type[TokenDropper]:
     try:
         loaded = import_module(module)
         found = getattr(loaded, name, None)
-    except (ImportError, ValueError, SyntaxError, NameError, AttributeError) as error:
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: syntax error ({error.msg}); correct it") from error
+    except (NameError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"the module {module} cannot be loaded ({type(error).__name__}: {first_line(error)}); correct it"
+        ) from error
+    except (ImportError, ValueError) as error:
         raise UserError(
             f"{target} cannot be found ({first_line(error)}); correct the name, start python -m hired_eval "
             "in the folder of your module, or install it"
         ) from error
     if found is None:
-        classes = [known for known, value in vars(loaded).items() if isinstance(value, type)]
+        classes = [
+            known
+            for known, value in vars(loaded).items()
+            if isinstance(value, type) and f"{value.__module__}.".startswith(f"{module}.")
+        ]
         raise UserError(unknown(f"class {name!r} in {loaded.__file__} (method._target_)", name, classes))
     if not (isinstance(found, type) and issubclass(found, TokenDropper)):
         raise UserError(
@@ -316,12 +327,13 @@ def read_method(method: dict[str, Any]) -> MethodOptions:
         UserError: an option that the method does not have, one whose name a config uses for something else, a
             value of another type, or see `method_class`.
     """
-    target = method_class(method["_target_"])
+    named = target_of(method)
+    target = method_class(named)
     options = {name: value for name, value in method.items() if name not in ABOUT}
     if target.__name__ == COMPOSED:
         parts = {name: read_method(part) for name, part in options.items()}
         label = method.get("label") or " + ".join(part.label for part in parts.values())
-        return MethodOptions(target=method["_target_"], label=label, options={}, parts=parts)
+        return MethodOptions(target=named, label=label, options={}, parts=parts)
     known = types_of(target)
     for option in ABOUT:
         if option in known:
@@ -333,7 +345,7 @@ def read_method(method: dict[str, Any]) -> MethodOptions:
         if option not in known:
             raise UserError(f"{target.__name__} has no option {option!r}; its options: {', '.join(known)}")
     label = check_value("method.label", str, method.get("label") or target.__name__)
-    return MethodOptions(target=method["_target_"], label=label, options=check_options(target, options))
+    return MethodOptions(target=named, label=label, options=check_options(target, options))
 
 
 def build_dropper(method: MethodOptions, asked: Mapping[str, Any] | None = None) -> TokenDropper:
@@ -375,9 +387,12 @@ def build_dropper(method: MethodOptions, asked: Mapping[str, Any] | None = None)
         )
     if budgets:
         options = {option: value for option, value in options.items() if option not in BUDGETS}
+    if isabstract(target):
+        lacking = " and ".join(sorted(target.__abstractmethods__))
+        raise UserError(f"{target.__name__} lacks {lacking}; write it (docs/extending.md)")
     try:
         return target(**{**options, **asked})
-    except TypeError as error:  # an option without a default, or an abstract class
+    except TypeError as error:  # an option without a default
         raise UserError(f"{target.__name__} cannot be made: {first_line(error)}") from error
 
 
