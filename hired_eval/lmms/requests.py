@@ -126,18 +126,18 @@ class RequestReader:
         if request.request_type == "loglikelihood":
             continuation = target if isinstance(target, str) else str(target(document))
         try:
+            turns: tuple[Turn, ...] = ()
             if messages is None:
-                read = self.pictures.read_question(read_question(context), read_pictures(visuals), known)
+                asked, shown = read_question(context), tuple(read_pictures(visuals))
             else:
                 turns, shown = read_messages(messages)
                 turns = (*self.first, *turns)
                 if self.by_template:
-                    asked = "\n".join(
-                        part for turn in turns if turn.role == "user" for part in turn.parts if part
-                    )
-                    read = self.pictures.read_question(asked, shown, known, turns)
+                    texts = (part for turn in turns if turn.role == "user" for part in turn.parts)
+                    asked = "\n".join(text for text in texts if text)
                 else:
-                    read = self.pictures.read_question(read_single_turn(turns), shown, known)
+                    asked, turns = read_single_turn(turns), ()
+            read = self.pictures.read_question(asked, shown, known, turns)
             return ReadRequest(key, read, continuation)
         except UserError as error:
             return ReadRequest(key, error)

@@ -171,8 +171,13 @@ def pad_to_square(image: Image.Image, side: int, colour: Sequence[int]) -> Image
     return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def digest(image: Image.Image) -> str:
-    """A hash of the picture's size and pixels, 16 hex digits."""
+def digest(image: Image.Image, pixels: bytes | None = None) -> str:
+    """A hash of the picture's size and pixels, 16 hex digits.
+
+    Args:
+        image: the picture.
+        pixels: its `tobytes()`, where they are at hand; else they are copied once more.
+    """
     content = hashlib.blake2b(f"{image.mode} {image.size} ".encode(), digest_size=8)
-    content.update(image.tobytes())
+    content.update(image.tobytes() if pixels is None else pixels)
     return content.hexdigest()

@@ -99,17 +99,17 @@ class Pictures:
         for image in images:
             rgb = self._framed(as_rgb(image))
             # comparing pixels takes a tenth of the time of their digest
-            seen = among > 1, rgb.size, rgb.tobytes()
+            pixels = rgb.tobytes()
+            seen = among > 1, rgb.size, pixels
             picture = next((picture for other, picture in known if other == seen), None)
             if picture is None:
-                picture = self._read_picture(rgb, among)
+                picture = self._read_picture(rgb, digest(rgb, pixels), among)
                 known.append((seen, picture))
             pictures.append(picture)
         return ReadQuestion(text, tuple(pictures), turns)
 
-    def _read_picture(self, image: Image.Image, among: int) -> ReadPicture:
+    def _read_picture(self, image: Image.Image, name: str, among: int) -> ReadPicture:
         """A picture with its partitions; without them where its tokens are known already."""
-        name = digest(image)
         key = name if among == 1 else f"{name}-of-several"
         layout = self.family.layout((image.height, image.width), among)
         if key in self._remembered:
