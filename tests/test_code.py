@@ -1,5 +1,6 @@
 """The code that a result depends on: what a method reaches counts; comments and other methods do not."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -38,7 +39,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget_modules()
     return tmp_path
+
+
+def forget_modules() -> None:
+    """As in a process that has just started."""
+    for module in [m for m in sys.modules if m.startswith("own_")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -53,8 +62,7 @@ def method(imports: str = "POWER = 1", inside: str = "") -> str:
 
 def name_of_run(target: str, *overrides: str) -> str:
     """The run's name in a process that has just started."""
-    for module in [m for m in sys.modules if m.startswith("own_")]:
-        del sys.modules[module]
+    forget_modules()
     options = ["method=full", f"method._target_={target}", "method.newline=none", "+method.budget=0.2"]
     return plan_run(run_config(*options, *overrides)).folder.path.name
 

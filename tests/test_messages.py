@@ -233,8 +233,10 @@ ELSEWHERE = {
         "see all …, which makes …; set a larger budget, or let tokens leave at an earlier layer",
         "a stage that uses the signal … must name it in `reads`",
     ],
-    # in tests/models/test_inside.py
+    # in tests/models/test_inside.py and tests/models/test_own_methods.py
     "models/inside.py": [
+        "….kept must give a bool for each column, (B, n) = …; it gave …",
+        "….kept must keep visual tokens alone, in each row as many as `counts` says",
         "… numbers positions anew, which the rotary embedding of this … does not allow; set "
         "positions=original",
         "visual tokens cannot leave inside …, whose layers are …; known are …",

@@ -83,7 +83,8 @@ class Stages:
         self._replaced: dict[int, dict[str, Any]] = {}
         """Arguments of the layers of each segment in the forward pass that runs."""
         self._noted: dict[LayerSignal, Tensor] = {}
-        self._not_numbers: list[tuple[str, Tensor]] = []
+        self._mistakes: list[tuple[UserError, Tensor]] = []
+        """What a stage may have done wrong, and () bool whether it has: looked at once, in `_spread`."""
         self._names = list(inspect.signature(decoder.forward).parameters)
 
     def _check(self) -> None:
@@ -180,7 +181,7 @@ class Stages:
             )
         self._replaced.clear()
         self._noted.clear()
-        self._not_numbers.clear()
+        self._mistakes.clear()
         seen = 0 if cache is None else cache.get_seq_length()
         if mask is None:
             mask = torch.ones(len(inputs), seen + inputs.shape[1], device=inputs.device)
@@ -277,12 +278,17 @@ class Stages:
         values = {name: value.to(states.device) for name, value in values.items()}
         signals = LayerSignals(visual, text, values)
         name, steps = type(stage).__name__, [steps[layer] for steps in self._prompts.steps]
+        counts = torch.tensor([s.stays for s in steps], device=states.device)
         with explained_faults(stage):
             scores = stage.score(signals)
-        require_scores(stage, scores, visual.shape, "column, (B, n)")
-        self._not_numbers.append((name, (scores.isnan() & visual).any()))
-        kept = stage.kept(scores, signals, torch.tensor([s.stays for s in steps], device=states.device))
-        merged = _merge(stage, steps, scores, states, visual & ~kept)
+            require_scores(stage, scores, visual.shape, "column, (B, n)")
+            kept = stage.kept(scores, signals, counts)
+            _require_mask(stage, kept, visual.shape)
+            merged = _merge(stage, steps, scores, states, visual & ~kept)
+        miscounted = ((kept & visual).sum(1) != counts).any() | (kept & ~visual).any()
+        wrong = UserError(f"{name}.kept must keep visual tokens alone, in each row as many as `counts` says")
+        not_numbers = holds_nan(f"the score of {name}"), (scores.isnan() & visual).any()
+        self._mistakes += [not_numbers, (wrong, miscounted)]
         stays = kept | (shown & ~visual)
         return self._prompts.shorten(segment, layer, stays, merged, kwargs["position_ids"])
 
@@ -333,20 +339,31 @@ class Stages:
         """The last layer is done: put its columns where they are in the prompt.
 
         Raises:
-            UserError: the score of a visual token was not a number.
+            UserError: a stage gave a visual token a score that is no number, or kept another number of them.
         """
         if not self._prefill or len(self._segments) == 1:
             return None
         # looked at here, where the language model waits for its first answer anyway
-        flags = torch.stack([flag.to(output.device) for _, flag in self._not_numbers]).tolist()
-        for (name, _), is_nan in zip(self._not_numbers, flags, strict=True):
-            if is_nan:
-                raise holds_nan(f"the score of {name}")
+        flags = torch.stack([flag.to(output.device) for _, flag in self._mistakes]).tolist()
+        for (error, _), made in zip(self._mistakes, flags, strict=True):
+            if made:
+                raise error
         whole, last = self._segments[0], self._segments[-1]
         output = output.masked_fill(~last.given[..., None].to(output.device), 0)
         columns = last.columns[..., None].to(output.device).expand_as(output)
         spread = output.new_zeros(*whole.columns.shape, output.shape[-1])
         return spread.scatter(1, columns, output)
+
+
+def _require_mask(stage: LayerStage, kept: object, shape: Sequence[int]) -> None:
+    """Refuse what a stage's `kept` gave where it is not a bool for each column."""
+    if isinstance(kept, Tensor) and kept.dtype is torch.bool and kept.shape == tuple(shape):
+        return
+    gave = f"{kept.dtype} {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
+    raise UserError(
+        f"{type(stage).__name__}.kept must give a bool for each column, (B, n) = {tuple(shape)}; "
+        f"it gave {gave}"
+    )
 
 
 def _merge(

@@ -161,16 +161,13 @@ class PromptWriter:
     """
 
     def __init__(self, processor: Any, template: str, image_token_id: int, placeholder: str) -> None:
-        self.processor, self.tokenizer, self.image_token = (
-            processor,
-            processor.tokenizer,
-            processor.image_token,
-        )
+        self.processor = processor
+        tokenizer, image_token = processor.tokenizer, processor.image_token
+        self.tokenizer, self.image_token = tokenizer, image_token
         self.image_token_id, self.placeholder = image_token_id, placeholder
         # a chat template has the marks around an image in it, which here belong to each image
-        with_marks = placeholder.replace(self.image_token, IMAGES)
+        with_marks = placeholder.replace(image_token, IMAGES)
         self.template = check_template(template.replace(with_marks, IMAGES))
-        tokenizer, image_token = self.tokenizer, self.image_token
         special = tokenizer.convert_tokens_to_ids(sorted(find_special_tokens(tokenizer, image_token)))
         self._control_ids = {*special} - {tokenizer.unk_token_id, image_token_id}
         self._control_tokens: dict[tuple[int, tuple[Turn, ...]], list[int]] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hired_eval.dropping.layer_stage import LayerStage, Step, plan_steps
 from hired_eval.errors import UserError
+from hired_eval.models.own_methods import explained_faults
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def ask_raters(
     shown = text.gather(1, columns)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for stage in choosing:
-        asked = stage.raters(embeddings, prompts.once(prompts.whole.visual), columns, shown)
+        with explained_faults(stage):
+            asked = stage.raters(embeddings, prompts.once(prompts.whole.visual), columns, shown)
         if asked is not None:
             found[id(stage)] = columns, (asked & shown).float()
     return replace(prompts, raters=found)

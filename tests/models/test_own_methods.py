@@ -40,6 +40,27 @@ class FaultyInside(FastV):
         raise KeyError("y")
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeepsOddly(FastV):
+    fault: str
+
+    def kept(self, scores: Tensor, signals: LayerSignals, counts: Tensor) -> Tensor:
+        kept = super().kept(scores, signals, counts)
+        if self.fault == "a key":
+            raise KeyError("z")
+        if self.fault == "one more":
+            return kept | (signals.visual & (kept.cumsum(1) == 0))
+        if self.fault == "text":
+            return kept | signals.text
+        return kept.float() if self.fault == "numbers" else kept[:, 1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsksOddly(FastV):
+    def raters(self, embeddings: Tensor, visual: Tensor, words: Tensor, shown: Tensor) -> Tensor:
+        raise IndexError("w")
+
+
 @pytest.mark.parametrize(
     ("method", "text"),
     [
@@ -55,8 +76,26 @@ class FaultyInside(FastV):
             FaultyInside(layer=1),
             r"the method FaultyInside fails: KeyError: 'y' \(test_own_methods.py, .*, in score\)",
         ),
+        (KeepsOddly(layer=1, fault="a key"), r"the method KeepsOddly fails: KeyError: 'z' \(.*, in kept\)"),
+        (
+            KeepsOddly(layer=1, fault="numbers"),
+            r"KeepsOddly.kept must give a bool for each column, \(B, n\) = .*; it gave torch.float32 .*",
+        ),
+        (
+            KeepsOddly(layer=1, fault="fewer columns"),
+            r"KeepsOddly.kept must give a bool .* torch.bool \(1, .*",
+        ),
+        (
+            KeepsOddly(layer=1, fault="one more"),
+            r"KeepsOddly.kept must keep visual tokens alone, in each row .*",
+        ),
+        (KeepsOddly(layer=1, fault="text"), r"KeepsOddly.kept must keep visual tokens alone, in each row .*"),
+        (
+            AsksOddly(layer=1),
+            r"the method AsksOddly fails: IndexError: w \(test_own_methods.py, .*, in raters\)",
+        ),
     ],
-    ids=["key", "number", "deeper", "nothing", "list", "inside"],
+    ids=lambda value: getattr(value, "fault", "inside") if not isinstance(value, str) else "",
 )
 def test_a_mistake_is_one_line_that_says_where(llava_next: tuple[Any, Any], method: Any, text: str) -> None:
     model, processor = llava_next
