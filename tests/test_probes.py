@@ -120,6 +120,17 @@ def test_a_gallery_shows_the_tokens_of_the_method(tiny_run: list[str], tmp_path:
     assert entry.shown[1].kept < entry.shown[0].kept == entry.shown[0].full
 
 
+def test_a_gallery_alone_says_what_lmms_eval_says_of_each_answer(tmp_path: Path) -> None:
+    options = ["task=docvqa", "method=spatial", "budget=0.4", f"runs_dir={tmp_path}"]
+    gallery = run_quietly(*options, "measure=gallery", "limit=6").record
+    accuracy = run_quietly(*options, "limit=12", "order=dataset").record
+    store = Store(tmp_path)
+    scores = store.samples(accuracy).set_index("doc_id")["score"]
+    shown = store.samples(gallery).set_index("doc_id")["score"]
+    assert set(shown) >= {0.0, 1.0}
+    assert shown.to_dict() == {number: scores[number] for number in shown.index}
+
+
 def test_a_failed_run_leaves_a_record_that_says_so(tiny_run: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="layer 9"):
         run_quietly(*tiny_run, f"runs_dir={tmp_path}", "method.final_layer=9")

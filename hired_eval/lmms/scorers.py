@@ -22,7 +22,13 @@ from lmms_eval.api.task import Task
 
 from hired_eval.errors import UserError, first_line
 from hired_eval.lmms.documents import read_pictures, read_question
-from hired_eval.lmms.guards import FAULTS, comes_from, keep_unchanged, network_of
+from hired_eval.lmms.guards import (
+    FAULTS,
+    comes_from,
+    explain_scorer_errors,
+    keep_unchanged,
+    network_of,
+)
 from hired_eval.lmms.mmbench import read_static
 from hired_eval.lmms.scoring import describe_value, number_of, split_value
 from hired_eval.lmms.tasks import round_to_whole_units
@@ -134,9 +140,32 @@ def _made_up(task: Task, benchmark: Benchmark) -> dict[str, list[Any]]:
         ) from error
 
 
-def _values(task: Task, documents: Dataset) -> dict[str, list[Any]]:
-    """What each metric says of documents with a made-up reply."""
-    requests = [_replied(task, document, i) for i, document in enumerate(documents)]
+def score_reply(task: Task, number: int, reply: str, metric: str, read: Reader) -> float | None:
+    """What a metric says of one reply; None where it says nothing.
+
+    Args:
+        task: with its documents, of those whose replies are text.
+        number: of the document.
+        reply: the model's.
+        metric: of the benchmark.
+        read: of `check_scorer`.
+
+    Raises:
+        UserError: the task's scorer fails on the document.
+    """
+    facts = {"task": task.config.task, "doc_id": number, "repeats": task.config.repeats}
+    request = Instance("generate_until", (), 0, facts, resps=[reply] * task.config.repeats)
+    functions = [task.config.process_results, *task.aggregation().values()]
+    with keep_unchanged(functions), explain_scorer_errors(task, metric, ""), redirect_stdout(stderr):
+        values = _values(task, task.eval_docs.select([number]), [[request]]).get(metric, [None])
+    return None if values[0] is None else read(values[0])
+
+
+def _values(
+    task: Task, documents: Dataset, requests: Sequence[list[Instance]] | None = None
+) -> dict[str, list[Any]]:
+    """What each metric says of documents and their requests' replies, made-up ones where none are given."""
+    requests = requests or [_replied(task, document, i) for i, document in enumerate(documents)]
     (ensemble,) = task._filters
     ensemble.apply([request for each in requests for request in each], documents)
     score = inspect.unwrap(type(task).process_results)  # lmms-eval tries five times, and waits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +16,6 @@ from hired_eval.reporting.overlay import overlay
 from hired_eval.reporting.rows import label_of, row_of, rows_of
 
 WIDE = 112 * 2
-COLUMNS = ["doc_id", "prediction", "score"]
-"""Of samples, what tells whether an answer is right."""
 LARGE = 400_000
 """Pixels from which a picture is written as JPEG, to keep the page small."""
 
@@ -73,10 +70,9 @@ def entries(store: Store, configs: Configs = PACKAGED) -> list[Entry]:
             runs = [r for r in block.records if r.benchmark.name == benchmark]
             # in the order of the tables; of runs of one method, the newest first
             places = {row.label: i for i, row in enumerate(rows_of(runs))}
-            scores = _scores(store, runs)
             runs.sort(key=lambda r: r.finished, reverse=True)
             for record in sorted(runs, key=lambda r: places.get(row_of(r).label, len(places))):
-                _add(found, store, record, block.label, configs.benchmark_label(benchmark), scores)
+                _add(found, store, record, block.label, configs.benchmark_label(benchmark))
     return list(found.values())
 
 
@@ -86,7 +82,6 @@ def _add(
     record: Record,
     block: str,
     benchmark: str,
-    scores: Mapping[tuple[int, str], float],
 ) -> None:
     """Put a run's pictures to their questions, where no newer run of its method is there."""
     samples, arrays = store.samples(record), store.arrays(record)
@@ -100,18 +95,7 @@ def _add(
         counts = int(sample["kept"]), int(sample["full"])
         with Image.open(store.picture(record, f"{i}.png")) as picture:
             shown = show_kept(label, *counts, str(sample["prediction"]), picture.convert("RGB"), arrays, i)
-        entry.shown.append(replace(shown, verdict=verdict_of(scores.get((key[2], shown.prediction)))))
-
-
-def _scores(store: Store, shown: Sequence[Record]) -> dict[tuple[int, str], float]:
-    """Document and answer -> its score, of all runs of accuracy on the documents of a gallery's runs."""
-    asked = [(r.benchmark, r.data, r.identity.documents) for r in shown]
-    return {
-        (int(number), str(answer)): float(score)
-        for run in store.accuracy()
-        if (run.benchmark, run.data, run.identity.documents) in asked
-        for number, answer, score in store.samples(run)[COLUMNS].itertuples(index=False)
-    }
+        entry.shown.append(replace(shown, verdict=verdict_of(sample.get("score"))))
 
 
 def verdict_of(score: float | None) -> str:

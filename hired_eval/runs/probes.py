@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from hired_eval.errors import UserError, first_line
+from hired_eval.lmms.scorers import check_scorer, score_reply
 from hired_eval.models.answering import DroppingVLM, Prepared, Question
 from hired_eval.models.images import UNREADABLE, as_rgb, digest, refuse_deep_pictures, whole_pictures
 from hired_eval.models.visual_tokens import VisualTokens
 from hired_eval.records.folder import RunFolder, explained_disk_errors, replacing
-from hired_eval.records.record import Record
+from hired_eval.records.record import Benchmark, Record
 from hired_eval.records.store import ARRAYS, PICTURES
 from hired_eval.runs.loading import Models
 from hired_eval.runs.plan import Plan, Say, note_place
@@ -86,6 +87,8 @@ def measure_inside(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.Dat
         say(f"{config.measure}: {len(asked)} pictures of {config.task.name}")
         with torch.inference_mode():
             findings = MEASUREMENTS[config.measure](llava, asked)
+        if config.measure == "gallery":
+            _score(findings, task, plan.record.benchmark, say)
     record = replace(
         plan.record,
         status="complete",
@@ -97,6 +100,17 @@ def measure_inside(plan: Plan, say: Say, models: Models) -> tuple[Record, pd.Dat
     )
     _keep(plan.folder, findings)
     return record, pd.DataFrame(findings.rows)
+
+
+def _score(findings: Findings, task: Task, benchmark: Benchmark, say: Say) -> None:
+    """Put each answer's score to it, where lmms-eval can score it alone."""
+    try:
+        read = check_scorer(task, benchmark)
+    except UserError as error:
+        say(f"answers are not marked right or wrong: {error}")
+        return
+    for row in findings.rows:
+        row["score"] = score_reply(task, row["doc_id"], row["prediction"], benchmark.metric, read)
 
 
 def _keep(folder: RunFolder, findings: Findings) -> None:

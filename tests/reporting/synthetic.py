@@ -346,6 +346,7 @@ def write_gallery(
     prediction: str = "42",
     task: str = "docvqa",
     settings: dict[str, Any] | None = None,
+    scores: tuple[float | None, float | None] = (None, None),
 ) -> None:
     """Three methods on two pictures, one with a 2 x 2 grid and one with a 1 x 2 grid."""
     rng = np.random.default_rng(0)
@@ -364,7 +365,7 @@ def write_gallery(
             arrays[f"layout_{i}"] = np.array([grid_rows, cols, side])
             rows.append(
                 {"doc_id": i, "question": question, "prediction": prediction, "target": "['42']",
-                 "kept": len(kept), "full": len(everything), "image": f"picture{i}"}
+                 "kept": len(kept), "full": len(everything), "image": f"picture{i}", "score": scores[i]}
             )  # fmt: skip
         folder = write_measurement(
             runs, "gallery", arrays, task, method, rows=rows, samples=2, settings=settings

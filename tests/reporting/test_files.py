@@ -214,17 +214,15 @@ def test_mistakes_in_show_are_one_clear_line(tmp_path: Path, arguments: list[str
 
 
 def test_the_page_has_a_summary_on_top_and_marks_right_and_wrong_answers(runs: Path) -> None:
-    """A verdict is that of the run of accuracy that gave the same answer to the same document."""
-    synthetic.write_gallery(runs, prediction="yes")
-    full = synthetic.write_run(runs, "full", "docvqa", accuracy=0.5)
+    synthetic.write_gallery(runs, scores=(1.0, 0.25))
+    synthetic.write_run(runs, "full", "docvqa", accuracy=0.5)
     synthetic.write_run(runs, "hired", "docvqa", accuracy=0.5, finished="2026-02-03")
-    right = Store(runs).samples(full).set_index("doc_id")["prediction"] == "yes"
     list(write(Store(runs), ["html"], runs / "out"))
     page = (runs / "out" / "report.html").read_text()
     head = page[page.index("<header>") : page.index("</header>")]
     assert "mini, bundled data: 2 runs of 2 methods on DocVQA, 2026-01-01 to 2026-02-03." in head
     verdicts = re.findall(r"<strong>Full</strong>.*?</span>(.*?)</figcaption>", page)
-    assert verdicts == [' <span class="better">\u2713 right</span>' * bool(right[i]) for i in (0, 1)]
+    assert verdicts == [' <span class="better">\u2713 right</span>', ' <span class="note">counts 0.25</span>']
     assert ".scroll[data-more]::after" in page
 
 
