@@ -88,9 +88,11 @@ def test_other_documents_are_refused(
 
 
 def test_what_is_known_is_what_is_drawn_here() -> None:
+    """Within the tolerance: the lowest Pillow shades some letters otherwise than the pinned one."""
     first = Content.of(some_rows("docvqa"))
     with np.load(mini.THUMBNAILS) as known:
-        assert np.array_equal(first.thumbnails, known["docvqa"][: len(first.thumbnails)])
+        differences = first.thumbnails.astype(int) - known["docvqa"][: len(first.thumbnails)]
+        assert np.abs(differences).max() <= mini.TOLERANCE
         assert set(known) == {*ROWS, *(f"{name} text" for name in ROWS)}
 
 
