@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,6 +15,8 @@ CSV_COLUMNS = (
     "table block row column value low high n pictures documents tokens_kept tokens_full seeds marks against "
     "difference difference_low difference_high p p_adjusted published reason run options"
 ).split()
+LINES_OF_A_PAGE = 44
+"""Of a table's rows; LaTeX's article has room for them below a caption."""
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -88,30 +90,64 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table, never wider than a page or its column; what does not fit in a caption is a comment."""
-    wide = "*" * (len(table.columns) > 3)
+    """The table, never wider than a page or its column, in parts where it is longer than a page.
+
+    What does not fit in a caption is a comment.
+    """
+    caption = f"\\caption{{{_caption(table)}}}\\label{{tab:{table.name}}}"
+    continued = f"\\addtocounter{{table}}{{-1}}\\caption{{{escaped(_title(table))} (continued).}}"
+    parts = [_float(table, continued if i else caption, body) for i, body in enumerate(_pages(table))]
     lines = [
         *(f"% {' '.join(note.split())}" for note in [*table.notes, *table.provenance]),
         "% needs \\usepackage{booktabs}, \\usepackage{graphicx} and \\usepackage{xcolor}",
+    ]
+    return "\n".join([*lines, *(line for part in parts for line in part), ""])
+
+
+def _pages(table: Table) -> Iterator[list[str]]:
+    """The lines of a table's rows, as many together as a page has room for; each page names its block."""
+    page: list[str] = []
+    block = None
+    for row in table.rows:
+        lines = [f"{' & '.join(line)} \\\\" for line in LATEX.lines_of(row, table.against)]
+        if page and len(page) + len(lines) > LINES_OF_A_PAGE:
+            yield page
+            page, block = [], None
+        if row.block != block:
+            block = row.block
+            head = f"\\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\\textit{{{escaped(block)}}}}}"
+            page += ["\\midrule", f"{head} \\\\"]
+        page += lines
+    yield page
+
+
+def _float(table: Table, caption: str, body: Sequence[str]) -> list[str]:
+    """One part of a table."""
+    wide = "*" * (len(table.columns) > 3)
+    return [
         f"\\begin{{table{wide}}}[t]",
-        f"\\centering\\small\\caption{{{_caption(table)}}}\\label{{tab:{table.name}}}",
+        f"\\centering\\small{caption}",
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
         "\\toprule",
         " & ".join(["Method", "Tokens", *map(escaped, table.columns)]) + " \\\\",
+        *body,
+        "\\bottomrule",
+        "\\end{tabular}}",
+        f"\\end{{table{wide}}}",
     ]
-    for block, rows in groupby(table.rows, key=lambda row: row.block):
-        head = f"\\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\\textit{{{escaped(block)}}}}}"
-        body = [line for row in rows for line in LATEX.lines_of(row, table.against)]
-        lines += ["\\midrule", *(f"{text} \\\\" for text in [head, *map(" & ".join, body)])]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", f"\\end{{table{wide}}}", ""])
+
+
+def _title(table: Table) -> str:
+    """The title without a number, which LaTeX gives."""
+    title = re.sub(r"^Table \d+: ", "", table.title)
+    return f"{title[0].upper()}{title[1:]}"
 
 
 def _caption(table: Table) -> str:
-    """The title without a number, which LaTeX gives, and what the signs in the table mean."""
+    """The title, and what the signs in the table mean."""
     cells = [cell for row in table.rows for cell in row.cells]
-    title = re.sub(r"^Table \d+: ", "", table.title)
-    signs = [escaped(f"{title[0].upper()}{title[1:]}.")]
+    signs = [escaped(f"{_title(table)}.")]
     if SCORE_NOTE in table.notes:
         signs.append("$\\pm$: the longer side of the 95\\,\\% interval.")
     if any(cell.best for cell in cells):

@@ -244,6 +244,33 @@ def test_latex_fits_the_page_and_is_inert(runs: Path, table3_store: Store, tmp_p
         assert "Overfull" not in (tmp_path / "t.log").read_text()
 
 
+def test_a_table_longer_than_a_page_goes_on_in_another(runs: Path, tmp_path: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa")
+    for percent in range(1, 91):
+        synthetic.write_run(runs, "hired", "docvqa", budget=percent / 100)
+    text = render.latex(baselines(Store(runs)))
+    parts = text.split(r"\end{table}")[:-1]
+    rows = [
+        [line for line in part.splitlines() if re.search(r"^(HiRED|Full)|quad vs", line)] for part in parts
+    ]
+    assert len(parts) == 5
+    assert max(map(len, rows)) <= render.LINES_OF_A_PAGE
+    assert [line.split(" &")[0] for part in rows for line in part if "quad" not in line] == [
+        "Full",
+        *(f"HiRED {percent} \\%" for percent in range(90, 0, -1)),
+    ]
+    assert all(first.startswith(("HiRED", "Full")) for first, *_ in rows), "no row is cut in two"
+    assert [part.count("(continued)") for part in parts] == [0, 1, 1, 1, 1]
+    assert text.count(r"\label") == 1
+    if shutil.which("pdflatex"):
+        packages = r"\usepackage{booktabs}\usepackage{graphicx}\usepackage{xcolor}"
+        (tmp_path / "t.tex").write_text(
+            f"\\documentclass{{article}}{packages}\\begin{{document}}{text}\\end{{document}}"
+        )
+        subprocess.run(["pdflatex", "-interaction=batchmode", "t.tex"], cwd=tmp_path, check=True)
+        assert "too large" not in (tmp_path / "t.log").read_text()
+
+
 def test_a_bar_in_a_cell_does_not_break_markdown() -> None:
     text = render.aligned([["a", "b"], ["x|y", "line\nbreak"]])
     assert text.splitlines()[2] == r"| x\|y | line break |"
