@@ -1,6 +1,7 @@
 """What is committed as measured results: whole tables and figures alone."""
 
 import argparse
+import re
 import runpy
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def reports(tmp_path: Path, script: argparse.Namespace) -> Path:
 
 def test_whole_results_are_taken(script: argparse.Namespace, reports: Path) -> None:
     script.check(reports)
+
+
+def test_what_is_asked_for_is_what_make_reproduce_all_makes(script: argparse.Namespace) -> None:
+    makefile = (SCRIPT.parents[1] / "Makefile").read_text()
+    (made,) = re.findall(r"^EXPERIMENTS := (.*)$", makefile, re.MULTILINE)
+    assert {Path(file).stem for file in script.FILES} == {*made.split()} - {"gallery"}
 
 
 @pytest.mark.parametrize("mark", ["*", "+", "*#"])
