@@ -24,6 +24,7 @@ from bench.end_to_end import Workload as Work
 from bench.gpu_report import (
     BATCH,
     DECODING,
+    FAILURES,
     IMAGE,
     LIMITS,
     METHODS,
@@ -38,7 +39,7 @@ from bench.pages import QUESTIONS, ask, draw_pages
 from bench.pipeline import Pipeline, Rate
 from hired_eval.dropping import Full, Layouts, TokenDropper
 from hired_eval.dropping.registry import available_methods, build
-from hired_eval.errors import UserError, first_line
+from hired_eval.errors import first_line
 from hired_eval.mini import checkpoint_path
 from hired_eval.models.answering import Question
 from hired_eval.models.checkpoint import load_checkpoint
@@ -201,6 +202,7 @@ class Measurement:
         part = replace(work, requests=work.requests[: 4 * self.setting.batch_size])
         read = self.pipeline.read(part)
         alone = self.pipeline.prepared(dropper, part)
+        rate = self._add_rate(label, whole, alone, read)
         page = replace(
             self.setting.workload,
             width=self.setting.width,
@@ -211,7 +213,8 @@ class Measurement:
         batch.run()
         times = batch.run()
         flops = sum(phase.flops for phase in batch.phases().values()) / self.setting.batch_size
-        self._add_rate(label, whole, alone, read, flops)
+        if self.machine:
+            rate["arithmetic allows"] = self.machine.flops_per_second / flops
         self.report.add(
             BATCH,
             method=label,
@@ -227,7 +230,9 @@ class Measurement:
         """Four questions on each of some pages, which share the page's prefix."""
         work = ask(self.pages[: self.setting.shared], 4, self.setting.new_tokens)
         self.pipeline.read(work)
+        few = replace(work, requests=work.requests[: self.setting.batch_size])
         for label in ("Full", "HiRED 20 %"):
+            self.pipeline.whole(_build(label), few)
             whole = self.pipeline.whole(_build(label), work)
             alone = self.pipeline.prepared(_build(label), work)
             self.report.add(
@@ -287,7 +292,7 @@ class Measurement:
                 encoding = self.family.encode(pixels, stage)
                 select = self._milliseconds(lambda: stage.select(encoding, layouts)) / len(pictures)  # noqa: B023
                 signals = self._milliseconds(lambda: self.family.encode(pixels, stage)) / len(pictures)  # noqa: B023
-            except UserError as error:
+            except FAILURES as error:
                 self.report.add(SELECTION, **row, note=first_line(error))
                 continue
             self.report.add(
@@ -315,7 +320,7 @@ class Measurement:
                     method=label,
                     first_token=speed.time_to_first_token_seconds.median,
                     last_token=speed.latency_seconds.median,
-                    vision_side=speed.vision_seconds.median,
+                    vision_side=self._milliseconds(timed_batch.visual_tokens) / 1e3,
                     memory=speed.memory_gigabytes,
                 )
 
@@ -362,12 +367,11 @@ class Measurement:
         call()
         return 1e3 * median(timed(call, self.device) for _ in range(self.setting.repeats))
 
-    def _add_rate(
-        self, label: str, whole: Rate, alone: Rate | None = None, read: Rate | None = None, flops: float = 0
-    ) -> None:
+    def _add_rate(self, label: str, whole: Rate, alone: Rate | None = None, read: Rate | None = None) -> Row:
+        """The row of a method; what arithmetic allows is put into it later."""
         known = {row["method"]: row["whole pipeline"] for row in self.report.tables.get(RATES, [])}
         stock = known.get("llava_hf, batch 1")
-        self.report.add(
+        return self.report.add(
             RATES,
             method=label,
             pages=whole.questions,
@@ -377,7 +381,7 @@ class Measurement:
             GPU_side_alone=alone.per_second if alone else None,
             share_of_it_percent=100 * whole.per_second / alone.per_second if alone else None,
             reading_alone=read.per_second if read else None,
-            arithmetic_allows=self.machine.flops_per_second / flops if self.machine and flops else None,
+            arithmetic_allows=None,
         )
 
 

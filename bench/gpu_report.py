@@ -54,9 +54,11 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     start: float = field(default_factory=time.monotonic)
 
-    def add(self, table: str, **row: Any) -> None:
-        """A row; names of columns are written with spaces for underscores."""
-        self.tables.setdefault(table, []).append({k.replace("_", " "): v for k, v in row.items()})
+    def add(self, table: str, **row: Any) -> Row:
+        """A row, which comes back; names of columns are written with spaces for underscores."""
+        added = {k.replace("_", " "): v for k, v in row.items()}
+        self.tables.setdefault(table, []).append(added)
+        return added
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

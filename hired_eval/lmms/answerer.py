@@ -106,16 +106,19 @@ class Answerer:
                 self.replies[key] = known
         return waiting
 
-    def begin(self, generation: dict[str, Any] | None, tell: Callable[[int], object]) -> None:
+    def begin(
+        self, generation: dict[str, Any] | None, tell: Callable[[int], object], *, reads_ahead: bool
+    ) -> None:
         """Requests of one task and equal generation options follow.
 
         Args:
             generation: options; None where likelihoods are asked for.
             tell: is told of each batch how many requests it answered.
+            reads_ahead: whether pictures are read while others are answered.
         """
         self._generation, self._tell = generation, tell
         most_bytes = free_bytes(self.llava.model.device) // 16 // self.llava.prefixes.sharers
-        self._window: Window[RequestKey] = Window(self.batch_size, most_bytes)
+        self._window: Window[RequestKey] = Window(self.batch_size, most_bytes, reads_ahead=reads_ahead)
 
     def take(self, requests: Sequence[ReadRequest]) -> None:
         """Encode the pictures of requests, and answer those before them where their window is full.

@@ -241,7 +241,7 @@ class HiredVLM(lmms):  # type: ignore[misc]
         first = next(iter(requests.values()))
         generation = generation_of(first) if first.request_type == "generate_until" else None
         for answerer in self.answerers:
-            answerer.begin(generation, bar.update)
+            answerer.begin(generation, bar.update, reads_ahead=ahead.workers > 0)
         jobs = ahead.map(reader.read, reader.group(requests), count_bytes)
         while any(a.stopped_by is None for a in self.answerers) and (read := self._next(jobs)):
             self.llava.pictures.encoder.forget()

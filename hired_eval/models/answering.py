@@ -368,14 +368,19 @@ class DroppingVLM:
         longest = max(p.scored for p in batch)
         with self._dropping_inside(inputs["input_ids"], batch):
             logits: Tensor = self.model(**inputs, logits_to_keep=longest + 1).logits
-        results = []
-        for row, p in zip(logits, batch, strict=True):
+        measured = []
+        for row, ids, p in zip(logits, inputs["input_ids"], batch, strict=True):
             log_probabilities = row[-p.scored - 1 : -1].float().log_softmax(-1)
-            target = torch.tensor(p.input_ids[-p.scored :], device=row.device)
-            loss = -log_probabilities.gather(1, target[:, None]).mean().item()
-            greedy = bool((log_probabilities.argmax(-1) == target).all())
-            results.append(Likelihood(loss=loss, greedy=greedy, **p.shown))
-        return results
+            target = ids[-p.scored :].to(row.device)
+            loss = -log_probabilities.gather(1, target[:, None]).mean()
+            greedy = (log_probabilities.argmax(-1) == target).all()
+            measured.append(torch.stack([loss, greedy.to(loss)]))
+        # the device is waited for once a batch
+        numbers = torch.stack(measured).tolist()
+        return [
+            Likelihood(loss=loss, greedy=bool(greedy), **p.shown)
+            for (loss, greedy), p in zip(numbers, batch, strict=True)
+        ]
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

@@ -25,10 +25,13 @@ class Window(Generic[Key]):
     Args:
         batch_size: questions answered together, at most.
         most_bytes: memory that the visual tokens of a window may take.
+        reads_ahead: whether pictures are read while others are answered. The first windows are then short,
+            each twice as long as the one before, so that answering begins early.
     """
 
-    def __init__(self, batch_size: int, most_bytes: int) -> None:
-        self.length = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
+    def __init__(self, batch_size: int, most_bytes: int, *, reads_ahead: bool = False) -> None:
+        self._longest = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
+        self._length = min(batch_size, self._longest) if reads_ahead else self._longest
         self.most_bytes = most_bytes
         self._questions: list[tuple[Key, Prepared]] = []
         self._bytes: dict[str, int] = {}
@@ -36,10 +39,10 @@ class Window(Generic[Key]):
     def add(self, key: Key, prepared: Prepared) -> list[tuple[Key, Prepared]]:
         """The questions so far, where the window is full and begins anew with this one; else []."""
         last = self._questions[-1][1] if self._questions else None
-        full = len(self._questions) >= self.length or sum(self._bytes.values()) >= self.most_bytes
+        full = len(self._questions) >= self._length or sum(self._bytes.values()) >= self.most_bytes
         same_images = last is not None and bool(prepared.digests) and prepared.digests == last.digests
         ended: list[tuple[Key, Prepared]] = []
-        if full and not (same_images and len(self._questions) < 4 * self.length):
+        if full and not (same_images and len(self._questions) < 4 * self._longest):
             ended = self.end()
         self._questions.append((key, prepared))
         for digest, image in zip(prepared.digests, prepared.images, strict=True):
@@ -49,6 +52,7 @@ class Window(Generic[Key]):
     def end(self) -> list[tuple[Key, Prepared]]:
         """The questions so far; the window is empty then."""
         ended, self._questions, self._bytes = self._questions, [], {}
+        self._length = min(2 * self._length, self._longest)
         return ended
 
 
@@ -82,7 +86,7 @@ def batches(
         start = 0
         while start < len(questions):
             first = questions[start][1]
-            # prefixes and questions are padded apart
-            size = count_rows(first.shared + own if first.shared else len(first.input_ids))
+            # prefixes and questions are padded apart; a prefix is held once more, for two questions at least
+            size = count_rows(first.shared * 3 // 2 + own if first.shared else len(first.input_ids))
             yield questions[start : start + size]
             start += size

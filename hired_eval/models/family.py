@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -408,14 +409,15 @@ class Family(ABC):
         whole: list[int] = []
         left: list[Tensor] = []
         following = iter(images)
-        for given in input_ids:
-            if given == token:
-                image = next(following)
+        for is_image, given in groupby(input_ids, lambda i: i == token):
+            run = list(given)
+            if not is_image:
+                left.append(torch.arange(len(whole), len(whole) + len(run), device=device))
+                whole += run
+                continue
+            for image in islice(following, len(run)):
                 left.append(len(whole) + self.places(image).to(device))
                 whole += [token] * image.counts.full
-            else:
-                left.append(torch.tensor([len(whole)], device=device))
-                whole.append(given)
         return whole, torch.cat(left)
 
     def find_positions(self, input_ids: Sequence[int], images: Sequence[VisualTokens]) -> Tensor | None:

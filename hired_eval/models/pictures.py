@@ -147,6 +147,8 @@ class Pictures:
                     f"memory ran out with {len(part)} pictures in a pass of the vision tower; going on with "
                     f"{self.per_pass}"
                 )
+                # the pass is kept for other methods as soon as the tower is through with it
+                self.encoder.forget()
                 continue
             for picture, kept in zip(part, tokens, strict=False):
                 self._remember(picture.key, kept)

@@ -84,19 +84,21 @@ class Encoder:
         pixels = [picture.pixels for picture in pictures]
         of_pass = tuple(map(id, pixels))
         if len(self.stages) == 1 or stage not in self.stages:
-            return self.family.encode(_joined(pixels), stage)
+            return self.family.encode(self._joined(pixels), stage)
         if of_pass not in self._passes:
             # with the pictures, since what is freed may give its id to another
-            self._passes[of_pass] = pictures, self.family.look(_joined(pixels), self.stages)
+            self._passes[of_pass] = pictures, self.family.look(self._joined(pixels), self.stages)
         return self._passes[of_pass][1](stage)
+
+    def _joined(self, pixels: Sequence[Tensor]) -> Tensor:
+        """On the tower's device, where they are put together: the host copies nothing once more."""
+        tower = self.family.tower
+        there = [part.to(tower.device, tower.dtype, non_blocking=True) for part in pixels]
+        return torch.cat(there) if len(there) > 1 else there[0]
 
     def forget(self) -> None:
         """Free the memory of what was encoded."""
         self._passes.clear()
-
-
-def _joined(pixels: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0]
 
 
 def make_visual_tokens(

@@ -73,8 +73,18 @@ def test_a_window_does_not_end_between_questions_about_one_image() -> None:
     assert max(len(w) for w in cut(endless, 2)) == 4 * size
 
 
-def cut(questions: list[tuple[int, Prepared]], batch_size: int) -> list[list[tuple[int, Prepared]]]:
-    window: Window[int] = Window(batch_size, 2**29)
+def test_where_pictures_are_read_ahead_the_first_windows_are_short() -> None:
+    questions = [(i, about(f"{i}", 5, 2)) for i in range(100)]
+    assert [len(w) for w in cut(questions, 4)] == [32, 32, 32, 4]
+    assert [len(w) for w in cut(questions, 4, reads_ahead=True)] == [4, 8, 16, 32, 32, 8]
+    of_one_picture = [(i, about("a", 5, 2)) for i in range(100)]
+    assert [len(w) for w in cut(of_one_picture, 4, reads_ahead=True)] == [100]
+
+
+def cut(
+    questions: list[tuple[int, Prepared]], batch_size: int, *, reads_ahead: bool = False
+) -> list[list[tuple[int, Prepared]]]:
+    window: Window[int] = Window(batch_size, 2**29, reads_ahead=reads_ahead)
     ended = [window.add(*question) for question in questions]
     return [questions for questions in [*ended, window.end()] if questions]
 

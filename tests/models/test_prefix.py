@@ -86,7 +86,7 @@ def test_without_room_for_the_caches_the_batch_is_answered_without_them(
     model = llava(llava_next, Full(), True)
     prepared = [model.prepare(q, " yes") for q in questions()]
     expected = scores(model, prepared)
-    monkeypatch.setattr(prefix, "spare_bytes", lambda device: 1000)
+    monkeypatch.setattr(prefix, "free_bytes", lambda device: 1000)
     model = llava(llava_next, Full(), True)
     seen, handle = prefills(llava_next[0])
     try:
