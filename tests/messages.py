@@ -14,6 +14,7 @@ from hired_eval import HiREDReleased, Layouts
 from hired_eval.cli.compare import main as compare
 from hired_eval.cli.help import check_names
 from hired_eval.cli.plan import main as plan
+from hired_eval.cli.show import main as show
 from hired_eval.dropping.registry import build
 from hired_eval.dropping.types import refuse_nan
 from hired_eval.models.answering import Question
@@ -243,6 +244,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         p.own_module("renamed", "from hired_eval import HiRED\nclass Mind(HiRED): pass\n"),
         "there is no class 'Mine' in {tmp}/renamed.py (method._target_); did you mean Mind? known: Mind",
+    ),
+    (
+        p.lacking_library,
+        "the module own_lacking imports nowhere_installed, which is not installed; install it or correct the "
+        "name",
     ),
     (
         p.cannot_be_found,
@@ -759,7 +765,8 @@ MESSAGES: list[tuple[Provocation, str]] = [
     ),
     (
         ranked("budget=0.1"),
-        "no run has budget=0.1; write budget=SHARE with one of 0.2",
+        "no run has budget=0.1; write budget=SHARE with one of 0.2, or make runs at another with python -m "
+        "hired_eval -m method=full,hired budget=SHARE task=docvqa,textvqa",
     ),
     (
         ranked("budget=0.2"),
@@ -769,6 +776,11 @@ MESSAGES: list[tuple[Provocation, str]] = [
     (
         ranked("budget=0.2", "group=readin"),
         "there is no benchmark or group 'readin'; did you mean reading? known: …",
+    ),
+    (ranked("budget", "0.2"), "budget 0.2: an option needs an equals sign; write budget=0.2"),
+    (
+        lambda place: show(["a.png", "method=hired", "--question", "What", "is", "it?"]),
+        'the question has several words; put it in quotes: --question "What is it?"',
     ),
     (ranked("0.2"), "'0.2' is not an option; write budget=0.2 or group=0.2"),
     (ranked("bugdet=0.2"), "there is no option 'bugdet'; did you mean budget? known: budget, group"),

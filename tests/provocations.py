@@ -1,6 +1,7 @@
 """What provokes each error that a user can meet, for the table in test_messages.py."""
 
 import fcntl
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -295,6 +296,15 @@ def own_module(name: str, text: str) -> Callable[[Place], Any]:
         method_class(f"{name}.Mine")
 
     return provoke
+
+
+def lacking_library(place: Place) -> None:
+    (place.tmp / "own_lacking.py").write_text("import nowhere_installed\n")
+    sys.path.insert(0, str(place.tmp))
+    try:
+        method_class("own_lacking.Own")
+    finally:
+        sys.path.remove(str(place.tmp))
 
 
 def cannot_be_found(place: Place) -> None:

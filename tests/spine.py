@@ -38,6 +38,8 @@ def run_quietly(*overrides: str, models: Models | None = None) -> Outcome:
 def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Exit status of `python -m hired_eval ARGUMENTS`, run in this process."""
     monkeypatch.setattr(sys, "argv", ["hired-eval", *arguments])
+    # what is appended for one test is gone for the next
+    monkeypatch.setattr(sys, "path", [*sys.path])
     try:
         main()
     except SystemExit as end:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hired_eval.cli.arguments import folders_as_flags
 from hired_eval.models.answering import DroppingVLM
 from tests.spine import command_line
 
@@ -323,6 +324,26 @@ def test_threads_wait_passively_unless_told_otherwise(monkeypatch: pytest.Monkey
     assert os.environ["OMP_WAIT_POLICY"] == "passive"
     code = "import sys, hired_eval.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "it is set before torch reads it"
+
+
+def test_methods_in_the_folder_where_one_works_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For hired-eval too, which Python does not start with that folder among its places."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    for _ in range(2):
+        assert command_line(monkeypatch, "--version") == 0
+        assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_folders_of_records_are_named_as_for_a_run() -> None:
+    assert folders_as_flags(["rank", "budget=0.2", "runs_dir=a b", "out=c"]) == [
+        "budget=0.2",
+        "--runs-dir=a b",
+        "--out=c",
+    ]
+    assert folders_as_flags(["plan", "runs_dir=a"]) == ["runs_dir=a"]
 
 
 def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

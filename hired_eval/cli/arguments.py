@@ -19,6 +19,8 @@ MORE_WITH_VALUE = ("--experimental-rerun", "--info")
 SHORT = ("-h", "-r", "-m", "-sc")
 SHORT_WITH_VALUE = ("-c", "-p", "-cp", "-cn", "-cd", "-i")
 TEXT_FLAGS = ("--question", "--prompt")
+OF_RECORDS = ("report", "rank", "compare")
+"""Commands that read run records, and no options of a run."""
 
 
 def expand_flags(arguments: list[str]) -> list[str]:
@@ -35,6 +37,19 @@ def _flag_expanded(argument: str) -> str:
     if not flag.startswith("--") or flag in TEXT_FLAGS or not equals:
         return argument
     return f"{flag}={expand_home(value)}"
+
+
+def folders_as_flags(arguments: list[str]) -> list[str]:
+    """What is typed behind a command's name; those that read records take runs_dir=FOLDER as a run does.
+
+    Args:
+        arguments: as typed, the command's name first.
+    """
+    flags = {"runs_dir=": "--runs-dir=", "out=": "--out="} if arguments[0] in OF_RECORDS else {}
+    return [
+        next((flag + word.removeprefix(name) for name, flag in flags.items() if word.startswith(name)), word)
+        for word in arguments[1:]
+    ]
 
 
 def is_sweep(arguments: list[str]) -> bool:

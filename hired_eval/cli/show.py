@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the overlay and print the answer."""
     parser = make_parser()
     chosen, words = parser.parse_known_args(arguments)
-    if not words or words[0].startswith("-"):
+    named = words and not words[0].startswith("-")
+    if not named or (re.match(r"[\w.]+=", words[0]) and not Path(words[0]).exists()):
         parser.error("name a picture first")
     try:
+        _refuse_unquoted(sys.argv[2:] if arguments is None else arguments)
         _show(Path(words[0]), words[1:], chosen)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _refuse_unquoted(arguments: Sequence[str]) -> None:
+    """Refuse words behind `--question` that are more of the question.
+
+    Raises:
+        UserError: saying how it is put in quotes.
+    """
+    place = [*arguments, "--question"].index("--question")
+    text = [*takewhile(lambda word: not re.match(r"-|[+\w./]+=", word), arguments[place + 1 :])]
+    if place and len(text) > 1:
+        raise UserError(f'the question has several words; put it in quotes: --question "{" ".join(text)}"')
 
 
 def _show(file: Path, overrides: list[str], chosen: argparse.Namespace) -> None:

@@ -154,7 +154,13 @@ class NothingYetError(UserError):
     """A report has no runs to stand on."""
 
 
+SWEEP = "-m method=full,hired budget=0.2 task=docvqa,textvqa"
+"""An example of a sweep."""
+
+
 def nothing_yet(name: str, configs: Configs = PACKAGED) -> NothingYetError:
     """The error of a report that has no runs, with the command that makes them."""
-    sweep = f" -m +experiment={name}" * (name in configs.files("experiment"))
-    return NothingYetError(f"no complete run for {name} is there yet; start with python -m hired_eval{sweep}")
+    sweep = f"-m +experiment={name}" if name in configs.files("experiment") else SWEEP
+    return NothingYetError(
+        f"no complete run for {name} is there yet; start with python -m hired_eval {sweep}"
+    )

@@ -48,8 +48,11 @@ def read_ranking(words: Sequence[str]) -> TableSpec:
     """
     refuse_spaces(words)
     asked = {}
-    for word in words:
+    for i, word in enumerate(words):
         name, equals, value = word.partition("=")
+        if word in NAMES and i + 1 < len(words):
+            given = words[i + 1]
+            raise UserError(f"{word} {given}: an option needs an equals sign; write {word}={given}")
         if not equals:
             raise UserError(f"{word!r} is not an option; write budget={word} or group={word}")
         if name not in NAMES:

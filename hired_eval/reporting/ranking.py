@@ -79,7 +79,10 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
         raise nothing_yet(spec.name, configs)
     if spec.budget not in budgets:
         asked = "no budget is named" if spec.budget is None else f"no run has budget={spec.budget:g}"
-        raise UserError(f"{asked}; write budget=SHARE with one of {', '.join(f'{b:g}' for b in budgets)}")
+        raise UserError(
+            f"{asked}; write budget=SHARE with one of {', '.join(f'{b:g}' for b in budgets)}, or make runs "
+            "at another with python -m hired_eval -m method=full,hired budget=SHARE task=docvqa,textvqa"
+        )
     against, reference_of = reference(spec, configs)
     benchmarks = [b for b in configs.benchmarks_of(records) if on_benchmark(FULL.of(records), b)]
     body, notes, used = [], list[str](), list[Record]()

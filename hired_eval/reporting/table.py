@@ -53,7 +53,7 @@ def run_table(runs: Sequence[tuple[Store, Record]]) -> str:
         partial = f" of {r.documents} (partial)" if r.partial else ""
         rows.append(
             [
-                r.benchmark.name,
+                ", ".join(filter(None, [r.benchmark.name, r.config.get("data", {}).get("name")])),
                 label_of(r),
                 r.benchmark.metric,
                 show_score(store, r),

@@ -124,7 +124,7 @@ def _one(parts: tuple[Table | None, Drawing | None, str], name: str, out: Path) 
             with replacing(out / f"{name}.{suffix}") as temporary:
                 temporary.write_text(text)
         yield markdown(made)
-        yield _page(out / f"{name}.html", made.title, [table(made)])
+        yield _page(out / f"{name}.html", made.title, [table(replace(made, provenance=()))], made.provenance)
     if drawing is not None:
         files = [out / f"{name}.png", out / f"{name}.pdf"]
         for file in files:

@@ -302,6 +302,12 @@ def method_class(target: str) -> type[TokenDropper]:
             f"the module {module} cannot be loaded ({type(error).__name__}: {first_line(error)}); correct it"
         ) from error
     except (ImportError, ValueError) as error:
+        lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lacking and not f"{module}.".startswith(f"{lacking}."):
+            raise UserError(
+                f"the module {module} imports {lacking}, which is not installed; install it or correct the "
+                "name"
+            ) from error
         raise UserError(
             f"{target} cannot be found ({first_line(error)}); correct the name, start python -m hired_eval "
             "in the folder of your module, or install it"

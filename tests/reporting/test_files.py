@@ -197,6 +197,7 @@ def test_show_writes_the_overlay_and_prints_the_answer(
     [
         (["/no/picture.png"], r"/no/picture\.png cannot be opened: No such file"),
         ([__file__], "is not a picture that Pillow can read"),
+        (["{picture}", "--question", "What", "is", "it?"], r'put it in quotes: --question "What is it\?"'),
         (["{picture}", "alpha"], "'alpha' is not an option; write NAME=VALUE"),
         (["{picture}", "alpha=0.3"], "there is no option 'alpha'; did you mean method.alpha"),
         (["{picture}", "method=hird"], "there is no method 'hird'; did you mean hired"),
