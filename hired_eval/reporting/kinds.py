@@ -49,8 +49,8 @@ PARTITIONS = ("full-image", "top left", "top right", "bottom left", "bottom righ
 TOP_SHARES = (0.1, 0.2)
 """Of the attention probe: of which most attended visual tokens it counts the partitions."""
 SHOW_NOTES = {
-    "share": "Mean of Full: score over full execution's in %, mean over the columns of scores [95 % "
-    "interval, bootstrap over the images of each benchmark].",
+    "share": "Mean of Full: score over full execution's in %, mean over the benchmarks that the table names "
+    "[95 % interval, bootstrap over the images of each benchmark].",
     "speed": "Of one picture, as measure=efficiency has it: milliseconds in which tokens are chosen (median) "
     "and arithmetic of encoding, prompt and answer.",
 }
@@ -82,6 +82,7 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         if name not in benchmarks:
             raise UserError(f"{spec.origin}: {unknown(f'benchmark {name!r}', name, benchmarks)}")
     labels |= {c.name: str(c.label) for c in columns if c.show == "score"}
+    scored = [c.name for c in columns if c.show == "score"]
     if spec.open("columns"):
         # a table of design choices has the columns that a design choice was run on
         own = [row for row in rows if row.options and spec.columns] or rows
@@ -89,7 +90,8 @@ def accuracy(spec: TableSpec, store: Store, configs: Configs) -> Table:
         more = {b: configs.benchmark_label(b) for b in ran if b not in labels}
         columns += [ColumnSpec(name=b, label=label) for b, label in more.items()]
         labels |= more
-    scored = [c.name for c in columns if c.show == "score"]
+        # of a table that names its benchmarks, the mean is over those
+        scored = scored or list(more)
     timed = store.measuring("efficiency") if any(c.show == "speed" for c in columns) else []
     found = {r.run: r for row in rows for r in row.of(records) if r.benchmark.name in labels}
     shown = list(found.values())

@@ -1,5 +1,6 @@
 """The field's table: shares of full execution, numbers of tokens, protocols that share no cell."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_the_share_of_full_needs_every_benchmark(runs: Path) -> None:
         synthetic.write_run(runs, "full", task, accuracy=0.9)
         synthetic.write_run(runs, "hired", task, accuracy=0.5, budget=0.2222)
     synthetic.write_run(runs, "random", "docvqa", accuracy=0.4, budget=0.2222)
+    # a column of its own, which the mean leaves out
+    synthetic.write_run(runs, "full", "pope", accuracy=0.9)
     store = Store(runs)
     made = table("field", store)
     found = {row.label: row.cells[0] for row in made.rows}
@@ -52,19 +55,27 @@ def test_the_share_of_full_needs_every_benchmark(runs: Path) -> None:
     )
     assert found["Full"].value == 100
     assert found["Random 22.22 %"].value is None
-    printed = {row.label: row.cells[1].published for row in made.rows}
-    assert printed["Full"] == "68.4 (SPIDER)"
+    assert all(cell.published is None for row in made.rows for cell in row.cells), "of another model"
     text = render.markdown(made)
     assert "Protocol: paper." in text
     assert "Mean of Full: " in text
 
 
+def test_published_numbers_stand_beside_the_model_they_are_of(runs: Path) -> None:
+    synthetic.write_run(runs, "full", "docvqa", model="llava_next_7b")
+    made = table("field", Store(runs))
+    printed = {
+        row.label: row.cells[1].published for row in made.rows if row.block.startswith("llava_next_7b")
+    }
+    assert printed["Full"] == "68.4 (SPIDER)"
+
+
 def _by_method(store: Store) -> list[dict[str, float]]:
-    found: dict[str, dict[str, float]] = {task: {} for task in READ}
+    found: dict[str, dict[str, float]] = defaultdict(dict)
     for record in store.accuracy():
         name = {"Full": "full", "HiRED": "hired"}.get(record.method_label, "other")
         found[record.benchmark.name][name] = store.score([record]).value
-    return list(found.values())
+    return [found[task] for task in READ]
 
 
 def test_runs_of_another_protocol_have_a_block_of_their_own(runs: Path) -> None:
