@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+SECONDS_BEFORE_A_BAR = 5
+
 
 def quiet_libraries() -> None:
     """Leave out the libraries' progress bars and remarks; warnings stay."""
@@ -21,7 +23,7 @@ def quiet_libraries() -> None:
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
     datasets.disable_progress_bars()
-    # lmms-eval's own bars go when they are done, so that a sweep leaves a line a run
+    # lmms-eval's own bars come where they take long, and go when they are done: a sweep leaves a line a run
     for module in (lmms_eval.evaluator, lmms_eval.api.task):
-        module.tqdm = partial(tqdm, leave=False)
+        module.tqdm = partial(tqdm, leave=False, delay=SECONDS_BEFORE_A_BAR)
     transformers.utils.logging.disable_progress_bar()

@@ -196,15 +196,17 @@ class HiredVLM(lmms):  # type: ignore[misc]
             if key in of_any:
                 groups.setdefault((task, split, repr(generation_of(request))), {})[key] = request
         total = len(set(keys)) * len(self.answerers)
+        known = total - sum(map(len, waiting))
         pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = tqdm(
             total=total,
-            initial=total - sum(map(len, waiting)),
+            initial=known,
             desc="answering",
             unit="q",
             mininterval=pause,
             leave=False,
-            disable=self.rank != 0,
+            # the answers of a run that was answered together with another are there
+            disable=self.rank != 0 or known == total,
         )
         workers = count_workers(self.workers, self.llava.model.device)
         reader = self.make_reader(self.task_dict, self.llava.pictures) if groups else None
