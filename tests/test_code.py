@@ -312,4 +312,5 @@ def test_each_measurement_counts_its_own_code() -> None:
     assert "hired_eval.runs.efficiency.measure" in of("efficiency")
     assert "hired_eval.lmms.model" not in of("efficiency")
     assert "hired_eval.runs.probes" in of("probes")
-    assert not {"hired_eval.records.scores", "hired_eval.records.statistics"} & of("probes")
+    assert "hired_eval.lmms.scorers" in of("probes"), "a gallery says which answers are right"
+    assert not {"hired_eval.runs.accuracy", "hired_eval.lmms.model"} & of("probes")
