@@ -128,16 +128,21 @@ def _made_up(task: Task, benchmark: Benchmark) -> dict[str, list[Any]]:
     elif len(chosen) > DOCUMENTS_TRIED:
         chosen = sorted(random.Random(0).sample(chosen, DOCUMENTS_TRIED))
     try:
-        return _values(task, documents.select(chosen))
+        return _made_up_values(task, documents.select(chosen))
     except FAULTS:
         pass  # some scorers need the pictures
     try:
-        return _values(task, task.eval_docs.select(chosen))
+        return _made_up_values(task, task.eval_docs.select(chosen))
     except FAULTS as error:
         raise UserError(
             f"lmms-eval cannot score task {benchmark.lmms_task}: {type(error).__name__}: "
             f"{first_line(error)}; are these its documents?"
         ) from error
+
+
+def _made_up_values(task: Task, documents: Dataset) -> dict[str, list[Any]]:
+    """What each metric says of documents with a made-up reply."""
+    return _values(task, documents, [_replied(task, document, i) for i, document in enumerate(documents)])
 
 
 def score_reply(task: Task, number: int, reply: str, metric: str, read: Reader) -> float | None:
@@ -153,19 +158,18 @@ def score_reply(task: Task, number: int, reply: str, metric: str, read: Reader) 
     Raises:
         UserError: the task's scorer fails on the document.
     """
-    facts = {"task": task.config.task, "doc_id": number, "repeats": task.config.repeats}
-    request = Instance("generate_until", (), 0, facts, resps=[reply] * task.config.repeats)
+    documents, requests = (
+        task.eval_docs.select([number]),
+        [[_answered(task, number, "generate_until", 0, reply)]],
+    )
     functions = [task.config.process_results, *task.aggregation().values()]
     with keep_unchanged(functions), explain_scorer_errors(task, metric, ""), redirect_stdout(stderr):
-        values = _values(task, task.eval_docs.select([number]), [[request]]).get(metric, [None])
+        values = _values(task, documents, requests).get(metric, [None])
     return None if values[0] is None else read(values[0])
 
 
-def _values(
-    task: Task, documents: Dataset, requests: Sequence[list[Instance]] | None = None
-) -> dict[str, list[Any]]:
-    """What each metric says of documents and their requests' replies, made-up ones where none are given."""
-    requests = requests or [_replied(task, document, i) for i, document in enumerate(documents)]
+def _values(task: Task, documents: Dataset, requests: Sequence[list[Instance]]) -> dict[str, list[Any]]:
+    """What each metric says of the replies to the requests of each document."""
     (ensemble,) = task._filters
     ensemble.apply([request for each in requests for request in each], documents)
     score = inspect.unwrap(type(task).process_results)  # lmms-eval tries five times, and waits
@@ -179,17 +183,18 @@ def _values(
 
 def _replied(task: Task, document: dict[str, Any], number: int) -> list[Instance]:
     """The requests of a document, with made-up replies."""
-    repeats = task.config.repeats
-    facts = {"task": task.config.task, "doc_id": number, "repeats": repeats}
     if task.OUTPUT_TYPE == "generate_until":
         # some right and some wrong, so that a mean over categories is another number than one over documents
         reply = REPLY if number % 3 else str(task.doc_to_target(document))
-        return [Instance("generate_until", (), 0, facts, resps=[reply] * repeats)]
+        return [_answered(task, number, "generate_until", 0, reply)]
     choices = task.doc_to_choice(document) if task.OUTPUT_TYPE == "multiple_choice" else [""]
-    return [
-        Instance("loglikelihood", (), i, facts, resps=[(1.0 + i, False)] * repeats)
-        for i in range(len(choices))
-    ]
+    return [_answered(task, number, "loglikelihood", i, (1.0 + i, False)) for i in range(len(choices))]
+
+
+def _answered(task: Task, number: int, kind: str, index: int, reply: Any) -> Instance:
+    """A request of a document with its reply, as often as the task repeats it."""
+    facts = {"task": task.config.task, "doc_id": number, "repeats": task.config.repeats}
+    return Instance(kind, (), index, facts, resps=[reply] * task.config.repeats)
 
 
 def _reader(task: Task, benchmark: Benchmark, values: list[Any]) -> Reader:

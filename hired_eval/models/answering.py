@@ -21,7 +21,7 @@ from hired_eval.models.decoding import OF_SAMPLING, make_sampler, read_decoding
 from hired_eval.models.families import family_of
 from hired_eval.models.generation import can_answer_together, can_share_prefixes, looks_at_rows_alone
 from hired_eval.models.inside import inside
-from hired_eval.models.memory import count_row_bytes, free_bytes
+from hired_eval.models.memory import batch_bytes, count_row_bytes, free_bytes
 from hired_eval.models.pictures import Pictures
 from hired_eval.models.prefix import Prefix, PrefixCaches, pad_left, positions
 from hired_eval.models.prompt import PromptWriter
@@ -232,7 +232,7 @@ class DroppingVLM:
         free = free_bytes(self.model.device)
         if self._static is not None:
             free, tokens = free + self._static.nbytes, round_up(tokens)
-        return 4 * free // 5 // count_row_bytes(self.family.config, tokens, self.model.dtype)
+        return batch_bytes(free) // count_row_bytes(self.family.config, tokens, self.model.dtype)
 
     @property
     def _pad(self) -> int:

@@ -31,7 +31,7 @@ class Window(Generic[Key]):
 
     def __init__(self, batch_size: int, most_bytes: int, *, reads_ahead: bool = False) -> None:
         self._longest = max(2 * batch_size, BATCHES_A_WINDOW * min(batch_size, LARGE_BATCH))
-        self._length = min(batch_size, self._longest) if reads_ahead else self._longest
+        self._length = batch_size if reads_ahead else self._longest
         self.most_bytes = most_bytes
         self._questions: list[tuple[Key, Prepared]] = []
         self._bytes: dict[str, int] = {}

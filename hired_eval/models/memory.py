@@ -57,6 +57,11 @@ def free_bytes(device: torch.device) -> int:
     return CPU_MEMORY
 
 
+def batch_bytes(free: int) -> int:
+    """Memory that the rows of a batch may take of what is free: four fifths."""
+    return 4 * free // 5
+
+
 def spare_bytes(device: torch.device) -> int:
     """Memory that caches may take: a quarter of what is free."""
     return free_bytes(device) // 4

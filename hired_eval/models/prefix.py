@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hired_eval.models.family import Family
-from hired_eval.models.memory import count_kv_bytes, free_bytes, spare_bytes
+from hired_eval.models.memory import batch_bytes, count_kv_bytes, free_bytes, spare_bytes
 from hired_eval.models.visual_tokens import VisualTokens
 
 
@@ -66,7 +66,7 @@ class PrefixCaches:
         """Whether the caches of a batch, one copy each, fit into the memory that caches may take."""
         longest = max(len(p.input_ids) for p in prefixes)
         missing = len({p.key for p in prefixes} - self._kept.keys())
-        return 5 * (len(prefixes) + missing) * self._bytes(longest) <= 4 * free_bytes(self.model.device)
+        return (len(prefixes) + missing) * self._bytes(longest) <= batch_bytes(free_bytes(self.model.device))
 
     def batch(self, prefixes: Sequence[Prefix], pad: int) -> tuple[DynamicCache, Tensor, Tensor]:
         """The left-padded KV cache of a batch in which prefixes may recur; each is prefilled once.

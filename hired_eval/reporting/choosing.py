@@ -154,13 +154,12 @@ class NothingYetError(UserError):
     """A report has no runs to stand on."""
 
 
-SWEEP = "-m method=full,hired budget=0.2 task=docvqa,textvqa"
-"""An example of a sweep."""
+SWEEP = "python -m hired_eval -m method=full,hired budget={} task=docvqa,textvqa"
+"""An example of a sweep, at a budget."""
 
 
 def nothing_yet(name: str, configs: Configs = PACKAGED) -> NothingYetError:
     """The error of a report that has no runs, with the command that makes them."""
-    sweep = f"-m +experiment={name}" if name in configs.files("experiment") else SWEEP
-    return NothingYetError(
-        f"no complete run for {name} is there yet; start with python -m hired_eval {sweep}"
-    )
+    known = name in configs.files("experiment")
+    sweep = f"python -m hired_eval -m +experiment={name}" if known else SWEEP.format(0.2)
+    return NothingYetError(f"no complete run for {name} is there yet; start with {sweep}")

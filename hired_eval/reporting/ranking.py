@@ -10,6 +10,7 @@ from hired_eval.records.record import Record
 from hired_eval.records.statistics import FEWEST, Estimate
 from hired_eval.records.store import Store
 from hired_eval.reporting.choosing import (
+    SWEEP,
     block_order,
     nothing_yet,
     of_models,
@@ -81,7 +82,7 @@ def ranking(spec: TableSpec, store: Store, configs: Configs) -> Table:
         asked = "no budget is named" if spec.budget is None else f"no run has budget={spec.budget:g}"
         raise UserError(
             f"{asked}; write budget=SHARE with one of {', '.join(f'{b:g}' for b in budgets)}, or make runs "
-            "at another with python -m hired_eval -m method=full,hired budget=SHARE task=docvqa,textvqa"
+            f"at another with {SWEEP.format('SHARE')}"
         )
     against, reference_of = reference(spec, configs)
     benchmarks = [b for b in configs.benchmarks_of(records) if on_benchmark(FULL.of(records), b)]

@@ -371,12 +371,12 @@ def provenance(records: Iterable[Record]) -> list[str]:
         f"lmms-eval {listed(v['lmms_eval'] for v in versions)}, "
         f"transformers {listed(v['transformers'] for v in versions)}, "
         f"torch {listed(v['torch'] for v in versions)}; "
-        f"commit {listed(_commit(r.identity.git_commit) for r in records)}; {_days(records)}; "
+        f"commit {listed(_commit(r.identity.git_commit) for r in records)}; {days_of(records)}; "
         f"{listed(r.timings.machine for r in records if r.timings.machine)}.",
     ]
 
 
-def _days(records: Sequence[Record]) -> str:
+def days_of(records: Sequence[Record]) -> str:
     """When runs were finished."""
     days = sorted(r.finished[:10] for r in records)
     first, last = days[0], days[-1]

@@ -25,7 +25,7 @@ from hired_eval.reporting.kinds import KINDS
 from hired_eval.reporting.render import comma_separated, latex, markdown
 from hired_eval.reporting.rows import rows_of
 from hired_eval.reporting.spec import RowSpec, TableSpec
-from hired_eval.reporting.tables import Table
+from hired_eval.reporting.tables import Table, days_of
 
 DOTS_PER_INCH = 150
 PAGES = ("gallery", "html", "all")
@@ -183,12 +183,11 @@ def _summary(store: Store, configs: Configs) -> list[str]:
     """A line for each block of runs: when it was finished, of what model, and how much there is."""
     lines = []
     for block in blocks_of(store.accuracy()):
-        first, last = min(r.finished for r in block.records)[:10], max(r.finished for r in block.records)[:10]
-        when = first if first == last else f"{first} to {last}"
         methods = {row.target for row in rows_of(block.records)}
         names = ", ".join(map(configs.benchmark_label, configs.benchmarks_of(block.records)))
         lines.append(
-            f"{block.label}: {len(block.records)} runs of {len(methods)} methods on {names}, {when}."
+            f"{block.label}: {len(block.records)} runs of {len(methods)} methods on {names}, "
+            f"{days_of(block.records)}."
         )
     failed = store.failed()
     return [*lines, *([f"{len(failed)} runs failed; they are listed at the end."] if failed else [])]
